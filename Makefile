@@ -1,0 +1,36 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+VENV ?= .venv
+PY   ?= python3
+BIN  := $(VENV)/bin
+
+.PHONY: setup run test check format snapshots clean
+
+setup: $(VENV)/.ok
+
+# Some distributions ship venv without pip inside; then the outer pip installs into the environment.
+$(VENV)/.ok: pyproject.toml constraints.txt
+	$(PY) -m venv $(VENV) || { rm -rf $(VENV); $(PY) -m venv --without-pip $(VENV); }
+	$(PY) -m pip --python $(BIN)/python install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+run: setup
+	$(BIN)/quarterdeck
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+snapshots: setup
+	$(BIN)/python -m pytest -q tests/console --snapshot-update
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .hypothesis snapshot_report.html

@@ -1,0 +1,226 @@
+"""What the console and the command line are told: summaries, and the bounded stream of changes.
+
+These frozen records are the whole vocabulary between runtime and faces. Facts (entries, statuses, verdicts, the
+inbox) are never coalesced away; gauges (`LanesChanged`) replace older ones; `OutputDelta` may be dropped, and
+then a `StreamGap` says so. All text in them is untrusted until the console's sanitiser has seen it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.kernel.outcomes import RunStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """One run as a list row shows it. Times are ``…Z`` strings; ``duration_ms`` is active wall time so far."""
+
+    run_id: str
+    session_id: str
+    lineage_id: str
+    mission: str
+    mission_version: str
+    mission_path: str
+    status: RunStatus
+    created_at: str
+    parent_run_id: str | None = None
+    reason: str | None = None
+    code: str | None = None
+    message: str | None = None
+    exit_code: int | None = None
+    finished_at: str | None = None
+    duration_ms: int = 0
+    work_tree: str | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, Any] | None = None
+    trigger: str = "cli"
+    entries: int = 0
+    head_hash: str | None = None
+    violations: int = 0
+    steps_done: int = 0
+    steps_total: int = 0
+    confinement: str | None = None
+    resumable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeInfo:
+    """One block of a run's frozen plan, in registration order."""
+
+    node_id: str
+    block_type: str
+    lane: str = "DataLane"
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """One refused operation. ``accepted`` says the mission expected it (ruling R16)."""
+
+    run_id: str
+    mission: str
+    seq: int
+    at: str
+    step_id: str
+    operation_id: str
+    code: str
+    reason: str
+    check: str = ""
+    path: str | None = None
+    accepted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Escalation:
+    """One question to, or notice for, the operator (ruling R8)."""
+
+    escalation_id: str
+    run_id: str
+    step_id: str
+    reason: str
+    severity: str
+    blocking: bool
+    choices: tuple[str, ...]
+    subject_digest: str
+    created_at: str
+    resolved_at: str | None = None
+    resolution: str | None = None
+    resolved_by: str | None = None
+    notes: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """The process that holds the store."""
+
+    pid: int
+    host: str
+    epoch: int
+    started_at: str
+    heartbeat_at: str
+    socket: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing verification found. ``severity`` is ``error`` or ``warning``; ``seq`` names the entry, if any."""
+
+    code: str
+    severity: str
+    seq: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The verdict on one journal. ``trusted_prefix`` counts leading entries that are good."""
+
+    run_id: str
+    ok: bool
+    entries: int
+    trusted_prefix: int
+    head_seq: int | None
+    head_hash: str | None
+    closed: bool
+    level: str = "chain"
+    findings: tuple[Finding, ...] = ()
+    checked_at: str = ""
+    duration_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneState:
+    """Gauge of one lane queue. ``running`` counts dispatched node attempts not yet finished."""
+
+    lane: str
+    depth: int
+    limit: int
+    high: int
+    low: int
+    saturated: bool
+    dispatched: int
+    running: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryAppended:
+    """One journal entry, in chain order. ``entry`` is a deep read-only copy."""
+
+    run_id: str
+    seq: int
+    kind: str
+    at: str
+    entry_hash: str
+    entry: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunChanged:
+    """A run's summary changed (status, counts, end)."""
+
+    run: RunSummary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanesChanged:
+    """Gauges of the three lanes of a run, and the execution pool."""
+
+    run_id: str
+    lanes: tuple[LaneState, ...]
+    pool_running: int
+    pool_slots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputDelta:
+    """A live piece of process or model output; ``stream`` is ``stdout``, ``stderr`` or ``model``. Lossy."""
+
+    run_id: str
+    step_id: str
+    stream: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalVerified:
+    """A new verdict on a run's journal."""
+
+    verification: Verification
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxChanged:
+    """The open questions, all of them, oldest first."""
+
+    escalations: tuple[Escalation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HolderChanged:
+    """Who holds the store now (None: nobody), and whether this process may write."""
+
+    holder: Holder | None
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamGap:
+    """``dropped`` lossy events were left out since the last one delivered."""
+
+    dropped: int
+
+
+StreamEvent = (
+    EntryAppended
+    | RunChanged
+    | LanesChanged
+    | OutputDelta
+    | JournalVerified
+    | InboxChanged
+    | HolderChanged
+    | StreamGap
+)

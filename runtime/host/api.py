@@ -1,0 +1,185 @@
+"""The door between faces and runtime: intents in, summaries and events out (architecture §3, ruling 16).
+
+`Deck` is everything the console and the command line may ask for. The in-process host, the thread facade under
+the console and the read-only observer implement it; tests use a fake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from runtime.events.facts import (
+    EntryAppended,
+    Escalation,
+    Holder,
+    NodeInfo,
+    RunSummary,
+    StreamEvent,
+    Verification,
+    Violation,
+)
+from runtime.kernel.errors import QuarterdeckError as QuarterdeckError
+from runtime.kernel.errors import Refused as Refused
+from runtime.kernel.errors import StorageError as StorageError
+from runtime.kernel.outcomes import Exit as Exit
+from runtime.kernel.outcomes import RunStatus as RunStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputInfo:
+    """One declared mission input. ``type`` is string, integer, number, boolean or list."""
+
+    name: str
+    type: str
+    required: bool
+    default: Any = None
+    choices: tuple[Any, ...] = ()
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing wrong with a mission file; ``line`` and ``column`` start at 1."""
+
+    code: str
+    message: str
+    path: str
+    line: int
+    column: int
+    snippet: str = ""
+    hint: str = ""
+    severity: str = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissionInfo:
+    """One mission of the catalogue. ``problems`` is non-empty when the file does not load."""
+
+    name: str
+    path: str
+    version: str = ""
+    description: str = ""
+    inputs: tuple[InputInfo, ...] = ()
+    nodes: tuple[NodeInfo, ...] = ()
+    envelope: Mapping[str, Any] = field(default_factory=dict)
+    workspace: str = "none"
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Start a mission. ``path`` is a file or a folder holding ``mission.yaml``.
+
+    ``unattended`` runs refuse (exit 3) instead of asking a human; ``wait`` queues behind a busy work tree.
+    """
+
+    path: str
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    unattended: bool = False
+    wait: bool = False
+    trigger: str = "cli"
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Answer an open escalation: ``resolution`` is ``approved``, ``rejected`` or one of its choices."""
+
+    escalation_id: str
+    resolution: str
+    notes: str = ""
+    by: str = "operator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """What became of a control intent. ``done`` false means nothing changed, and ``message`` says why."""
+
+    done: bool
+    run_id: str
+    message: str
+
+
+class Subscription(Protocol):
+    """A bounded feed of `StreamEvent`; safe to drain from another thread than the runtime's."""
+
+    def drain(self, limit: int = 2000) -> Sequence[StreamEvent]:
+        """Take what has arrived, oldest first, without waiting."""
+        ...
+
+    async def wait(self) -> None:
+        """Return when there may be something to drain (call on the loop that subscribed)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Deck(Protocol):
+    """Everything a face may ask of the runtime. Every method raises `QuarterdeckError` with a registered code."""
+
+    @property
+    def read_only(self) -> bool:
+        """True when another process holds the store: control intents raise `Refused` ``STORE_LOCKED``."""
+        ...
+
+    @property
+    def store_path(self) -> str: ...
+
+    async def holder(self) -> Holder | None: ...
+
+    async def missions(self) -> tuple[MissionInfo, ...]: ...
+
+    async def mission(self, path: str) -> MissionInfo: ...
+
+    async def launch(self, intent: Launch) -> RunSummary:
+        """Return once the run is journalled (or refused: status ``refused`` with its code)."""
+        ...
+
+    async def cancel(self, run_id: str, reason: str = "") -> Ack: ...
+
+    async def terminate(self, run_id: str, reason: str = "") -> Ack: ...
+
+    async def pause(self, run_id: str, reason: str = "") -> Ack: ...
+
+    async def resume(self, run_id: str, reason: str = "") -> Ack:
+        """Continue a paused run, or repair and continue a resumable one."""
+        ...
+
+    async def answer(self, intent: Answer) -> Ack: ...
+
+    async def runs(
+        self,
+        *,
+        text: str = "",
+        statuses: Sequence[RunStatus] = (),
+        before: tuple[str, str] | None = None,
+        limit: int = 100,
+    ) -> tuple[RunSummary, ...]:
+        """Newest first. ``before`` is the ``(created_at, run_id)`` of the last row already seen (keyset)."""
+        ...
+
+    async def find(self, selector: str) -> RunSummary:
+        """By unique id prefix or ``@latest``; raises `Refused` ``RUN_UNKNOWN`` or ``RUN_AMBIGUOUS``."""
+        ...
+
+    async def nodes(self, run_id: str) -> tuple[NodeInfo, ...]: ...
+
+    async def entries(self, run_id: str, *, after: int = -1, limit: int = 500) -> tuple[EntryAppended, ...]: ...
+
+    async def violations(self, run_id: str | None = None, *, limit: int = 200) -> tuple[Violation, ...]: ...
+
+    async def escalations(self, *, run_id: str | None = None, open_only: bool = True) -> tuple[Escalation, ...]: ...
+
+    async def verify(self, run_id: str) -> Verification: ...
+
+    async def artifact(self, digest: str) -> bytes | None: ...
+
+    async def wait(self, run_id: str) -> RunSummary:
+        """Return the summary once the run is terminal."""
+        ...
+
+    def subscribe(self) -> Subscription: ...
+
+    async def close(self) -> None: ...

@@ -215,12 +215,5 @@ class StreamGap:
 
 
 StreamEvent = (
-    EntryAppended
-    | RunChanged
-    | LanesChanged
-    | OutputDelta
-    | JournalVerified
-    | InboxChanged
-    | HolderChanged
-    | StreamGap
+    EntryAppended | RunChanged | LanesChanged | OutputDelta | JournalVerified | InboxChanged | HolderChanged | StreamGap
 )

@@ -97,7 +97,9 @@ def _check(value: object, depth: int) -> None:
         _check_float(value)  # type: ignore[arg-type]
     elif kind is dict or kind is list or kind is tuple:
         if depth <= 0:
-            raise CanonicalizationError("CANON_DEPTH", f"nesting exceeds {MAX_DEPTH} levels, or the value contains itself")
+            raise CanonicalizationError(
+                "CANON_DEPTH", f"nesting exceeds {MAX_DEPTH} levels, or the value contains itself"
+            )
         if kind is dict:
             for key, item in value.items():  # type: ignore[attr-defined]
                 if type(key) is not str:

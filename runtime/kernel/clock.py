@@ -72,8 +72,8 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Move time forward and wake every sleeper whose deadline has passed."""
         self._elapsed += seconds
-        due = [waiter for deadline, waiter in self._sleepers if deadline <= self._elapsed]
+        due = sorted((pair for pair in self._sleepers if pair[0] <= self._elapsed), key=lambda pair: pair[0])
         self._sleepers = [pair for pair in self._sleepers if pair[0] > self._elapsed]
-        for waiter in due:
+        for _, waiter in due:
             if not waiter.done():
                 waiter.set_result(None)

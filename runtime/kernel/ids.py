@@ -26,7 +26,7 @@ NO_COMMIT: Final = "0" * 40
 
 def is_step_id(text: str) -> bool:
     """True for a node path: slash-joined names of at most 255 bytes (ruling R3)."""
-    return len(text.encode()) <= MAX_STEP_ID and all(NAME.match(part) for part in text.split("/"))
+    return len(text) <= MAX_STEP_ID and all(NAME.match(part) for part in text.split("/"))  # names are ASCII
 
 
 def operation_id(step_id: str, index: int | str, *, tick: int = 1, visit: int = 1, attempt: int = 1) -> str:

@@ -6,7 +6,7 @@ Records validate themselves when built and never change afterwards. Standard lib
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from decimal import ROUND_FLOOR, Decimal
@@ -131,11 +131,13 @@ def micros(usd: object, *, where: str = "max_budget_usd") -> int:
     Raises `ModelError` ``ENV_BUDGET`` unless ``usd`` is a finite int or float (not bool) in 0…1 000 000
     with at most six decimals.
     """
-    if isinstance(usd, bool) or not isinstance(usd, int | float) or not math.isfinite(usd):
-        raise ModelError("ENV_BUDGET", f"{where} must be a finite number, not {usd!r}")
+    if isinstance(usd, bool) or not isinstance(usd, int | float):
+        raise ModelError("ENV_BUDGET", f"{where} must be a number, not {usd!r}")
+    if not 0 <= usd <= MAX_BUDGET_USD:  # NaN, too; and an int may have a million digits
+        raise ModelError("ENV_BUDGET", f"{where} must be 0 to {MAX_BUDGET_USD}")
     amount = Decimal(repr(usd))
     exponent = amount.normalize().as_tuple().exponent
-    if not 0 <= amount <= MAX_BUDGET_USD or not isinstance(exponent, int) or exponent < -6:
+    if not isinstance(exponent, int) or exponent < -6:
         raise ModelError("ENV_BUDGET", f"{where} must be 0 to {MAX_BUDGET_USD} with at most six decimals, not {usd!r}")
     return int((amount * MICROS).to_integral_value(rounding=ROUND_FLOOR))
 
@@ -177,7 +179,9 @@ class Envelope:
         if isinstance(timeout_seconds, bool) or not isinstance(timeout_seconds, int):
             raise ModelError("ENV_TIMEOUT", f"timeout_seconds must be a whole number, not {timeout_seconds!r}")
         if not 1 <= timeout_seconds <= MAX_TIMEOUT_SECONDS:
-            raise ModelError("ENV_TIMEOUT", f"timeout_seconds must be 1 to {MAX_TIMEOUT_SECONDS}, not {timeout_seconds}")
+            raise ModelError(
+                "ENV_TIMEOUT", f"timeout_seconds must be 1 to {MAX_TIMEOUT_SECONDS}, not {timeout_seconds}"
+            )
         if not isinstance(reject_symlinks, bool):
             raise ModelError("ENV_TYPE", "reject_symlinks must be true or false")
         values: dict[str, object] = {
@@ -257,7 +261,7 @@ class Operation:
     compensation_command: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.operation_id, str) or not OPERATION_ID.match(self.operation_id):
+        if not _spelled(OPERATION_ID, self.operation_id):
             raise ModelError("OP_ID", f"operation id {self.operation_id!r} is not of the form <step_id>.<index>")
         if self.type not in OPERATION_TYPES:
             raise ModelError("OP_UNKNOWN_TYPE", f"unknown operation type {self.type!r}")
@@ -423,20 +427,29 @@ class ExecutionContext:
     acting_role: str = ""
 
     def __post_init__(self) -> None:
-        if not HASH.match(self.run_id):
+        if not _spelled(HASH, self.run_id):
             raise ModelError("CTX_RUN_ID", f"run_id must be sha256:<64 hex>, not {self.run_id!r}")
-        if not COMMIT.match(self.baseline_commit):
+        if not _spelled(COMMIT, self.baseline_commit):
             raise ModelError("CTX_COMMIT", f"baseline_commit must be a full commit name, not {self.baseline_commit!r}")
-        if isinstance(self.run_id_audit, str):
-            try:
-                object.__setattr__(self, "run_id_audit", UUID(self.run_id_audit))
-            except ValueError:
-                raise ModelError("CTX_AUDIT_ID", f"run_id_audit is not a UUID: {self.run_id_audit!r}") from None
-        object.__setattr__(self, "repo_root", Path(self.repo_root).absolute())
+        object.__setattr__(self, "run_id_audit", _uuid(self.run_id_audit))
+        object.__setattr__(self, "repo_root", Path(self.repo_root).resolve())  # absolute and real, once
 
     def for_step(self, step_id: str) -> Self:
         """A copy of this context for one step."""
         return replace(self, step_id=step_id)
+
+
+def _spelled(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.match(value) is not None
+
+
+def _uuid(value: object) -> UUID:
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ModelError("CTX_AUDIT_ID", f"run_id_audit is not a UUID: {value!r}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,9 +104,7 @@ class ProcessRunner(Protocol):
         """``A`` bwrap, ``B`` own launcher, ``C`` partial, ``D`` unconfined."""
         ...
 
-    async def run(
-        self, spec: ProcessSpec, on_output: Callable[[str, bytes], None] | None = None
-    ) -> ProcessResult:
+    async def run(self, spec: ProcessSpec, on_output: Callable[[str, bytes], None] | None = None) -> ProcessResult:
         """Run to the end. ``on_output(stream, chunk)`` sees bytes as they arrive (lossy tail for the screen).
 
         Raises `Refused` ``SANDBOX_UNAVAILABLE`` when confinement is required and cannot be had,
@@ -148,9 +146,7 @@ class ModelProvider(Protocol):
 
     name: str
 
-    async def complete(
-        self, request: ModelRequest, on_delta: Callable[[str], None] | None = None
-    ) -> ModelReply:
+    async def complete(self, request: ModelRequest, on_delta: Callable[[str], None] | None = None) -> ModelReply:
         """Raises `Refused` with a ``PROVIDER_*`` code on failure."""
         ...
 

@@ -1,0 +1,254 @@
+"""The ``quarterdeck`` command: every verb the console has, headless, with JSON and documented exit codes.
+
+Stdout carries data only; everything meant for a person's attention goes to stderr. Verbs that change something
+reach the process that holds the store; verbs that only read never need it. Heavy imports happen inside the verb
+that needs them, so that ``quarterdeck --help`` and the read verbs start fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from runtime.host.api import Exit, QuarterdeckError
+
+Verb = Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
+
+_EPILOG: Final = """\
+exit codes: 0 ok · 1 mission failed · 2 usage, lint or config error · 3 approval refused or missing
+            4 envelope violation · 5 budget exhausted · 6 replay diverged · 7 journal not verified
+            8 store or work tree held by another · 124 timed out · 130 cancelled · 143 terminated
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code. Never lets a traceback reach an operator."""
+    options = build_parser().parse_args(argv)
+    try:
+        return _dispatch(options)
+    except QuarterdeckError as error:
+        return report_error(error, as_json=getattr(options, "json", False))
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away (`| head`); there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    except Exception as error:  # noqa: BLE001 - the last door: an operator gets a sentence and a file, not a traceback
+        from console.crash import report_crash
+
+        return report_crash(error)
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    if options.verb is None:
+        from console.app import run_console
+
+        return run_console(options)
+    verb: Verb = options.run
+    return asyncio.run(verb(options))
+
+
+def report_error(error: QuarterdeckError, *, as_json: bool) -> int:
+    """Print an error for people (stderr) or programs (stdout) and return its exit code."""
+    from runtime.host.codes import exit_code_of
+
+    from console.verbs.output import print_error
+
+    code = exit_code_of(error)
+    print_error(error, code, as_json=as_json)
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command-line surface."""
+    parser = argparse.ArgumentParser(
+        prog="quarterdeck",
+        description="Launch, watch, cancel, resume and verify missions. Without a verb: open the console.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"quarterdeck {_version()}")
+    parser.add_argument("--store", metavar="DIR", help="state folder (default: $QUARTERDECK_HOME or the platform's)")
+    parser.add_argument("--missions", metavar="DIR", action="append", help="folder of missions to list (repeatable)")
+    parser.add_argument("--theme", metavar="NAME", help="theme of the console")
+    parser.set_defaults(verb=None)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    _running_verbs(verbs)
+    _reading_verbs(verbs)
+    _authoring_verbs(verbs)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return version("quarterdeck")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _verb(
+    verbs: Any,
+    name: str,
+    summary: str,
+    example: str,
+    run: Verb,
+    *,
+    json: bool = True,
+    run_id: str | None = None,
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    # SUPPRESS keeps a --store given before the verb from being reset by the sub-parser's default.
+    parser.add_argument("--store", metavar="DIR", default=argparse.SUPPRESS, help="state folder")
+    if json:
+        parser.add_argument("--json", action="store_true", help="machine-readable output on stdout")
+    if run_id is not None:
+        parser.add_argument("selector", metavar="RUN", nargs=run_id or None, help="run id, unique prefix, or @latest")
+    return parser
+
+
+def _running_verbs(verbs: Any) -> None:
+    from console.verbs import running
+
+    run = _verb(
+        verbs,
+        "run",
+        "Run a mission to its end.",
+        "quarterdeck run sample_missions/hello --input name=Ada",
+        running.run,
+    )
+    run.add_argument("path", metavar="PATH", help="mission file, or folder holding mission.yaml")
+    run.add_argument("--input", "-i", action="append", default=[], metavar="K=V", help="input value (repeatable)")
+    run.add_argument("--no-input", action="store_true", help="never ask; a needed approval ends the run with exit 3")
+    run.add_argument("--await-approval", action="store_true", help="without a terminal, wait for `quarterdeck approve`")
+    run.add_argument("--wait", action="store_true", help="queue behind a busy work tree instead of exit 8")
+    run.add_argument("--reason", default="", help="why, recorded in the journal")
+    for name, summary in (
+        ("cancel", "Fence a run, kill what runs, undo what it did."),
+        ("terminate", "Kill a run without undoing what it did."),
+        ("pause", "Stop starting new work; let running work finish."),
+        ("resume", "Continue a paused or crashed run."),
+    ):
+        verb = _verb(verbs, name, summary, f"quarterdeck {name} @latest", getattr(running, name), run_id="")
+        verb.add_argument("--reason", default="", help="why, recorded in the journal")
+        if name == "resume":
+            verb.add_argument(
+                "--no-input",
+                action="store_true",
+                help="never ask; a needed approval ends the run with exit 3",
+            )
+    for name, summary in (
+        ("approve", "Approve the open question of a run."),
+        ("reject", "Reject the open question of a run."),
+    ):
+        verb = _verb(
+            verbs,
+            name,
+            summary,
+            f"quarterdeck {name} @latest --reason 'looked at it'",
+            getattr(running, name),
+            run_id="",
+        )
+        verb.add_argument("--reason", default="", help="a note recorded with the answer")
+        verb.add_argument("--question", metavar="ID", help="escalation id, when a run has several open questions")
+
+
+def _reading_verbs(verbs: Any) -> None:
+    from console.verbs import reading
+
+    runs = _verb(verbs, "runs", "List runs, newest first.", "quarterdeck runs --json --limit 5", reading.runs)
+    runs.add_argument("--limit", type=int, default=20, metavar="N", help="rows (default 20, at most 1000)")
+    runs.add_argument("--filter", default="", metavar="TEXT", help="mission, id or status contains TEXT")
+    _verb(
+        verbs, "missions", "List the missions of the catalogue.", "quarterdeck missions", reading.missions
+    ).add_argument(
+        "--missions",
+        metavar="DIR",
+        action="append",
+        default=argparse.SUPPRESS,
+        help="folder of missions (repeatable)",
+    )
+    _verb(
+        verbs,
+        "show",
+        "Show one run: steps, outcome, outputs.",
+        "quarterdeck show @latest",
+        reading.show,
+        run_id="",
+    )
+    logs = _verb(
+        verbs,
+        "logs",
+        "Print what a run recorded, entry by entry, or the output of one step.",
+        "quarterdeck logs @latest --step red",
+        reading.logs,
+        run_id="",
+    )
+    logs.add_argument("--step", metavar="STEP", help="print the captured output of this step")
+    logs.add_argument("--follow", "-f", action="store_true", help="keep printing until the run ends")
+    _verb(
+        verbs,
+        "violations",
+        "List refused operations, of one run or all.",
+        "quarterdeck violations @latest",
+        reading.violations,
+        run_id="?",
+    )
+    _verb(verbs, "approvals", "List open questions.", "quarterdeck approvals", reading.approvals)
+    _verb(
+        verbs,
+        "verify",
+        "Recompute a run's hash chain. Exit 7 when it does not hold.",
+        "quarterdeck verify @latest --json",
+        reading.verify,
+        run_id="",
+    )
+    export = _verb(
+        verbs,
+        "export",
+        "Write a run's journal as JSON lines.",
+        "quarterdeck export @latest -o run.jsonl",
+        reading.export,
+        json=False,
+        run_id="",
+    )
+    export.add_argument("--output", "-o", metavar="FILE", help="target file (default: stdout)")
+
+
+def _authoring_verbs(verbs: Any) -> None:
+    from console.verbs import authoring
+
+    lint = _verb(
+        verbs,
+        "lint",
+        "Check a mission file; report every problem at once.",
+        "quarterdeck lint sample_missions/hello",
+        authoring.lint,
+    )
+    lint.add_argument("path", metavar="PATH", help="mission file, or folder holding mission.yaml")
+    _verb(
+        verbs,
+        "schema",
+        "Print the JSON Schema of mission files.",
+        "quarterdeck schema > mission.schema.json",
+        authoring.schema,
+        json=False,
+    )
+    init = _verb(verbs, "init", "Create a first mission to edit.", "quarterdeck init my-mission", authoring.init)
+    init.add_argument("path", metavar="DIR", nargs="?", default=".", help="folder to create it in (default: here)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""Verbs that only look: runs, missions, show, logs, violations, approvals, verify, export."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+from console.model.fold import RunState, fold_entry
+from console.model.safe import safe
+from console.model.words import glyph, status_glyph, status_word
+from console.verbs.output import duration, plain, print_json, print_table, say
+from console.verbs.running import deck_for
+from runtime.events.facts import EntryAppended, Verification
+from runtime.host.api import Deck, Exit, QuarterdeckError
+
+_PAGE: Final = 500
+_FOLLOW_SECONDS: Final = 0.3
+_MAX_ROWS: Final = 1000
+
+
+async def runs(options: argparse.Namespace) -> int:
+    """``--json``: one object per line with the members of a run summary."""
+    limit = max(1, min(options.limit, _MAX_ROWS))
+    async with deck_for(options, writing=False) as deck:
+        rows = await deck.runs(text=options.filter, limit=limit)
+    if options.json:
+        for row in rows:
+            print_json(row)
+        return Exit.OK
+    if not rows:
+        say("no runs yet; start one with `quarterdeck run PATH`")
+        return Exit.OK
+    print_table(
+        ("RUN", "MISSION", "STATUS", "STEPS", "TIME", "STARTED", "WHY"),
+        (
+            (
+                row.run_id[:8],
+                row.mission,
+                f"{status_glyph(row.status, resumable=row.resumable)} {status_word(row.status, resumable=row.resumable)}",
+                f"{row.steps_done}/{row.steps_total}",
+                duration(row.duration_ms),
+                row.created_at[:19].replace("T", " "),
+                row.code or row.reason or "",
+            )
+            for row in rows
+        ),
+    )
+    return Exit.OK
+
+
+async def missions(options: argparse.Namespace) -> int:
+    """``--json``: one object per line with name, path, version, description, inputs and problems."""
+    async with deck_for(options, writing=False) as deck:
+        found = await deck.missions()
+    if options.json:
+        for item in found:
+            print_json(item)
+        return Exit.OK
+    print_table(
+        ("MISSION", "VERSION", "BLOCKS", "DESCRIPTION", "PATH"),
+        (
+            (
+                item.name,
+                item.version,
+                len(item.nodes),
+                f"✗ {len(item.problems)} problems" if item.problems else item.description,
+                item.path,
+            )
+            for item in found
+        ),
+    )
+    return Exit.OK
+
+
+async def show(options: argparse.Namespace) -> int:
+    """``--json``: the run summary plus ``steps`` (id, status, code, attempt, …)."""
+    async with deck_for(options, writing=False) as deck:
+        summary = await deck.find(options.selector)
+        state = RunState.begin(summary, await deck.nodes(summary.run_id))
+        async for entry in _entries(deck, summary.run_id):
+            state = fold_entry(state, entry)
+    if options.json:
+        print_json({**plain(summary), "steps": plain(state.step_rows())})
+        return Exit.OK
+    word = status_word(summary.status, resumable=summary.resumable)
+    print(f"run {summary.run_id}  {safe(summary.mission)} v{safe(summary.mission_version)}")
+    print(
+        f"{status_glyph(summary.status, resumable=summary.resumable)} {word} in {duration(summary.duration_ms)}",
+        end="",
+    )
+    print(f"  {safe(summary.code or summary.reason)}" if summary.code or summary.reason else "")
+    if summary.message:
+        print(f"  {safe(summary.message)}")
+    if summary.work_tree:
+        print(f"work tree {safe(summary.work_tree)}")
+    print(f"journal {summary.entries} entries, head {safe(summary.head_hash)}")
+    for row in state.step_rows():
+        note = f"  {safe(row.code)}{' (expected)' if row.accepted else ''}" if row.code else ""
+        print(f"  {glyph(row.status, accepted=row.accepted)} {safe(row.step_id)}  {safe(row.block_type)}{note}")
+    for name, value in (summary.outputs or {}).items():
+        print(f"{safe(name)}: {safe(value)}")
+    return Exit.OK
+
+
+async def logs(options: argparse.Namespace) -> int:
+    """``--json``: journal entries, one per line; with ``--step``, the step's captured output as text."""
+    async with deck_for(options, writing=False) as deck:
+        summary = await deck.find(options.selector)
+        if options.step:
+            return await _step_output(deck, summary.run_id, options.step)
+        last = -1
+        while True:
+            async for entry in _entries(deck, summary.run_id, after=last):
+                last = entry.seq
+                _print_entry(entry, as_json=options.json)
+            summary = await deck.find(summary.run_id)
+            if not options.follow or (summary.status.terminal and summary.entries <= last + 1) or summary.resumable:
+                return Exit.OK
+            await asyncio.sleep(_FOLLOW_SECONDS)
+
+
+def _print_entry(entry: EntryAppended, *, as_json: bool) -> None:
+    if as_json:
+        print_json(entry.entry)
+        return
+    from console.model.describe import describe_entry
+
+    print(f"{entry.seq:>5} {entry.at[11:23]} {describe_entry(entry.kind, entry.entry)}")
+
+
+async def _step_output(deck: Deck, run_id: str, step: str) -> int:
+    """The captured output of every operation of a step: full streams where they were kept, else what the record holds."""
+    found = False
+    async for entry in _entries(deck, run_id):
+        receipt = entry.entry.get("receipt") if entry.kind == "receipt" else None
+        if not receipt or receipt["step_id"] != step:
+            continue
+        found = True
+        body = await deck.artifact(receipt["output_hash"])
+        if body is None:
+            say(f"output of {receipt['operation_id']} is no longer stored ({receipt['output_hash']})")
+            continue
+        await _print_output(deck, json.loads(body))
+    if not found:
+        raise QuarterdeckError(
+            "STEP_UNKNOWN",
+            f"run {run_id} has no operation of a step {step!r}",
+            hint="`quarterdeck show RUN` lists the steps",
+        )
+    return Exit.OK
+
+
+async def _print_output(deck: Deck, output: dict[str, Any]) -> None:
+    streams = [name for name in ("stdout", "stderr") if output.get(name)]
+    for name in streams:
+        kept = await deck.artifact(output[f"{name}_artifact"]) if output.get(f"{name}_artifact") else None
+        text = kept.decode("utf-8", "replace") if kept is not None else output[name]
+        print(safe(text, lines=True), file=sys.stderr if name == "stderr" else sys.stdout)
+    if not streams:
+        print(safe(json.dumps(output, ensure_ascii=False, indent=2), lines=True))
+
+
+async def violations(options: argparse.Namespace) -> int:
+    """``--json``: one object per line with code, step, path, reason, accepted."""
+    async with deck_for(options, writing=False) as deck:
+        run_id = (await deck.find(options.selector)).run_id if options.selector else None
+        rows = await deck.violations(run_id, limit=_MAX_ROWS)
+    if options.json:
+        for row in rows:
+            print_json(row)
+        return Exit.OK
+    if not rows:
+        say("no violations")
+        return Exit.OK
+    print_table(
+        ("RUN", "STEP", "CODE", "EXPECTED", "PATH", "REASON"),
+        (
+            (
+                row.run_id[:8],
+                row.step_id,
+                row.code,
+                "yes" if row.accepted else "no",
+                row.path or "",
+                row.reason,
+            )
+            for row in rows
+        ),
+    )
+    return Exit.OK
+
+
+async def approvals(options: argparse.Namespace) -> int:
+    """``--json``: one object per line per open question."""
+    async with deck_for(options, writing=False) as deck:
+        rows = await deck.escalations()
+    if options.json:
+        for row in rows:
+            print_json(row)
+        return Exit.OK
+    if not rows:
+        say("nothing needs you")
+        return Exit.OK
+    print_table(
+        ("QUESTION", "RUN", "STEP", "SEVERITY", "ASKED", "REASON"),
+        (
+            (
+                row.escalation_id[-12:],
+                row.run_id[:8],
+                row.step_id,
+                row.severity,
+                row.created_at[:19],
+                row.reason,
+            )
+            for row in rows
+        ),
+    )
+    return Exit.OK
+
+
+async def verify(options: argparse.Namespace) -> int:
+    """``--json``: ok, entries, trusted_prefix, head_hash, closed, findings[]. Exit 7 unless ok."""
+    async with deck_for(options, writing=False) as deck:
+        run_id = await _run_id(deck, options.selector)
+        verdict = await deck.verify(run_id)
+    if options.json:
+        print_json(verdict)
+    else:
+        _print_verdict(verdict)
+    return Exit.OK if verdict.ok else Exit.UNVERIFIED
+
+
+async def _run_id(deck: Deck, selector: str) -> str:
+    """Verification must work on a store whose run table is damaged: a full id needs no look-up."""
+    if len(selector) == 36 and selector.count("-") == 4:
+        return selector
+    return (await deck.find(selector)).run_id
+
+
+def _print_verdict(verdict: Verification) -> None:
+    if verdict.ok:
+        print(f"✓ {verdict.entries} entries good, head {verdict.head_hash}, {'closed' if verdict.closed else 'open'}")
+    else:
+        print(
+            f"✗ journal of {safe(verdict.run_id)} does not hold: {verdict.trusted_prefix} of {verdict.entries} leading entries can be trusted"
+        )
+    for finding in verdict.findings:
+        place = f"entry {finding.seq}" if finding.seq is not None else "journal"
+        print(f"  {'✗' if finding.severity == 'error' else '▲'} {place}: {finding.code} {safe(finding.detail)}")
+
+
+async def export(options: argparse.Namespace) -> int:
+    """One canonical entry per line, exactly the bytes that were hashed."""
+    from runtime.host.opening import exported_lines
+
+    async with deck_for(options, writing=False) as deck:
+        summary = await deck.find(options.selector)
+        lines = [line async for line in exported_lines(deck, summary.run_id)]
+    if options.output:
+        await asyncio.to_thread(_write_new, Path(options.output), lines)
+        say(f"{len(lines)} entries written to {options.output}")
+    else:
+        await asyncio.to_thread(sys.stdout.buffer.writelines, lines)
+    return Exit.OK
+
+
+def _write_new(path: Path, lines: list[bytes]) -> None:
+    try:
+        with path.open("xb") as file:
+            file.writelines(lines)
+    except FileExistsError:
+        raise QuarterdeckError(
+            "EXPORT_EXISTS", f"{path} exists", hint="choose another name; exports never overwrite"
+        ) from None
+    except OSError as error:
+        raise QuarterdeckError("EXPORT_IO", f"cannot write {path}: {error.strerror}") from None
+
+
+async def _entries(deck: Deck, run_id: str, *, after: int = -1) -> AsyncIterator[EntryAppended]:
+    while True:
+        page = await deck.entries(run_id, after=after, limit=_PAGE)
+        for entry in page:
+            yield entry
+        if len(page) < _PAGE:
+            return
+        after = page[-1].seq

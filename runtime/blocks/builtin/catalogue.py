@@ -1,0 +1,27 @@
+"""The built-in block types a mission file may name. `map_input` takes a function and is for library use only."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from runtime.blocks.block import Block
+from runtime.blocks.builtin.approval import Approval
+from runtime.blocks.builtin.operations import Escalate, GateCheck, LlmCall, PacketRoute, RunTests, ToolInvoke
+from runtime.blocks.builtin.shaping import Combine, Delay, Echo, SelectFirst, SplitLines
+from runtime.blocks.builtin.template import TextTemplate
+
+BUILTINS: Final[tuple[type[Block], ...]] = (
+    LlmCall,
+    ToolInvoke,
+    PacketRoute,
+    GateCheck,
+    RunTests,
+    Escalate,
+    Approval,
+    TextTemplate,
+    Combine,
+    Echo,
+    Delay,
+    SelectFirst,
+    SplitLines,
+)

@@ -1,0 +1,132 @@
+"""Small pure blocks that shape values between the ones that do something (blocks spec §21)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import field
+from typing import Literal
+
+from runtime.blocks.block import Block
+from runtime.blocks.contexts import BlockContext, BlockValidateContext
+from runtime.blocks.contracts import BlockValueContract, multiple, once
+from runtime.blocks.errors import BlockError, BlockInputError, BlockRuntimeError, BlockValidationError
+from runtime.blocks.results import Multiple
+from runtime.blocks.sanitise import clean_text
+from runtime.blocks.values import NULL, BlockValue
+
+
+class _Pure(Block, abstract=True, side_effects="none", inline=True):
+    """Base of blocks whose run is instant and touches nothing."""
+
+    def validate(self, input: BlockValue, ctx: BlockValidateContext) -> None:
+        """The kind gate says everything there is to check."""
+
+
+class MapInput(_Pure, local=True, input=multiple()):
+    """Apply a Python function to the input; see `map_input`."""
+
+    function: Callable[[BlockValue], object]
+    takes: BlockValueContract | None = None
+    gives: BlockValueContract | None = None
+
+    @property
+    def input_contract(self) -> BlockValueContract:
+        return self.takes or self.spec.input
+
+    @property
+    def output_contract(self) -> BlockValueContract:
+        return self.gives or self.spec.output
+
+    def run(self, input: BlockValue, ctx: BlockContext) -> object:
+        try:
+            return self.function(input)
+        except BlockError:
+            raise
+        except Exception as error:
+            told = clean_text(f"{type(error).__name__}: {error}")
+            raise BlockRuntimeError("transform.execution_failed", f"the function failed: {told}") from error
+
+
+def map_input(
+    function: Callable[[BlockValue], object],
+    name: str | None = None,
+    input: BlockValueContract | None = None,
+    output: BlockValueContract | None = None,
+) -> MapInput:
+    """A block from a synchronous function of the input value; what it returns travels on."""
+    block = MapInput(function=function, takes=input, gives=output)
+    return block.named(name) if name else block
+
+
+class Echo(_Pure, input=multiple(), output=once("string")):
+    """Pass the text form of the input on."""
+
+    def run(self, input: BlockValue, ctx: BlockContext) -> str:
+        return input.text()
+
+
+class Combine(_Pure, input=multiple(), output=once("map")):
+    """Name the incoming values: the i-th key takes the i-th source."""
+
+    keys: list[str] = field(metadata={"help": "One name per source, in link order."})
+
+    def run(self, input: BlockValue, ctx: BlockContext) -> dict[str, BlockValue]:
+        single = () if input.is_null and not ctx.sources else (input,)
+        sources = input.expect_list() if ctx.joined else single
+        return {key: sources[index] if index < len(sources) else NULL for index, key in enumerate(self.keys)}
+
+
+class SelectFirst(_Pure, input=once("list", "string", "null"), output=once("string")):
+    """Pick one text of a list."""
+
+    strategy: Literal["first", "last", "latest"] = field(
+        default="first", metadata={"help": "'latest' takes the greatest by code-point order."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.strategy not in ("first", "last", "latest"):
+            raise BlockValidationError("validation.bad_config", f"select_first: unknown strategy {self.strategy!r}")
+
+    def run(self, input: BlockValue, ctx: BlockContext) -> str:
+        items = () if input.is_null else (input,) if input.is_string else input.expect_list()
+        if not items:
+            raise BlockInputError("input.empty_list", "there is nothing to select from")
+        texts = [item.as_string for item in items]
+        plain = [text for text in texts if text is not None]
+        if len(plain) < len(texts):
+            raise BlockInputError("input.element_kind", "every element must be a string")
+        return max(plain) if self.strategy == "latest" else plain[0 if self.strategy == "first" else -1]
+
+
+class SplitLines(_Pure, input=once("string", "null"), output=multiple("string")):
+    """Split a text into several outputs, one per line."""
+
+    delimiter: str = field(default="\n", metadata={"help": "What separates the parts; empty means newline."})
+    trim_each: bool = field(default=True, metadata={"help": "Remove white space around each part."})
+    skip_empty: bool = field(default=True, metadata={"help": "Leave empty parts out."})
+
+    def run(self, input: BlockValue, ctx: BlockContext) -> Multiple:
+        text = input.as_string
+        parts = [] if text is None else text.split(self.delimiter or "\n")
+        if self.trim_each:
+            parts = [part.strip() for part in parts]
+        return Multiple([part for part in parts if part or not self.skip_empty])
+
+
+class Delay(Block, input=multiple(), side_effects="none"):
+    """Wait, then pass the input on."""
+
+    seconds: float = field(metadata={"help": "How long to wait."})
+
+    def __post_init__(self) -> None:
+        if self.seconds < 0:
+            raise BlockValidationError(
+                "validation.bad_config", f"delay: seconds must not be negative, not {self.seconds}"
+            )
+
+    def validate(self, input: BlockValue, ctx: BlockValidateContext) -> None:
+        """Any value may wait."""
+
+    async def run(self, input: BlockValue, ctx: BlockContext) -> BlockValue:
+        await ctx.sleep(self.seconds)
+        return input

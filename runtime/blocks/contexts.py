@@ -1,0 +1,360 @@
+"""What ``validate`` and ``run`` are given besides the value: where they are, and their only doors to the world.
+
+`BlockValidateContext` has no doors at all. `BlockContext` is for ``async`` runs; `BlockingContext` offers the same
+calls to threaded runs, where they block the worker thread and never the loop. Contexts are views of one attempt and
+hold no state of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from runtime.blocks.errors import (
+    BlockError,
+    BlockRuntimeError,
+    BlockValidationError,
+    LedgerOwnershipError,
+    OperationFailed,
+    engine_error,
+)
+from runtime.blocks.sanitise import clean_text, redact
+from runtime.blocks.services import Services
+from runtime.blocks.state import BlockPhase
+from runtime.blocks.values import BlockValue
+from runtime.kernel.errors import Halted, JournalError, ModelError
+from runtime.kernel.model import OperationResult, OperationStatus, thawed
+from runtime.kernel.outcomes import block_code
+
+if TYPE_CHECKING:
+    from runtime.blocks.block import Block
+    from runtime.blocks.execute import Attempt
+    from runtime.blocks.threads import ThreadBridge
+
+_LOGGER: Final = logging.getLogger("runtime.blocks")
+_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+
+
+class StateView(Mapping[str, BlockValue]):
+    """The declared part of the ledger, read-only. Trying to change it is `LedgerOwnershipError`."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, BlockValue]) -> None:
+        self._values = values
+
+    def __getitem__(self, key: str) -> BlockValue:
+        return self._values[key]
+
+    def __iter__(self) -> Any:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __setitem__(self, key: str, value: object) -> None:
+        raise _not_owner(key)
+
+    def __delitem__(self, key: str) -> None:
+        raise _not_owner(key)
+
+
+def _not_owner(key: str) -> LedgerOwnershipError:
+    return LedgerOwnershipError(
+        "runtime.ledger_not_owner", f"a block cannot change {key!r}; return a value and let the workflow store it"
+    )
+
+
+class BlockValidateContext:
+    """Where a block is about to run. No services, no waiting, no ledger."""
+
+    __slots__ = ("_attempt", "_block")
+
+    def __init__(self, attempt: Attempt, block: Block) -> None:
+        self._attempt = attempt
+        self._block = block
+
+    @property
+    def attempt_state(self) -> Attempt:
+        """The engine's own record of the attempt; for wrappers such as `run_inner`."""
+        return self._attempt
+
+    @property
+    def block_name(self) -> str:
+        return self._block.block_name
+
+    @property
+    def node_name(self) -> str:
+        return str(self._attempt.metadata.get("node_name", ""))
+
+    @property
+    def node_path(self) -> str:
+        return str(self._attempt.metadata.get("node_path", ""))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the predecessors that delivered, in link order."""
+        return self._attempt.request.sources
+
+    @property
+    def joined(self) -> bool:
+        """True when the input is a LIST joined from two or more predecessors."""
+        return self._attempt.request.joined
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self._block.config()
+
+    @property
+    def state(self) -> StateView:
+        """The ledger keys this block declared in ``reads``."""
+        return StateView(self._attempt.request.context)
+
+    def log_debug(self, event: str, value: object = None) -> None:
+        self._log("debug", event, value)
+
+    def log_info(self, event: str, value: object = None) -> None:
+        self._log("info", event, value)
+
+    def log_warn(self, event: str, value: object = None) -> None:
+        self._log("warn", event, value)
+
+    def log_error(self, event: str, value: object = None) -> None:
+        self._log("error", event, value)
+
+    def _log(self, level: str, event: str, value: object) -> None:
+        safe = redact(value)
+        if self._attempt.host is not None:
+            self._attempt.host.log(level, event, safe)
+            return
+        metadata = self._attempt.metadata
+        ids = {key: metadata.get(key) for key in ("run_id", "node_path", "attempt", "trace_id", "span_id")}
+        _LOGGER.log(_LEVELS[level], "%s %s", event, safe, extra={"workflow_id": self._attempt.scope.workflow_id, **ids})
+
+
+class _RunContext(BlockValidateContext):
+    """What both run contexts share."""
+
+    __slots__ = ()
+
+    @property
+    def workflow_id(self) -> str:
+        return self._attempt.scope.workflow_id
+
+    @property
+    def run_id(self) -> str:
+        return str(self._attempt.metadata["run_id"])
+
+    @property
+    def trace_id(self) -> str:
+        return str(self._attempt.metadata["trace_id"])
+
+    @property
+    def span_id(self) -> str:
+        return str(self._attempt.metadata["span_id"])
+
+    @property
+    def attempt(self) -> int:
+        return int(self._attempt.metadata["attempt"])
+
+    @property
+    def visit(self) -> int:
+        return int(self._attempt.metadata["visit"])
+
+    @property
+    def tick(self) -> int:
+        return int(self._attempt.metadata.get("tick", 1))
+
+    @property
+    def deadline(self) -> float | None:
+        """Event-loop time at which the attempt ends; None when unbounded or while waiting for a human."""
+        timeout = self._attempt.deadline
+        return None if timeout is None else timeout.when()
+
+    @property
+    def error(self) -> Mapping[str, BlockValue] | None:
+        """The failure envelope, when this block runs as a failure handler."""
+        request = self._attempt.request
+        return request.payload.as_map if request.handling else None
+
+    @property
+    def services(self) -> Services:
+        return self._attempt.scope.services
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the attempt is over; long threaded work should look now and then."""
+        return not self._attempt.open
+
+    def annotate(self, key: str, value: object) -> None:
+        """Add namespaced metadata to the response. Keys without a dot are dropped and logged."""
+        if "." not in key:
+            self.log_warn("annotation_dropped", {"key": key})
+            return
+        if self._attempt.annotations is None:
+            self._attempt.annotations = {}
+        self._attempt.annotations[key] = BlockValue.of(value)
+
+    def emit(self, lane: str, value: object) -> None:
+        """Offer a stream item on a lane; does nothing outside a run."""
+        if self._attempt.host is not None:
+            self._attempt.host.emit(lane, BlockValue.of(value))
+
+
+class BlockContext(_RunContext):
+    """The context of an ``async`` run (and of ``inline`` ones, which must not use the awaitable calls)."""
+
+    __slots__ = ()
+
+    async def operate(
+        self,
+        operation_type: str,
+        params: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        compensation: tuple[str, str] | None = None,
+    ) -> BlockValue:
+        """Run one governed operation and return its output MAP.
+
+        Raises `OperationFailed` (code ``op.…``) when it fails, `BlockRuntimeError` ``runtime.no_operations`` outside
+        a run. Calls that overlap need distinct ``key`` values.
+        """
+        return await perform(self._attempt, operation_type, params, key, compensation)
+
+    async def wait(
+        self, prompt: str, *, kinds: Sequence[str] = (), choices: Sequence[str] = (), subject: object = None
+    ) -> BlockValue:
+        """Ask the operator. The attempt's deadline stands still meanwhile.
+
+        Raises `BlockRuntimeError`: ``runtime.no_operator`` outside a run, ``approval.refused``, ``approval.missing``.
+        """
+        return await ask(self._attempt, prompt, kinds, choices, subject)
+
+    async def sleep(self, seconds: float) -> None:
+        await self.services.clock.sleep(seconds)
+
+
+class BlockingContext(_RunContext):
+    """The context of a threaded run: the same calls, blocking the worker thread."""
+
+    __slots__ = ("_bridge",)
+
+    def __init__(self, attempt: Attempt, block: Block, bridge: ThreadBridge) -> None:
+        super().__init__(attempt, block)
+        self._bridge = bridge
+
+    def operate(
+        self,
+        operation_type: str,
+        params: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        compensation: tuple[str, str] | None = None,
+    ) -> BlockValue:
+        """See `BlockContext.operate`."""
+        return self._bridge.call(lambda: perform(self._attempt, operation_type, params, key, compensation))
+
+    def wait(
+        self, prompt: str, *, kinds: Sequence[str] = (), choices: Sequence[str] = (), subject: object = None
+    ) -> BlockValue:
+        """See `BlockContext.wait`."""
+        return self._bridge.call(lambda: ask(self._attempt, prompt, kinds, choices, subject))
+
+    def sleep(self, seconds: float) -> None:
+        self._bridge.call(lambda: _sleep(self._attempt, seconds))
+
+
+async def _sleep(attempt: Attempt, seconds: float) -> None:
+    await attempt.scope.services.clock.sleep(seconds)
+
+
+async def perform(
+    attempt: Attempt,
+    operation_type: str,
+    params: Mapping[str, Any],
+    key: str | None,
+    compensation: tuple[str, str] | None,
+) -> BlockValue:
+    """One operation through the host; failures become block errors, halts stay control flow (ruling R17)."""
+    if not attempt.open:
+        raise Halted("runtime.canceled", "the attempt has ended")
+    if attempt.host is None:
+        raise BlockRuntimeError(
+            "runtime.no_operations", f"{attempt.block.block_name} needs a governed run to perform {operation_type}"
+        )
+    try:
+        result = await attempt.host.operate(operation_type, params, key=key, compensation=compensation)
+    except ModelError as error:
+        raise BlockValidationError(block_code(error.code), error.message, effects="none") from error
+    except JournalError as error:
+        raise Halted(error.code, error.message) from error
+    output = BlockValue.of(thawed(result.output))
+    if result.ok or (operation_type == "escalate" and result.status is OperationStatus.ESCALATED):
+        return output
+    raise operation_failure(result, output)
+
+
+def operation_failure(result: OperationResult, output: BlockValue) -> OperationFailed:
+    """The block error for a failed operation."""
+    code = block_code(result.reason_code or "OP_FAILED")
+    told = next((result.evidence[key] for key in ("reason", "message", "error") if key in result.evidence), None)
+    disposition = result.evidence.get("retry_disposition")
+    text = clean_text(str(told)) if told else f"{result.type} ended with {result.reason_code}"
+    return OperationFailed(
+        code,
+        text,
+        output=output,
+        retry_disposition=disposition if disposition in ("never", "manual", "immediate", "backoff") else None,
+        details={"operation_id": result.operation_id, "operation_type": result.type},
+    )
+
+
+async def ask(
+    attempt: Attempt, prompt: str, kinds: Sequence[str], choices: Sequence[str], subject: object
+) -> BlockValue:
+    """One question through the host; the block is WAITING and its deadline paused until the answer."""
+    if not attempt.open:
+        raise Halted("runtime.canceled", "the attempt has ended")
+    if attempt.host is None:
+        raise _no_operator(attempt)
+    state, remaining = attempt.block.shared_state, _pause(attempt)
+    state.phase = BlockPhase.WAITING
+    attempt.observe("block.waiting", {"prompt": clean_text(prompt, 256)})
+    try:
+        answer = await attempt.host.wait(
+            prompt, kinds=kinds, choices=choices, subject=None if subject is None else BlockValue.of(subject)
+        )
+    finally:
+        if attempt.open:
+            state.phase = BlockPhase.BUSY
+            _resume(attempt, remaining)
+    attempt.observe("block.resumed")
+    return answer
+
+
+def _no_operator(attempt: Attempt) -> BlockError:
+    return engine_error(
+        BlockRuntimeError,
+        "runtime.no_operator",
+        f"{attempt.block.block_name} asks a question, but nobody can answer here",
+    )
+
+
+def _pause(attempt: Attempt) -> float | None:
+    timeout = attempt.deadline
+    when = None if timeout is None else timeout.when()
+    if timeout is None or when is None or timeout.expired():
+        return None
+    timeout.reschedule(None)
+    return when - _loop_time()
+
+
+def _resume(attempt: Attempt, remaining: float | None) -> None:
+    if remaining is not None and attempt.deadline is not None:
+        attempt.deadline.reschedule(_loop_time() + remaining)
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()

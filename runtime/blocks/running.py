@@ -1,0 +1,157 @@
+"""The seam between the scheduler and whoever executes one attempt (architecture §4, ruling 1).
+
+A workflow decides *which* node runs *when*; a `NodeRunner` decides *how* one attempt runs. Library use runs it in
+place (`DirectRunner`); inside a governed run the execution room puts lanes, pool slots, budget, journal and fence
+around it. Blocks reach the world only through the `AttemptHost` such a runner hands in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from runtime.blocks.effects import SideEffects
+from runtime.blocks.services import Services
+from runtime.kernel.model import OperationResult
+
+if TYPE_CHECKING:
+    from runtime.blocks.block import Block
+    from runtime.blocks.envelope import Request, Response
+    from runtime.blocks.graph_run import GraphRun
+    from runtime.blocks.values import BlockValue
+
+__all__ = ["AttemptHost", "DirectRunner", "NodeCall", "NodeOptions", "NodeRunner", "Observer", "Scope", "SideEffects"]
+
+_NOTHING: Final[Mapping[str, object]] = {}
+
+#: Receives ``(event, fields)`` synchronously; it must be quick and must not raise.
+Observer = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOptions:
+    """What a mission may say about one node beyond its block.
+
+    ``accept``: failure codes that become a result (ruling R16). ``fallback``: node run with the same input when
+    recovery failed; ``optional``: successors get NULL instead of a failure (ruling R30). ``extra`` is opaque here.
+    """
+
+    accept: tuple[str, ...] = ()
+    fallback: str | None = None
+    optional: bool = False
+    lane: str = "DataLane"
+    extra: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
+
+
+class AttemptHost(Protocol):
+    """What ``ctx`` offers inside a run. May raise `runtime.kernel.errors.Halted`."""
+
+    async def operate(
+        self,
+        operation_type: str,
+        params: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        compensation: tuple[str, str] | None = None,
+    ) -> OperationResult:
+        """Run one governed operation."""
+        ...
+
+    async def wait(
+        self, prompt: str, *, kinds: Sequence[str] = (), choices: Sequence[str] = (), subject: BlockValue | None = None
+    ) -> BlockValue:
+        """Ask a human. Raises `BlockRuntimeError` ``approval.refused`` or ``approval.missing``."""
+        ...
+
+    def emit(self, lane: str, value: BlockValue) -> None:
+        """Offer a stream item; lossy."""
+        ...
+
+    def log(self, level: str, event: str, value: object) -> None:
+        """Record a diagnostic of the running block."""
+        ...
+
+
+class Scope:
+    """What one root execution shares with everything inside it; created once per root `execute`."""
+
+    __slots__ = ("_turns", "executor", "observer", "root", "services", "workflow_id")
+
+    def __init__(
+        self,
+        *,
+        services: Services | None = None,
+        observer: Observer | None = None,
+        executor: Executor | None = None,
+        workflow_id: str = "",
+    ) -> None:
+        self.services = services or Services()
+        self.observer = observer
+        self.executor = executor  # None: the loop's default pool, which is bounded
+        self.workflow_id = workflow_id
+        self.root: GraphRun | None = None  # set by the outermost workflow; reports are built from it
+        self._turns: dict[int, asyncio.Lock] = {}
+
+    def turn(self, block: Block) -> asyncio.Lock:
+        """The queue for one block instance, which may occupy several spots of a run (blocks spec §8.2)."""
+        key = id(block.shared_state)
+        lock = self._turns.get(key)
+        if lock is None:
+            lock = self._turns[key] = asyncio.Lock()
+        return lock
+
+
+@dataclass(slots=True, kw_only=True)
+class NodeCall:
+    """One attempt the scheduler wants: which node, which block, which request.
+
+    ``block`` has the node's own timeout, policies and side-effect class applied. ``kind`` is ``node`` or
+    ``handler``.
+    """
+
+    node_name: str
+    node_path: str
+    block: Block
+    request: Request
+    options: NodeOptions
+    attempt: int = 1
+    visit: int = 1
+    tick: int = 1
+    kind: str = "node"
+    scope: Scope | None = None
+
+    async def execute(self, *, runner: NodeRunner | None = None, host: AttemptHost | None = None) -> Response:
+        """Run the attempt in place; nested workflows use ``runner`` for their own nodes."""
+        return await self.block.execute(self.request, runner=runner, host=host, scope=self.scope)
+
+
+class NodeRunner(Protocol):
+    """Executes attempts for a workflow."""
+
+    async def attempt(self, call: NodeCall) -> Response:
+        """Execute one attempt and return its response."""
+        ...
+
+    async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
+        """Undo what the failed attempt left behind, before a retry, repair, fallback, optional or accept goes on.
+
+        Returns the attempt's effective class as known from receipts, or None to use the declared one (ruling R14).
+        Raises `runtime.kernel.errors.Halted` when it could not be undone.
+        """
+        ...
+
+
+class DirectRunner:
+    """Runs attempts in place; nothing is recorded, so nothing can be undone."""
+
+    def __init__(self, host: AttemptHost | None = None) -> None:
+        self._host = host
+
+    async def attempt(self, call: NodeCall) -> Response:
+        return await call.execute(runner=self, host=self._host)
+
+    async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
+        return None

@@ -1,0 +1,157 @@
+"""One visit of one node: its attempts, numbered without gaps, each under fresh envelope ids (blocks spec §7.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from runtime.blocks.effects import SideEffects, worst
+from runtime.blocks.envelope import Request, Response, failed, span_of
+from runtime.blocks.errors import BlockInternalError, engine_error
+from runtime.blocks.execute import declared_class
+from runtime.blocks.plan import PlanNode
+from runtime.blocks.policies import RepairRegistry
+from runtime.blocks.running import NodeCall
+from runtime.blocks.sanitise import clean_text
+from runtime.kernel.clock import timestamp
+
+if TYPE_CHECKING:
+    from runtime.blocks.graph_run import GraphRun
+
+
+class Visit:
+    """State of one visit. ``template`` is the request without envelope ids; repairs replace it."""
+
+    __slots__ = (
+        "_base",
+        "_call",
+        "_effective",
+        "_graph",
+        "attempt",
+        "kind",
+        "last",
+        "node",
+        "number",
+        "path",
+        "standing_in",
+        "template",
+    )
+
+    last: Response  # of the latest attempt
+    _call: NodeCall
+
+    def __init__(
+        self, graph: GraphRun, node: PlanNode, template: Request, number: int, kind: str, *, standing_in: bool = False
+    ) -> None:
+        self._graph = graph
+        self.node = node
+        self.template = template
+        self.number = number
+        self.kind = kind
+        self.standing_in = standing_in
+        self.attempt = 0
+        self.path = graph.path_of(node.name)
+        self._effective: SideEffects | None = None
+        self._base = {
+            **graph.child_metadata,
+            "block_name": node.block.block_name,
+            "node_name": node.name,
+            "node_path": self.path,
+            "visit": number,
+        }
+
+    async def attempt_once(self) -> Response:
+        """Run the next attempt and remember its response."""
+        self.attempt += 1
+        self._effective = None
+        graph, node = self._graph, self.node
+        self._call = call = NodeCall(
+            node_name=node.name,
+            node_path=self.path,
+            block=node.block,
+            request=self._request(),
+            options=node.options,
+            attempt=self.attempt,
+            visit=self.number,
+            kind=self.kind,
+            scope=graph.scope,
+        )
+        async with graph.scope.turn(node.block):
+            try:
+                response = await graph.runner.attempt(call)
+            except Exception as error:  # noqa: BLE001 - a fault of the runner is a fault of this attempt
+                response = self._runner_fault(call, error)
+        graph.attempted(self, response)
+        self.last = response
+        return response
+
+    async def effective(self) -> SideEffects:
+        """The class of the latest failed attempt, after the runner undid what it could; asked once per attempt."""
+        if self._effective is None:
+            told = await self._graph.runner.undo(self._call, self.last)
+            self._effective = self._declared() if told is None else told
+        return self._effective
+
+    @property
+    def known_effect(self) -> SideEffects:
+        return self._effective or SideEffects.NON_IDEMPOTENT
+
+    async def fall_back(self, name: str) -> Response:
+        """Run the fallback node with this node's original input."""
+        return await self._graph.stand_in(name, self)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._graph.scope.services.clock.sleep(seconds)
+
+    @property
+    def repairs(self) -> RepairRegistry:
+        return self._graph.workflow.repairs
+
+    @property
+    def seed(self) -> str:
+        """What the randomness of a backoff depends on."""
+        return f"{self._base['run_id']}|{self.path}|{self.number}|{self.attempt}"
+
+    def observe(self, event: str, fields: Mapping[str, Any]) -> None:
+        if self._graph.scope.observer is not None:
+            base = {
+                "run_id": self._base["run_id"],
+                "node_path": self.path,
+                "attempt": self.attempt,
+                "visit": self.number,
+            }
+            self._graph.scope.observer(event, {**base, **fields})
+
+    def _request(self) -> Request:
+        services = self._graph.scope.services
+        own = services.ids.uuid()
+        metadata = {
+            **self._base,
+            "id": own,
+            "span_id": span_of(own),
+            "attempt": self.attempt,
+            "created_at": timestamp(services.clock.now()),
+        }
+        return replace(self.template, metadata=MappingProxyType(metadata))
+
+    def _declared(self) -> SideEffects:
+        stamped = self.last.metadata.get("side_effect_class")
+        if stamped is not None:
+            return SideEffects.parse(stamped)
+        return declared_class(self.node.block, self.last)
+
+    def _runner_fault(self, call: NodeCall, error: Exception) -> Response:
+        text = f"{self.node.name}: the runner failed: {type(error).__name__}: {clean_text(str(error))}"
+        internal = engine_error(
+            BlockInternalError, "runtime.internal", text, details={"error_class": type(error).__name__}
+        )
+        internal.__cause__ = error
+        return failed({**call.request.metadata, "duration_ms": 0.0}, internal, "run")
+
+
+def attempt_effect(response: Response, block_class: SideEffects) -> SideEffects:
+    """What one attempt did at worst, for judging the workflow around it."""
+    stamped = response.metadata.get("side_effect_class")
+    return block_class if stamped is None else worst(SideEffects.parse(stamped))

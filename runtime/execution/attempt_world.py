@@ -1,0 +1,184 @@
+"""The world as one block attempt may see it: governed operations, questions to a human, and nothing else.
+
+Implements `runtime.blocks.running.AttemptHost`. Operation ids follow ruling R13, so a block retry is new work under
+new keys while a resumed attempt repeats the same keys and is answered from its receipts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from runtime.blocks.effects import SideEffects
+from runtime.blocks.errors import BlockRuntimeError, BlockValidationError
+from runtime.blocks.running import NodeCall
+from runtime.blocks.values import BlockValue
+from runtime.execution.pause import PauseGate
+from runtime.execution.questions import Questions
+from runtime.kernel.errors import Halted, ModelError
+from runtime.kernel.ids import operation_id
+from runtime.kernel.model import (
+    CompensationType,
+    Effect,
+    Envelope,
+    ExecutionContext,
+    Operation,
+    OperationReceipt,
+    OperationResult,
+)
+from runtime.kernel.outcomes import block_code
+from runtime.orchestration.operations import InvalidCompensation, OperationExecutor
+
+#: step path, tick, visit, attempt
+AttemptKey = tuple[str, int, int, int]
+
+
+class Undo:
+    """What each attempt wrote, so that a failed one can be taken back before anything goes on (ruling R14)."""
+
+    def __init__(self, executor: OperationExecutor) -> None:
+        self._executor = executor
+        self._receipts: dict[AttemptKey, list[OperationReceipt]] = {}
+
+    def note(self, key: AttemptKey, result: OperationResult) -> None:
+        """Remember a receipt of a live attempt."""
+        if result.receipt is not None:
+            self._receipts.setdefault(key, []).append(result.receipt)
+
+    def forget(self, key: AttemptKey) -> None:
+        """The attempt succeeded; its receipts stay in the journal only."""
+        self._receipts.pop(key, None)
+
+    async def attempt(self, key: AttemptKey) -> SideEffects:
+        """Compensate the attempt's successful writes, last to first, and say what class remains.
+
+        Raises `Halted` ``COMP_FAILED`` when an undo could not be verified.
+        """
+        receipts = self._receipts.pop(key, [])
+        writes = [item for item in receipts if item.status == "success" and item.effect == Effect.WRITE.value]
+        for outcome in await self._executor.compensate_all(writes):
+            if not outcome.verified:
+                raise Halted(outcome.code or "COMP_FAILED", f"an effect of {key[0]} could not be undone")
+        return _class_of(receipts)
+
+
+def _class_of(receipts: Sequence[OperationReceipt]) -> SideEffects:
+    """What is left of an attempt after its writes were undone."""
+    worst = SideEffects.NONE
+    for item in receipts:
+        if item.effect != Effect.EXTERNAL.value:
+            continue
+        if item.operation_type == "llm_call":
+            worst = SideEffects.IDEMPOTENT if worst is SideEffects.NONE else worst
+        else:
+            return SideEffects.NON_IDEMPOTENT
+    return worst
+
+
+class AttemptWorld:
+    """The host side of ``ctx`` for one attempt."""
+
+    def __init__(
+        self,
+        *,
+        call: NodeCall,
+        key: AttemptKey,
+        executor: OperationExecutor,
+        context: ExecutionContext,
+        stack: tuple[Envelope, ...],
+        role: str,
+        gate: PauseGate,
+        questions: Questions,
+        undo: Undo,
+        on_output: Callable[[str, str, str], None],
+    ) -> None:
+        self._call = call
+        self._key = key
+        self._executor = executor
+        self._context = replace(context, acting_role=role)
+        self._stack = stack
+        self._gate = gate
+        self._questions = questions
+        self._undo = undo
+        self._on_output = on_output
+        self._operations = 0
+        self._asked = 0
+
+    async def operate(
+        self,
+        operation_type: str,
+        params: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        compensation: tuple[str, str] | None = None,
+    ) -> OperationResult:
+        """Run one governed operation; waits while the run is paused, and starts nothing once it is fenced."""
+        await self._gate.passed()
+        index: int | str = key if key is not None else self._operations
+        self._operations += key is None
+        operation = self._operation(operation_type, params, index, compensation)
+        try:
+            result = await self._executor.execute(
+                operation,
+                self._context,
+                self._stack,
+                fill_default=operation.compensation_type is CompensationType.NONE,
+                on_output=lambda stream, text: self._on_output(self._call.node_path, stream, text),
+            )
+        except InvalidCompensation as error:
+            raise BlockValidationError(block_code(error.code), error.message) from error
+        self._undo.note(self._key, result)
+        return result
+
+    def _operation(
+        self, operation_type: str, params: Mapping[str, Any], index: int | str, compensation: tuple[str, str] | None
+    ) -> Operation:
+        path, tick, visit, attempt = self._key
+        declared = compensation or self._declared()
+        try:
+            return Operation(
+                operation_id(path, index, tick=tick, visit=visit, attempt=attempt),
+                operation_type,
+                dict(params),
+                CompensationType(declared[0]) if declared else CompensationType.NONE,
+                declared[1] if declared else "",
+            )
+        except ModelError as error:
+            raise BlockValidationError(block_code(error.code), error.message) from error
+        except ValueError as error:
+            raise BlockValidationError("op.comp_type", f"unknown compensation type: {error}") from error
+
+    def _declared(self) -> tuple[str, str] | None:
+        kind = self._call.options.extra.get("compensation_type")
+        command = self._call.options.extra.get("compensation_command", "")
+        return (str(kind), str(command)) if kind else None
+
+    async def wait(
+        self, prompt: str, *, kinds: Sequence[str] = (), choices: Sequence[str] = (), subject: BlockValue | None = None
+    ) -> BlockValue:
+        """Ask a human and return the chosen answer as text; a MAP with ``notes`` when there are some."""
+        path, tick, visit, attempt = self._key
+        index = f"ask{self._asked}"
+        self._asked += 1
+        reply = await self._questions.ask(
+            question_id=operation_id(path, index, tick=tick, visit=visit, attempt=attempt),
+            step_id=path,
+            prompt=prompt,
+            choices=tuple(choices) or ("approved", "rejected"),
+            subject=None if subject is None else subject.to_json(),
+        )
+        if reply.resolution == "rejected":
+            note = f": {reply.notes}" if reply.notes else ""
+            raise BlockRuntimeError(
+                "approval.refused", f"{prompt!r} was rejected by {reply.by}{note}", retry_disposition="never"
+            )
+        return BlockValue.of({"choice": reply.resolution, "by": reply.by, "notes": reply.notes})
+
+    def emit(self, lane: str, value: BlockValue) -> None:
+        """Stream items reach the live view only; they are lossy (ruling R29)."""
+        self._on_output(self._call.node_path, "stdout", value.text() + "\n")
+
+    def log(self, level: str, event: str, value: object) -> None:
+        """A block's own diagnostics, for the live view."""
+        self._on_output(self._call.node_path, "stdout", f"{level} {event} {value if value is not None else ''}\n")

@@ -1,0 +1,217 @@
+"""One block attempt inside a governed run: lane, pool slot, journal, fence (architecture §3, ruling 1).
+
+The scheduler asks for attempts; this runner makes each one wait for its lane and a pool slot, records its start and
+end in the journal, lets the block reach the world only through `AttemptWorld`, and refuses its result when the run
+was fenced meanwhile. A resumed run asks the same questions again, and attempts that finished before the crash are
+answered from the journal (ruling R19); the scheduler knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from runtime.blocks.effects import SideEffects
+from runtime.blocks.envelope import Response, recorded_response
+from runtime.blocks.projection import project, restore
+from runtime.blocks.running import NodeCall
+from runtime.blocks.values import BlockValue
+from runtime.blocks.workflow import Workflow
+from runtime.egress.scopes import CancelTree, Scope, ScopeKind
+from runtime.events.envelope import Lane
+from runtime.execution.attempt_world import AttemptWorld, Undo
+from runtime.execution.pause import PauseGate
+from runtime.execution.pool import ExecutionPool, Task
+from runtime.execution.questions import Questions
+from runtime.flow.lanes import LaneItem
+from runtime.flow.loop import LaneLoop
+from runtime.kernel.errors import Halted
+from runtime.kernel.model import Envelope, ExecutionContext
+from runtime.kernel.outcomes import block_code, operation_code
+from runtime.kernel.ports import ArtifactStore
+from runtime.orchestration.journal_history import FinishedStep, History
+from runtime.orchestration.mission_journal import MissionJournal
+from runtime.orchestration.operations import OperationExecutor
+
+#: A node visit without its own timeout ends after this many seconds (ruling R32).
+NODE_SECONDS: Final = 1800.0
+
+OnOutput = Callable[[str, str, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnServices:
+    """Everything one turn's attempts share. ``on_output`` takes step id, stream and text."""
+
+    journal: MissionJournal
+    executor: OperationExecutor
+    context: ExecutionContext
+    stack: tuple[Envelope, ...]
+    scopes: CancelTree
+    scope: Scope
+    gate: PauseGate
+    loop: LaneLoop
+    pool: ExecutionPool
+    questions: Questions
+    artifacts: ArtifactStore
+    history: History | None
+    on_output: OnOutput
+
+
+class TurnRunner:
+    """The node runner of one turn; implements `runtime.blocks.running.NodeRunner`."""
+
+    def __init__(self, services: TurnServices) -> None:
+        self._services = services
+        self._undo = Undo(services.executor)
+
+    async def attempt(self, call: NodeCall) -> Response:
+        """Answer from the journal, or wait for lane and slot and execute."""
+        if isinstance(call.block, Workflow):
+            return await self._recorded(call, call.execute(runner=self))
+        known = self._finished(call)
+        if known is not None:
+            return await self._answer(call, known)
+        services = self._services
+        await services.gate.passed()
+        item = LaneItem(
+            event_id=f"{call.node_path}/{call.tick}.{call.visit}.{call.attempt}", lane=Lane(call.options.lane)
+        )
+        async with services.loop.slot(item):
+            await services.gate.passed()
+            return await services.pool.submit(Task(id=call.node_path, run=lambda: self._execute(call), wait=True))
+
+    async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
+        """Compensate what the failed attempt wrote; its effective class comes from its receipts (ruling R14)."""
+        return await self._undo.attempt(_key(call))
+
+    # -- a fresh attempt ----------------------------------------------------------------------------------------
+
+    async def _execute(self, call: NodeCall) -> Response:
+        services = self._services
+        scope = services.scopes.open(ScopeKind.NODE, f"{services.scope.id}/{_label(call)}", parent=services.scope)
+        world = AttemptWorld(
+            call=call,
+            key=_key(call),
+            executor=services.executor,
+            context=services.context.for_step(call.node_path),
+            stack=_stack(call, services.stack),
+            role=_role(call, services.context.acting_role),
+            gate=services.gate,
+            questions=services.questions,
+            undo=self._undo,
+            on_output=services.on_output,
+        )
+        try:
+            return await self._recorded(call, call.execute(runner=self, host=world))
+        finally:
+            scope.close()
+
+    async def _recorded(self, call: NodeCall, work: Awaitable[Response]) -> Response:
+        """Journal the start and the end of an attempt around ``work``; a fenced result is never accepted."""
+        self._start(call)
+        try:
+            response = await work
+            self._services.scope.check()
+        except (Halted, asyncio.CancelledError):
+            self._finish(call, "cancelled", {}, None, "the run was stopped")
+            raise
+        self._record_end(call, response)
+        return response
+
+    def _start(self, call: NodeCall) -> None:
+        journal = self._services.journal
+        if journal.open_step(call.node_path, tick=call.tick, visit=call.visit, attempt=call.attempt) is not None:
+            return  # the attempt a crash interrupted goes on under the start it has
+        journal.record_step(
+            call.node_path,
+            operation_type=_step_type(call),
+            name=call.node_name,
+            inputs=self._projected("value", call.request.payload),
+            attempt=call.attempt,
+            visit=call.visit,
+            tick=call.tick,
+        )
+
+    def _record_end(self, call: NodeCall, response: Response) -> None:
+        if response.success:
+            self._finish(call, "completed", self._projected("value", response.data), None, None)
+        elif response.skipped:
+            self._finish(call, "skipped", {}, response.code, response.message)
+        else:
+            outputs = {} if response.output.is_null else self._projected("output", response.output)
+            self._finish(call, "failed", outputs, response.code, response.message)
+
+    def _finish(
+        self, call: NodeCall, status: str, outputs: Mapping[str, Any], code: str | None, message: str | None
+    ) -> None:
+        self._services.journal.complete_step(
+            call.node_path,
+            status,
+            outputs=outputs,
+            error_message=message,
+            code=code,
+            accepted=status == "failed" and _accepts(call.options.accept, code),
+            attempt=call.attempt,
+            visit=call.visit,
+            tick=call.tick,
+        )
+
+    def _projected(self, name: str, value: BlockValue) -> dict[str, Any]:
+        projected, bodies = project(value)
+        for body in bodies:
+            self._services.artifacts.put(body)
+        return {name: projected}
+
+    # -- an attempt that finished before a crash ----------------------------------------------------------------
+
+    def _finished(self, call: NodeCall) -> FinishedStep | None:
+        history = self._services.history
+        if history is None:
+            return None
+        found = history.finished(call.node_path, tick=call.tick, visit=call.visit, attempt=call.attempt)
+        # A cancelled attempt did not end by itself; it runs again.
+        return found if found is not None and found.record.status != "cancelled" else None
+
+    async def _answer(self, call: NodeCall, known: FinishedStep) -> Response:
+        outputs = known.record.outputs
+        if known.code is None:
+            return recorded_response(call.request, value=await self._restored(outputs.get("value")))
+        output = await self._restored(outputs["output"]) if "output" in outputs else None
+        return recorded_response(call.request, code=known.code, message=known.record.error_message or "", output=output)
+
+    async def _restored(self, projected: Any) -> BlockValue:
+        return await restore(projected, self._services.artifacts.get)
+
+
+def _key(call: NodeCall) -> tuple[str, int, int, int]:
+    return (call.node_path, call.tick, call.visit, call.attempt)
+
+
+def _label(call: NodeCall) -> str:
+    return f"{call.node_path}~{call.tick}.{call.visit}.{call.attempt}"
+
+
+def _step_type(call: NodeCall) -> str:
+    """The block's type id; ``mission`` for a composite and ``human`` for an approval (ruling R3)."""
+    if isinstance(call.block, Workflow):
+        return "mission"
+    type_id = call.block.spec.type_id
+    return "human" if type_id == "approval" else type_id
+
+
+def _accepts(accept: Sequence[str], code: str | None) -> bool:
+    return code is not None and (code in accept or block_code(operation_code(code)) in accept)
+
+
+def _stack(call: NodeCall, stack: tuple[Envelope, ...]) -> tuple[Envelope, ...]:
+    """The mission's envelopes and the block's own, which can only narrow."""
+    own = call.options.extra.get("envelope")
+    return (*stack, own) if isinstance(own, Envelope) else stack
+
+
+def _role(call: NodeCall, default: str) -> str:
+    role = call.options.extra.get("acting_role")
+    return role if isinstance(role, str) else default

@@ -1,0 +1,159 @@
+"""Asking a human: blocking escalations of one run, journalled when asked and when answered (ruling R8).
+
+A question is bound to the digest of its subject. After a crash an answer with the same digest is reused; a different
+subject is asked again. A run without a human ends here with ``approval.missing`` instead of waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from runtime.blocks.errors import BlockRuntimeError
+from runtime.events.facts import Escalation
+from runtime.kernel.canonical import digest
+from runtime.kernel.clock import Clock, timestamp
+from runtime.kernel.errors import Refused
+
+MAX_OPEN: Final = 256  # questions of one run waiting at once; a run that asks more is refused
+
+
+class Journal(Protocol):
+    """The part of the mission journal questions write to."""
+
+    def append(self, kind: str, /, **members: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What the human said."""
+
+    resolution: str
+    by: str
+    notes: str
+
+
+class Questions:
+    """The open questions of one run. ``changed`` is told of every question asked and answered."""
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        journal: Journal,
+        clock: Clock,
+        unattended: bool,
+        answered: Mapping[str, Reply],
+        changed: Callable[[Escalation], None],
+    ) -> None:
+        self._run_id = run_id
+        self._journal = journal
+        self._clock = clock
+        self._unattended = unattended
+        self._answered = dict(answered)
+        self._changed = changed
+        self._open: dict[str, tuple[Escalation, asyncio.Future[Reply]]] = {}
+
+    @property
+    def open(self) -> tuple[Escalation, ...]:
+        return tuple(item for item, _ in self._open.values())
+
+    async def ask(
+        self,
+        *,
+        question_id: str,
+        step_id: str,
+        prompt: str,
+        choices: Sequence[str],
+        subject: Any,
+        severity: str = "info",
+    ) -> Reply:
+        """Ask and wait without limit; cancelled with the attempt that asks.
+
+        Raises `BlockRuntimeError` ``approval.missing`` when nobody can answer.
+        """
+        subject_digest = digest({"schema": "question/1", "step": step_id, "prompt": prompt, "subject": subject})
+        known = self._answered.get(subject_digest)
+        if known is not None:
+            return known
+        if self._unattended:
+            raise BlockRuntimeError(
+                "approval.missing",
+                f"{step_id} asks a human: {prompt!r}, and this run has none; answer it from a terminal or the console",
+                retry_disposition="never",
+            )
+        if len(self._open) >= MAX_OPEN:
+            raise BlockRuntimeError(
+                "approval.missing", f"more than {MAX_OPEN} questions are open", retry_disposition="never"
+            )
+        escalation = Escalation(
+            escalation_id=f"{self._run_id}/{question_id}",
+            run_id=self._run_id,
+            step_id=step_id,
+            reason=prompt,
+            severity=severity,
+            blocking=True,
+            choices=tuple(choices),
+            subject_digest=subject_digest,
+            created_at=timestamp(self._clock.now()),
+        )
+        return await self._wait(escalation)
+
+    async def _wait(self, escalation: Escalation) -> Reply:
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._open[escalation.escalation_id] = (escalation, future)
+        self._journal.append(
+            "escalation",
+            phase="asked",
+            escalation_id=escalation.escalation_id,
+            step_id=escalation.step_id,
+            reason=escalation.reason,
+            severity=escalation.severity,
+            blocking=True,
+            choices=list(escalation.choices),
+            subject_digest=escalation.subject_digest,
+        )
+        self._changed(escalation)
+        try:
+            return await future
+        finally:
+            if self._open.pop(escalation.escalation_id, None) is not None and not future.done():
+                self._withdraw(escalation)
+
+    def _withdraw(self, escalation: Escalation) -> None:
+        """The attempt that asked is gone: the inbox must not show its question any longer."""
+        self._changed(_resolved(escalation, "withdrawn", "runtime", "", self._clock))
+
+    async def answer(self, escalation_id: str, *, resolution: str, by: str, notes: str) -> None:
+        """Record an answer durably, then let the asker continue.
+
+        Raises `Refused`: ``APPROVAL_UNKNOWN`` when it is not open, ``APPROVAL_CHOICE`` for an answer not offered.
+        """
+        found = self._open.get(escalation_id)
+        if found is None:
+            raise Refused("APPROVAL_UNKNOWN", f"question {escalation_id} is not open", hint="it may have been answered")
+        escalation, future = found
+        if resolution not in escalation.choices:
+            offered = ", ".join(escalation.choices)
+            raise Refused("APPROVAL_CHOICE", f"{resolution!r} is not an answer to this question; choose from {offered}")
+        appended = self._journal.append(
+            "escalation",
+            phase="answered",
+            escalation_id=escalation_id,
+            subject_digest=escalation.subject_digest,
+            resolution=resolution,
+            resolved_by=by,
+            notes=notes,
+        )
+        reply = Reply(resolution=resolution, by=by, notes=notes)
+        self._answered[escalation.subject_digest] = reply
+        self._changed(_resolved(escalation, resolution, by, notes, self._clock))
+        await appended.durable
+        if not future.done():
+            future.set_result(reply)
+
+
+def _resolved(item: Escalation, resolution: str, by: str, notes: str, clock: Clock) -> Escalation:
+    return replace(item, resolved_at=timestamp(clock.now()), resolution=resolution, resolved_by=by, notes=notes)

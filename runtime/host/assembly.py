@@ -1,0 +1,286 @@
+"""Putting one run together: which piece gets which port (architecture §3). No decisions, only wiring."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from runtime.blocks.workflow import Workflow
+from runtime.egress.scopes import CancelTree, Scope, ScopeKind
+from runtime.events.envelope import ControlSignal
+from runtime.execution.node_runner import TurnRunner, TurnServices
+from runtime.execution.pause import PauseGate
+from runtime.execution.pool import ExecutionPool
+from runtime.execution.questions import Questions, Reply
+from runtime.flow.lanes import LaneQueues
+from runtime.flow.loop import LaneLoop
+from runtime.governance.envelope_enforcer import EnvelopeEnforcer
+from runtime.governance.sandbox import Sandbox
+from runtime.governance.sandbox_limits import Limits as SandboxLimits
+from runtime.governance.self_mod_protection import SelfModProtector
+from runtime.host.hooks import Hooks
+from runtime.host.prepared import Prepared
+from runtime.kernel.canonical import parse_strict
+from runtime.kernel.clock import Clock
+from runtime.kernel.ids import IdSource
+from runtime.kernel.model import MICROS
+from runtime.kernel.ports import ArtifactStore, ModelProvider
+from runtime.missions.build import build_workflow
+from runtime.missions.loader import Mission
+from runtime.missions.model import LimitsSpec
+from runtime.missions.yaml_reader import read
+from runtime.orchestration.budget import Ledger, Limits
+from runtime.orchestration.gate import WorkGate
+from runtime.orchestration.handlers.registry import build
+from runtime.orchestration.handlers.settings import HandlerSettings, ModelSettings
+from runtime.orchestration.operation_table import OperationTable
+from runtime.orchestration.operations import OperationExecutor
+from runtime.orchestration.tree_probe import TreeProbe
+from runtime.orchestration.workspace import WorkspaceKind
+from runtime.providers.adapters.scripted import ScriptedProvider
+from runtime.providers.registry import build_provider
+from runtime.turns.timer import ActiveTimer
+
+#: Ruling R32: a turn's active time when the mission gives none, in seconds.
+TURN_SECONDS: Final = 3600.0
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all runs of this process share."""
+
+    clock: Clock
+    ids: IdSource
+    pool: ExecutionPool
+    scopes: CancelTree
+    session_scope: Scope
+    artifacts: ArtifactStore
+    sandbox: Sandbox
+    environ: Mapping[str, str]
+    scratch: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The moving parts of one run."""
+
+    scope: Scope
+    gate: PauseGate
+    loop: LaneLoop
+    pool: ExecutionPool
+    timer: ActiveTimer
+    questions: Questions
+    workflow: Workflow
+    runner: TurnRunner
+    executor: OperationExecutor
+
+
+async def assemble(prepared: Prepared, shared: Shared, hooks: Hooks) -> Parts:
+    """Wire one run. Raises `Refused` for a provider or command the mission declares wrongly."""
+    spec = prepared.mission.spec
+    scope = shared.scopes.open(ScopeKind.TURN, prepared.run_id, shared.session_scope)
+    gate = PauseGate(scope)
+    timer = ActiveTimer(shared.clock, limit_seconds=spec.budgets.time or TURN_SECONDS, spent=prepared.spent_seconds)
+    questions = Questions(
+        run_id=prepared.run_id,
+        journal=prepared.journal,
+        clock=shared.clock,
+        unattended=prepared.unattended,
+        answered=_answers(prepared),
+        changed=hooks.question,
+    )
+    executor = await _executor(prepared, shared, scope, timer)
+    loop = _lane_loop(prepared, shared, hooks)
+    runner = TurnRunner(
+        TurnServices(
+            journal=prepared.journal,
+            executor=executor,
+            context=prepared.context,
+            stack=prepared.stack,
+            scopes=shared.scopes,
+            scope=scope,
+            gate=gate,
+            loop=loop,
+            pool=shared.pool,
+            questions=questions,
+            artifacts=shared.artifacts,
+            history=prepared.history,
+            on_output=hooks.output,
+        )
+    )
+    return Parts(
+        scope=scope,
+        gate=gate,
+        loop=loop,
+        pool=shared.pool,
+        timer=timer,
+        questions=questions,
+        workflow=build_workflow(prepared.mission, prepared.inputs),
+        runner=runner,
+        executor=executor,
+    )
+
+
+def _lane_loop(prepared: Prepared, shared: Shared, hooks: Hooks) -> LaneLoop:
+    plan = prepared.plan
+    queues = LaneQueues(
+        prepared.emitter, turn_id=prepared.run_id, limits=plan.lane_limits(), edge_prefix=plan.edge_prefix
+    )
+
+    def journal_signals(signals: Sequence[ControlSignal]) -> None:
+        prepared.journal.append("signal", signals=[item.record() for item in signals])
+
+    loop = LaneLoop(
+        queues,
+        slots=prepared.mission.spec.max_parallel,
+        room=lambda: shared.pool.has_free_worker,
+        on_signals=journal_signals,
+        on_change=hooks.gauges,
+    )
+    hooks.closing.append(shared.pool.on_release(loop.wake))
+    return loop
+
+
+async def _executor(prepared: Prepared, shared: Shared, scope: Scope, timer: ActiveTimer) -> OperationExecutor:
+    workspace, mission = prepared.workspace, prepared.mission
+    root = workspace.root
+    protector = SelfModProtector(root)
+    envelope = mission.spec.envelope
+    declared = mission.spec.sandbox
+    sandbox = shared.sandbox.under(declared.confinement, _limits(declared.limits))
+    probe = TreeProbe(
+        None if workspace.kind is WorkspaceKind.NONE else root, prepared.git, writable=writable_roots(mission)
+    )
+    provider = _provider(mission, shared)
+    if isinstance(provider, ScriptedProvider) and prepared.history is not None:
+        await _restore(provider, prepared, shared.artifacts)
+    settings = HandlerSettings(
+        root=root,
+        runner=sandbox,
+        scratch_root=shared.scratch,
+        git=prepared.git,
+        python=mission.spec.commands.python,
+        commands={name: _command(command) for name, command in mission.spec.commands.templates.items()},
+        models=ModelSettings(
+            provider=provider,
+            free=isinstance(provider, ScriptedProvider),
+            unpriced=mission.spec.budgets.unpriced == "allow",
+            prompts=mission.prompts,
+            schemas=mission.schemas,
+        ),
+        sandbox_env={name: shared.environ[name] for name in mission.spec.sandbox.secrets if name in shared.environ},
+        sandbox_scratch=mission.spec.sandbox.scratch,
+        network=bool(mission.spec.sandbox.hosts),
+    )
+
+    def guard() -> None:
+        scope.check()
+        prepared.control.check()
+
+    return OperationExecutor(
+        journal=prepared.journal,
+        handlers=build(settings),
+        enforcer=EnvelopeEnforcer(root, protector=protector, write_paths=envelope.write_paths),
+        protector=protector,
+        workspace=probe,
+        artifacts=shared.artifacts,
+        clock=shared.clock,
+        ids=shared.ids,
+        budget=_ledger(prepared),
+        gate=WorkGate(),
+        guard=guard,
+        context=prepared.context,
+        base_stack=prepared.stack,
+        table=_table(prepared),
+        remaining_seconds=lambda: timer.remaining if timer.remaining is not None else float("inf"),
+        baseline=prepared.baseline,
+    )
+
+
+def _ledger(prepared: Prepared) -> Ledger:
+    budgets, micros = prepared.mission.spec.budgets, prepared.mission.envelope.max_budget_micros
+    if budgets.usd is not None:
+        micros = min(micros, int(budgets.usd * MICROS))
+    limits = Limits(micros=micros, tokens=budgets.tokens, calls=budgets.calls)
+    ledger = Ledger(limits)
+    ledger.replay(prepared.past)
+    return ledger
+
+
+def _table(prepared: Prepared) -> OperationTable:
+    return OperationTable(prepared.past)
+
+
+def _answers(prepared: Prepared) -> dict[str, Reply]:
+    """Answers given before a crash, by subject (ruling R8)."""
+    return {
+        str(entry["subject_digest"]): Reply(
+            resolution=str(entry["resolution"]), by=str(entry["resolved_by"]), notes=str(entry.get("notes") or "")
+        )
+        for entry in prepared.past
+        if entry["kind"] == "escalation" and entry["phase"] == "answered" and "subject_digest" in entry
+    }
+
+
+def _provider(mission: Mission, shared: Shared) -> ModelProvider | None:
+    declared = mission.spec.provider
+    if declared is None:
+        return None
+    if declared.openai is not None:
+        return build_provider({"openai": declared.openai.model_dump()}, environ=shared.environ, clock=shared.clock)
+    assert mission.answers is not None, "the loader attached the file"
+    document = read(mission.answers.read_bytes(), mission.answers)
+    document.report.raise_if_failed()
+    return build_provider({"scripted": document.data}, environ=shared.environ, clock=shared.clock)
+
+
+async def _restore(provider: ScriptedProvider, prepared: Prepared, artifacts: ArtifactStore) -> None:
+    """Go on after the answers that were used: those of calls that have a successful receipt."""
+    used: dict[str, int] = {}
+    for entry in prepared.past:
+        receipt = entry.get("receipt")
+        if receipt is None or receipt["operation_type"] != "llm_call" or receipt["status"] != "success":
+            continue
+        body = await artifacts.get(receipt["params_hash"])
+        params: Mapping[str, Any] = parse_strict(body) if body is not None else {}
+        role = str(params.get("role") or prepared.context.acting_role)
+        used[role] = used.get(role, 0) + 1
+    for role, count in used.items():
+        provider.restore(role, count)
+
+
+def _limits(declared: LimitsSpec) -> SandboxLimits:
+    """The mission's limits in bytes; what it leaves open keeps the sandbox's own number."""
+    given = {
+        "memory_bytes": None if declared.memory_mb is None else declared.memory_mb * MIB,
+        "file_bytes": None if declared.file_mb is None else declared.file_mb * MIB,
+        "processes": declared.processes,
+        "open_files": declared.open_files,
+    }
+    return SandboxLimits(**{name: value for name, value in given.items() if value is not None})
+
+
+def _command(command: Any) -> dict[str, Any]:
+    return {key: value for key, value in command.model_dump(mode="json").items() if value is not None}
+
+
+def writable_roots(mission: Mission) -> tuple[str, ...]:
+    """The literal folders the envelope lets operations touch: what is watched where there is no git (ruling R47)."""
+    roots = set()
+    for pattern in mission.envelope.allowed_paths:
+        literal = []
+        for segment in pattern.split("/")[:-1]:
+            if any(mark in segment for mark in "*?["):
+                break
+            literal.append(segment)
+        roots.add("/".join(literal))
+    return tuple(sorted(roots)) if "" not in roots else ("",)
+
+
+def environment() -> Mapping[str, str]:
+    """The operator's environment, taken once when the host opens; only names a mission declares ever leave it."""
+    return dict(os.environ)

@@ -1,0 +1,333 @@
+"""One run while it is alive: its workflow, its lanes, its fence, and how it ends (architecture §3, rulings R24–R27).
+
+Whatever may end a run becomes a trigger; cancel, time and the kill switch also fence the turn's scope in the same
+step. When the workflow has returned, or was cut short, the strongest trigger decides. From then on the order is
+fixed: everything is killed, what was done is undone, the evidence and the end are made durable, and only then is
+the end shown. A store that stops accepting changes leaves a run without an end: it is resumable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from runtime.blocks.envelope import Request, Response
+from runtime.blocks.running import Scope as BlockScope
+from runtime.blocks.services import Services
+from runtime.blocks.values import BlockValue
+from runtime.events.envelope import Role
+from runtime.events.facts import Escalation, LanesChanged, OutputDelta, RunSummary, StreamEvent
+from runtime.host.assembly import Parts
+from runtime.host.prepared import Prepared
+from runtime.host.settlement import Settlement
+from runtime.kernel.clock import Clock
+from runtime.kernel.errors import Halted, JournalError, QuarterdeckError, StorageError
+from runtime.kernel.ids import IdSource
+from runtime.kernel.outcomes import RunStatus
+from runtime.missions.build import run_outputs
+from runtime.turns import arbiter
+from runtime.turns.arbiter import Terminal, Trigger
+
+#: Operations spec §10.2: the stop file is looked for at least this often, in seconds.
+KILL_SWITCH_POLL: Final = 0.5
+#: Gauges are published at most this often, in seconds.
+_GAUGE_SECONDS: Final = 0.1
+#: Actors whose stops are entries of their own; the runtime's own triggers are signals only.
+_RUNTIME: Final = "runtime"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPorts:
+    """What the host lends a run: ``publish`` shows an event, ``changed`` and ``asked`` also store what they are told."""
+
+    clock: Clock
+    ids: IdSource
+    publish: Callable[[StreamEvent], None]
+    changed: Callable[[RunSummary], None]
+    asked: Callable[[Escalation], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stop:
+    """Why the run was cut short. ``undo`` false keeps what was done; ``leave`` ends the process, not the run."""
+
+    verb: str
+    actor: str
+    reason: str
+    trigger: Trigger
+    undo: bool = True
+    leave: bool = False
+
+
+class LiveRun:
+    """A run this process works on. `start` it once; `done` gives its last summary."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        parts: Parts,
+        settlement: Settlement,
+        ports: RunPorts,
+        *,
+        closing: Callable[[], None],
+    ) -> None:
+        self.prepared = prepared
+        self.parts = parts
+        self.summary = prepared.summary
+        self._settlement = settlement
+        self._ports = ports
+        self._closing = closing
+        self._stop: _Stop | None = None
+        self._work: asyncio.Task[Response] | None = None
+        self._main: asyncio.Task[RunSummary] | None = None
+        self._last_gauges = -_GAUGE_SECONDS
+        parts.scope.on_fence(self._fenced)
+
+    @property
+    def run_id(self) -> str:
+        return self.summary.run_id
+
+    def start(self) -> None:
+        """Begin. The task belongs to this object."""
+        self._main = asyncio.create_task(self._live(), name=f"run-{self.run_id[:8]}")
+
+    async def done(self) -> RunSummary:
+        """The summary at the end; a waiter may be cancelled without touching the run."""
+        assert self._main is not None, "start comes first"
+        return await asyncio.shield(self._main)
+
+    # -- intents ------------------------------------------------------------------------------------------------
+
+    def cancel(self, *, reason: str, actor: str) -> bool:
+        """Fence now; kill and undo follow. False when the run is stopping already."""
+        return self._stop_with(_Stop(verb="cancel", actor=actor, reason=reason, trigger=arbiter.cancelled()))
+
+    def terminate(self, *, reason: str, actor: str) -> bool:
+        """Fence and kill, and leave what was done."""
+        stop = _Stop(verb="terminate", actor=actor, reason=reason, trigger=arbiter.cancelled(), undo=False)
+        return self._stop_with(stop)
+
+    def leave(self) -> bool:
+        """Stop without an end, because this process goes: the run stays resumable (ruling R35)."""
+        trigger = arbiter.cancelled("session_end")
+        return self._stop_with(
+            _Stop(verb="leave", actor=_RUNTIME, reason="session_end", trigger=trigger, undo=False, leave=True)
+        )
+
+    def pause(self, *, reason: str, actor: str) -> bool:
+        """Start nothing more until resumed; what runs finishes. False when it is paused or stopping."""
+        if self._stop is not None or not self.parts.gate.pause():
+            return False
+        self.parts.timer.hold("paused")
+        self.prepared.session.pause(self.run_id)
+        self._operator("pause", actor, reason)
+        self._show(status=RunStatus.PAUSED)
+        return True
+
+    def resume(self, *, reason: str, actor: str) -> bool:
+        """Let a paused run go on. False when it is not paused."""
+        if not self.parts.gate.resume():
+            return False
+        self.parts.timer.release("paused")
+        self.prepared.session.resume(self.run_id)
+        self._operator("resume", actor, reason)
+        self._show(status=self._going())
+        return True
+
+    def questions_changed(self) -> None:
+        """Time stands still while the run solely waits for a human (ruling R27)."""
+        if self._stop is not None:
+            return
+        waiting = len(self.parts.questions.open)
+        solely = waiting > 0 and self.parts.loop.running <= waiting
+        (self.parts.timer.hold if solely else self.parts.timer.release)("human")
+        if not self.parts.gate.paused:
+            self._show(status=self._going())
+
+    def _going(self) -> RunStatus:
+        return RunStatus.WAITING if self.parts.questions.open else RunStatus.RUNNING
+
+    def _stop_with(self, stop: _Stop) -> bool:
+        if self._stop is not None or self.parts.scope.fenced or self.parts.scope.closed:
+            return False
+        self._stop = stop
+        return self.parts.scope.fence(stop.trigger.reason or "operator_cancel", actor=stop.actor)
+
+    def _fenced(self) -> None:
+        """The same synchronous step as the fence: record it, show it, cut the work short (ruling R26)."""
+        stop, fence = self._stop, self.parts.scope.fence_in_force
+        if stop is None:
+            reason, actor = (fence.reason, fence.actor) if fence is not None else ("session_end", _RUNTIME)
+            stop = self._stop = _Stop(verb="cancel", actor=actor, reason=reason, trigger=arbiter.cancelled(reason))
+        if not stop.leave:
+            self._record_stop(stop)
+            self._show(status=RunStatus.STOPPING)
+        if self._work is not None:
+            self._work.cancel()
+
+    def _record_stop(self, stop: _Stop) -> None:
+        try:
+            signal = self.prepared.emitter.signal(
+                "cancel", Role.CANCEL, turn_id=self.run_id, scope="turn", reason=stop.trigger.reason
+            )
+            self.prepared.journal.append("signal", signals=[signal.record()])
+            if stop.actor != _RUNTIME:
+                self._operator(stop.verb, stop.actor, stop.reason)
+        except (JournalError, StorageError) as error:
+            # A fence never waits for the disk (ruling R25); that the disk refused is what ends the run then.
+            self._settlement.refused(error)
+
+    def _operator(self, action: str, actor: str, reason: str) -> None:
+        self.prepared.journal.append("operator_action", action=action, actor=actor, reason=reason, target=self.run_id)
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def _live(self) -> RunSummary:
+        lanes = asyncio.create_task(self.parts.loop.run(), name=f"lanes-{self.run_id[:8]}")
+        watch = asyncio.create_task(self._watch(), name=f"watch-{self.run_id[:8]}")
+        scope = BlockScope(services=Services(clock=self._ports.clock, ids=self._ports.ids))
+        try:
+            return await self._to_the_end(scope)
+        except (JournalError, StorageError) as error:
+            return self._lost(error)
+        finally:
+            watch.cancel()
+            self.parts.loop.close()
+            await asyncio.wait({watch, lanes})
+            self.parts.scope.close()
+            self._closing()
+            self.prepared.control.release()
+
+    async def _to_the_end(self, scope: BlockScope) -> RunSummary:
+        triggers = [await self._work_through(scope)]
+        if self._stop is not None:
+            triggers.append(self._stop.trigger)
+            if self._stop.leave:
+                return self._show(resumable=True)
+        terminal = arbiter.choose(triggers)
+        assert terminal is not None, "there is always the work's own trigger"
+        if self._undoes(terminal):
+            terminal = await self._settlement.undo(terminal)
+        outputs = self._outputs(scope) if terminal.ending.status is RunStatus.SUCCEEDED else None
+        final = replace(self._figures(), outputs=outputs)
+        self.summary = await self._settlement.close(terminal, final, self.parts.loop.queues.flush())
+        return self.summary
+
+    async def _work_through(self, scope: BlockScope) -> Trigger:
+        """Repair what a crash left, run the workflow, and say what that amounts to."""
+        try:
+            if self.prepared.history is not None:
+                await self._settlement.repair()
+            return _trigger_of(await self._execute(scope))
+        except Halted as halted:
+            return replace(arbiter.node_failed(halted.code), reason=halted.message)
+        except asyncio.CancelledError:
+            if self._stop is None:
+                raise  # the event loop is going down under us
+            return self._stop.trigger
+        except (JournalError, StorageError):
+            raise
+        except QuarterdeckError as error:
+            return replace(arbiter.node_failed(error.code), reason=error.message)
+
+    async def _execute(self, scope: BlockScope) -> Response:
+        self.parts.scope.check()
+        metadata = {"run_id": self.run_id, "trace_id": self.run_id.replace("-", "")}
+        request = Request(payload=BlockValue.of(dict(self.prepared.inputs)), metadata=metadata)
+        work = self.parts.workflow.execute(request, runner=self.parts.runner, scope=scope)
+        self._work = asyncio.create_task(work, name=f"work-{self.run_id[:8]}")
+        try:
+            return await self._work
+        finally:
+            self._work.cancel()
+            await asyncio.wait({self._work})
+
+    def _undoes(self, terminal: Terminal) -> bool:
+        if terminal.commits or (self._stop is not None and not self._stop.undo):
+            return False
+        return self.prepared.mission.spec.on_failure == "compensate"
+
+    def _outputs(self, scope: BlockScope) -> Mapping[str, Any]:
+        ledger = scope.root.ledger.view if scope.root is not None else {}
+        produced = {name: value for name, value in ledger.items() if not name.startswith("$")}
+        return run_outputs(self.prepared.mission, self.prepared.inputs, produced)
+
+    def _lost(self, error: QuarterdeckError) -> RunSummary:
+        """The store does not hold the end, so there is none: shown as resumable, from memory (ruling R25)."""
+        self.summary = replace(self._figures(), resumable=True, code=error.code, message=error.message)
+        self._ports.changed(self.summary)
+        return self.summary
+
+    # -- watching -----------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Time and the kill switch: two more triggers of the same fence."""
+        exhausted = asyncio.create_task(self.parts.timer.wait_exhausted())
+        try:
+            while not self.parts.scope.fenced:
+                await asyncio.wait({exhausted}, timeout=KILL_SWITCH_POLL)
+                if exhausted.done():
+                    self._trip(arbiter.budget_exhausted(by_time=True))
+                elif await asyncio.to_thread(self.prepared.control.kill_switch_set):
+                    self._trip(arbiter.cancelled("kill_switch"))
+                self.show_gauges()
+        finally:
+            exhausted.cancel()
+            await asyncio.wait({exhausted})
+
+    def _trip(self, trigger: Trigger) -> None:
+        self._stop_with(_Stop(verb="cancel", actor=_RUNTIME, reason=trigger.reason, trigger=trigger))
+
+    # -- showing ------------------------------------------------------------------------------------------------
+
+    def output(self, step_id: str, stream: str, text: str) -> None:
+        """A piece of live output; nothing of a fenced run is shown."""
+        if not self.parts.scope.fenced:
+            self._ports.publish(OutputDelta(run_id=self.run_id, step_id=step_id, stream=stream, text=text))
+
+    def entered(self, entry: Mapping[str, Any]) -> None:
+        """An entry joined the journal: keep the summary's figures in step."""
+        kind = entry["kind"]
+        figures: dict[str, Any] = {"entries": entry["seq"] + 1, "head_hash": entry["entry_hash"]}
+        if kind == "operation_denied":
+            figures["violations"] = self.summary.violations + 1
+        elif kind == "step_finished" and (entry["status"] in ("completed", "skipped") or entry.get("accepted")):
+            figures["steps_done"] = self.summary.steps_done + 1
+        self.summary = replace(self.summary, **figures)
+        if kind in ("step_started", "step_finished", "operation_denied"):
+            self._show()
+            self.show_gauges()
+
+    def show_gauges(self) -> None:
+        """Publish lane and pool gauges, at most ten times a second."""
+        now = self._ports.clock.monotonic()
+        if now - self._last_gauges < _GAUGE_SECONDS:
+            return
+        self._last_gauges = now
+        stats = self.parts.pool.stats()
+        self._ports.publish(
+            LanesChanged(
+                run_id=self.run_id,
+                lanes=self.parts.loop.queues.states(),
+                pool_running=stats.in_flight,
+                pool_slots=stats.workers,
+            )
+        )
+
+    def _figures(self) -> RunSummary:
+        return replace(self.summary, duration_ms=int(self.parts.timer.elapsed * 1000))
+
+    def _show(self, **changes: Any) -> RunSummary:
+        self.summary = replace(self._figures(), **changes)
+        self._ports.changed(self.summary)
+        return self.summary
+
+
+def _trigger_of(response: Response) -> Trigger:
+    if response.success:
+        return arbiter.succeeded()
+    if response.skipped:
+        return replace(arbiter.succeeded(skipped=True), code=response.code, reason=response.message)
+    return replace(arbiter.node_failed(response.code), reason=response.message)

@@ -1,0 +1,209 @@
+"""Looking at a store somebody else holds, and asking its holder to act.
+
+An `Observer` reads the database and polls for what is new; its control intents say who holds the store. A
+`RemoteDeck` is an observer that may also write, by sending each intent to the holder's control socket (ruling R35).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from runtime.events.facts import Holder, HolderChanged, InboxChanged, RunChanged, RunSummary
+from runtime.host.api import Ack, Answer, Launch
+from runtime.host.control import ControlClient
+from runtime.host.reads import StoreReads
+from runtime.host.stream import EventHub, Feed
+from runtime.kernel.clock import Clock
+from runtime.kernel.errors import QuarterdeckError, Refused, StorageError
+from runtime.kernel.outcomes import RunStatus
+from runtime.storage.layout import StateDir
+from runtime.storage.store import Store
+
+POLL_SECONDS: Final = 0.25
+_WATCHED_RUNS: Final = 20
+_PAGE: Final = 500
+
+
+class Observer(StoreReads):
+    """A read-only deck."""
+
+    def __init__(self, store: Store, *, missions: Sequence[Path], clock: Clock) -> None:
+        super().__init__(store, missions=missions, clock=clock)
+        self._hub = EventHub()
+        self._seen: dict[str, tuple[RunSummary, int]] | None = None
+        self._questions: tuple[str, ...] | None = None
+        self._holder: Holder | None = None
+        self._poller: asyncio.Task[None] | None = None
+
+    @property
+    def read_only(self) -> bool:
+        return True
+
+    async def launch(self, intent: Launch) -> RunSummary:
+        raise await self._refusal()
+
+    async def cancel(self, run_id: str, reason: str = "") -> Ack:
+        raise await self._refusal()
+
+    async def terminate(self, run_id: str, reason: str = "") -> Ack:
+        raise await self._refusal()
+
+    async def pause(self, run_id: str, reason: str = "") -> Ack:
+        raise await self._refusal()
+
+    async def resume(self, run_id: str, reason: str = "") -> Ack:
+        raise await self._refusal()
+
+    async def answer(self, intent: Answer) -> Ack:
+        raise await self._refusal()
+
+    async def wait(self, run_id: str) -> RunSummary:
+        """Return once the run has ended, as the database tells; a run nobody holds any more has stopped too."""
+        while True:
+            run = await self._store.runs.get(run_id)
+            if run is None:
+                raise Refused("RUN_UNKNOWN", f"there is no run {run_id}")
+            if run.status.terminal or run.resumable:
+                return run
+            await self._clock.sleep(POLL_SECONDS)
+
+    def subscribe(self) -> Feed:
+        loop = asyncio.get_running_loop()
+        if self._poller is None:
+            self._poller = loop.create_task(self._poll(), name="observer-poll")
+        return self._hub.subscribe(loop)
+
+    async def close(self) -> None:
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.wait({self._poller})
+        await self._store.close()
+
+    async def _refusal(self) -> Refused:
+        holder = await self.holder()
+        if holder is None:
+            return Refused(
+                "STORE_READ_ONLY",
+                "this console only observes, and nobody holds the store",
+                hint="open it again to take it",
+            )
+        return Refused(
+            "STORE_LOCKED",
+            f"the store is held by pid {holder.pid} on {holder.host} since {holder.started_at[:19].replace('T', ' ')}",
+            hint="act there, or use the command line, which reaches it",
+        )
+
+    async def _poll(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except StorageError:
+                # A reader may lose a race with a checkpoint or a dying holder; the next look tells.
+                await self._clock.sleep(POLL_SECONDS)
+            await self._clock.sleep(POLL_SECONDS)
+
+    async def _look(self) -> None:
+        await self._look_at_holder()
+        runs = await self._store.runs.list(limit=_WATCHED_RUNS)
+        first = self._seen is None
+        seen = self._seen if self._seen is not None else {}
+        for run in runs:
+            known = seen.get(run.run_id)
+            last = known[1] if known else (run.entries - 1 if first else -1)
+            if known is None or known[0].entries != run.entries:
+                last = await self._publish_entries(run, last)
+            if known is None or known[0] != run:
+                self._hub.publish(RunChanged(run=run))
+            seen[run.run_id] = (run, last)
+        self._seen = {run.run_id: seen[run.run_id] for run in runs}
+        await self._look_at_inbox()
+
+    async def _publish_entries(self, run: RunSummary, after: int) -> int:
+        page = await self.entries(run.run_id, after=after, limit=_PAGE)
+        for event in page:
+            self._hub.publish(event)
+        return page[-1].seq if page else after
+
+    async def _look_at_holder(self) -> None:
+        holder = await self.holder()
+        if (holder and (holder.pid, holder.epoch)) != (self._holder and (self._holder.pid, self._holder.epoch)):
+            self._hub.publish(HolderChanged(holder=holder, read_only=self.read_only))
+        self._holder = holder
+
+    async def _look_at_inbox(self) -> None:
+        questions = await self.escalations()
+        ids = tuple(item.escalation_id for item in questions)
+        if ids != self._questions:
+            self._hub.publish(InboxChanged(escalations=questions))
+        self._questions = ids
+
+
+class RemoteDeck(Observer):
+    """Reads from the database, acts through the holder's control socket."""
+
+    def __init__(self, store: Store, *, missions: Sequence[Path], clock: Clock, client: ControlClient) -> None:
+        super().__init__(store, missions=missions, clock=clock)
+        self._client = client
+
+    @classmethod
+    async def connect(
+        cls, state: StateDir, *, missions: Sequence[Path], clock: Clock, socket: Path | None
+    ) -> RemoteDeck:
+        """Reach the live holder. Raises `StorageError` ``STORE_UNRESPONSIVE`` when it does not answer."""
+        store = await Store.observe(state, clock)
+        deck = cls(store, missions=missions, clock=clock, client=ControlClient(socket or state.socket))
+        try:
+            await deck._ask("ping")
+        except BaseException:
+            await store.close()
+            raise
+        return deck
+
+    @property
+    def read_only(self) -> bool:
+        return False
+
+    async def launch(self, intent: Launch) -> RunSummary:
+        return summary_of(await self._ask("launch", **asdict(intent)))
+
+    async def cancel(self, run_id: str, reason: str = "") -> Ack:
+        return await self._control("cancel", run_id, reason)
+
+    async def terminate(self, run_id: str, reason: str = "") -> Ack:
+        return await self._control("terminate", run_id, reason)
+
+    async def pause(self, run_id: str, reason: str = "") -> Ack:
+        return await self._control("pause", run_id, reason)
+
+    async def resume(self, run_id: str, reason: str = "") -> Ack:
+        return await self._control("resume", run_id, reason)
+
+    async def answer(self, intent: Answer) -> Ack:
+        return Ack(**await self._ask("answer", **asdict(intent)))
+
+    async def wait(self, run_id: str) -> RunSummary:
+        return summary_of(await self._ask("wait", run_id=run_id))
+
+    async def _control(self, verb: str, run_id: str, reason: str) -> Ack:
+        return Ack(**await self._ask(verb, run_id=run_id, reason=reason))
+
+    async def _ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        async with aclosing(self._client.call({"verb": verb, **arguments})) as replies:
+            async for reply in replies:
+                return dict(reply)
+        raise QuarterdeckError("STORE_UNRESPONSIVE", f"the holder ended the conversation without an answer to {verb}")
+
+
+def summary_record(run: RunSummary) -> dict[str, Any]:
+    """A run summary as JSON members; read back with `summary_of`."""
+    return {**asdict(run), "status": run.status.value}
+
+
+def summary_of(record: Mapping[str, Any]) -> RunSummary:
+    """The run summary of `summary_record`."""
+    return RunSummary(**{**record, "status": RunStatus(record["status"])})

@@ -1,0 +1,47 @@
+"""Everything one run starts, or goes on, from: frozen facts gathered before its turn opens (ruling R22)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.events.emitter import Emitter
+from runtime.events.facts import RunSummary
+from runtime.host.run_control import RunControl
+from runtime.kernel.model import Envelope, ExecutionContext
+from runtime.missions.loader import Mission
+from runtime.orchestration.git import Git
+from runtime.orchestration.journal_history import History
+from runtime.orchestration.mission_journal import MissionJournal
+from runtime.orchestration.operation_ports import WorkspaceState
+from runtime.orchestration.workspace import Workspace
+from runtime.turns.plan import ResolvedTurnPlan
+from runtime.turns.session import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """One opened turn, ready to run. ``history`` and ``past`` (all its entries) are set when a crash is continued."""
+
+    mission: Mission
+    inputs: Mapping[str, Any]
+    summary: RunSummary
+    unattended: bool
+    workspace: Workspace
+    git: Git | None
+    baseline: WorkspaceState | None
+    control: RunControl
+    context: ExecutionContext
+    stack: tuple[Envelope, ...]
+    plan: ResolvedTurnPlan
+    journal: MissionJournal
+    session: Session
+    emitter: Emitter
+    history: History | None = None
+    past: tuple[Mapping[str, Any], ...] = ()
+    spent_seconds: float = 0.0
+
+    @property
+    def run_id(self) -> str:
+        return self.summary.run_id

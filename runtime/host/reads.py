@@ -1,0 +1,291 @@
+"""What any face may read, from the store and the mission folders; shared by the holder and by observers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from runtime.events.facts import (
+    EntryAppended,
+    Escalation,
+    Finding,
+    Holder,
+    NodeInfo,
+    RunSummary,
+    Verification,
+    Violation,
+)
+from runtime.host.api import InputInfo, MissionInfo, RunStatus
+from runtime.host.authoring import problem_of
+from runtime.kernel.canonical import CanonicalizationError, parse_strict
+from runtime.kernel.clock import Clock, timestamp
+from runtime.kernel.errors import Refused, StorageError
+from runtime.kernel.model import frozen
+from runtime.kernel.ports import StoredEntry
+from runtime.missions.catalogue import Catalogue, CatalogueEntry
+from runtime.missions.loader import Mission, load
+from runtime.missions.problems import MissionInvalid
+from runtime.orchestration.journal_verify import JournalVerification, verify_entries
+from runtime.storage.journals import DamagedJournal
+from runtime.storage.store import Store
+
+LATEST: Final = "@latest"
+_MAX_ENTRIES: Final = 2000
+_MAX_VIOLATIONS: Final = 1000
+_CANDIDATES: Final = 10
+
+
+class StoreReads:
+    """The reading half of `runtime.host.api.Deck`."""
+
+    def __init__(self, store: Store, *, missions: Sequence[Path], clock: Clock) -> None:
+        self._store = store
+        self._catalogue = Catalogue(missions)
+        self._clock = clock
+
+    @property
+    def store_path(self) -> str:
+        return str(self._store.state.root)
+
+    async def holder(self) -> Holder | None:
+        return await self._store.holder()
+
+    async def missions(self) -> tuple[MissionInfo, ...]:
+        entries = await asyncio.to_thread(self._catalogue.list)
+        return tuple(_mission_info(item) for item in entries)
+
+    async def mission(self, path: str) -> MissionInfo:
+        return await asyncio.to_thread(_load_info, Path(path))
+
+    async def runs(
+        self,
+        *,
+        text: str = "",
+        statuses: Sequence[RunStatus] = (),
+        before: tuple[str, str] | None = None,
+        limit: int = 100,
+    ) -> tuple[RunSummary, ...]:
+        return await self._store.runs.list(text=text, statuses=statuses, before=before, limit=limit)
+
+    async def find(self, selector: str) -> RunSummary:
+        if selector == LATEST:
+            newest = await self._store.runs.list(limit=1)
+            if not newest:
+                raise Refused("RUN_UNKNOWN", "there are no runs yet", hint="start one with `quarterdeck run PATH`")
+            return newest[0]
+        found = await self._store.runs.find(selector, limit=_CANDIDATES) if selector else ()
+        if not found:
+            raise Refused(
+                "RUN_UNKNOWN", f"no run has an id that begins with {selector!r}", hint="`quarterdeck runs` lists them"
+            )
+        if len(found) > 1:
+            candidates = ", ".join(run.run_id for run in found)
+            raise Refused(
+                "RUN_AMBIGUOUS", f"{selector!r} begins several run ids: {candidates}", hint="give more of the id"
+            )
+        return found[0]
+
+    async def nodes(self, run_id: str) -> tuple[NodeInfo, ...]:
+        record = await self._store.runs.record(run_id)
+        body = await self._store.artifacts.get(record.plan_digest) if record and record.plan_digest else None
+        if body is None:
+            return ()
+        contract = json.loads(body)["contract"]["contract"]
+        return tuple(_node(item) for item in contract["nodes"])
+
+    async def entries(self, run_id: str, *, after: int = -1, limit: int = 500) -> tuple[EntryAppended, ...]:
+        """As far as the journal can be read; damage ends the page, and `verify` says what it is."""
+        try:
+            stored = await self._store.journals.read(run_id, after, min(limit, _MAX_ENTRIES))
+        except DamagedJournal as damage:
+            stored = list(damage.entries)
+        return tuple(event for event in (entry_event(run_id, item) for item in stored) if event is not None)
+
+    async def stored(self, run_id: str) -> AsyncIterator[StoredEntry]:
+        """The rows of a journal, in order, for export."""
+        async for item in self._store.journals.stream(run_id):
+            yield item
+
+    async def violations(self, run_id: str | None = None, *, limit: int = 200) -> tuple[Violation, ...]:
+        """Newest first across runs; in journal order within one."""
+        rows = await self._store.journals.by_kind("operation_denied", run_id, min(limit, _MAX_VIOLATIONS))
+        accepted = await self._accepted_steps({item["journal_id"] for item in _bodies(rows)})
+        names = await self._mission_names({item["journal_id"] for item in _bodies(rows)})
+        found = [_violation(item, names, accepted) for item in _bodies(rows)]
+        return tuple(reversed(found)) if run_id is not None else tuple(found)
+
+    async def _accepted_steps(self, run_ids: set[str]) -> set[tuple[str, str]]:
+        accepted = set()
+        for run_id in run_ids:
+            rows = await self._store.journals.by_kind("step_finished", run_id, _MAX_VIOLATIONS)
+            accepted |= {(run_id, str(item["step_id"])) for item in _bodies(rows) if item.get("accepted")}
+        return accepted
+
+    async def _mission_names(self, run_ids: set[str]) -> dict[str, str]:
+        found = [await self._store.runs.get(run_id) for run_id in run_ids]
+        return {run.run_id: run.mission for run in found if run is not None}
+
+    async def escalations(self, *, run_id: str | None = None, open_only: bool = True) -> tuple[Escalation, ...]:
+        return await self._store.escalations.list(run_id=run_id, open_only=open_only)
+
+    async def artifact(self, digest: str) -> bytes | None:
+        return await self._store.artifacts.get(digest)
+
+    async def verify(self, run_id: str) -> Verification:
+        """Recompute a journal from disk. Damage SQLite itself refuses becomes a finding with the trusted prefix."""
+        started = self._clock.monotonic()
+        rows: list[StoredEntry] = []
+        damage: StorageError | None = None
+        try:
+            async for item in self._store.journals.stream(run_id):
+                rows.append(item)
+        except DamagedJournal as error:
+            damage = error
+        bodies = await self._bodies_for(rows)
+        verdict = await asyncio.to_thread(verify_entries, rows, artifacts=bodies.get, run_id=run_id)
+        return _verification(run_id, verdict, damage, timestamp(self._clock.now()), self._clock.monotonic() - started)
+
+    async def _bodies_for(self, rows: Sequence[StoredEntry]) -> Mapping[str, bytes | None]:
+        """The artifacts the receipts name; a damaged one is given as stored, so that its mismatch is found."""
+        wanted: set[str] = set()
+        for entry in _bodies(rows):
+            receipt = entry.get("receipt")
+            if isinstance(receipt, Mapping):
+                wanted |= {str(receipt.get(name)) for name in ("params_hash", "output_hash", "evidence_hash")}
+        return {digest: await self._store.artifacts.raw(digest) for digest in sorted(wanted)}
+
+
+def entry_event(run_id: str, stored: StoredEntry) -> EntryAppended | None:
+    """A stored row as an event; None when its bytes are not an entry any more (verification names it)."""
+    entry = _parsed(stored)
+    if entry is None:
+        return None
+    return EntryAppended(
+        run_id=run_id,
+        seq=stored.seq,
+        kind=stored.kind,
+        at=stored.at,
+        entry_hash=stored.entry_hash,
+        entry=frozen(entry),
+    )
+
+
+def _parsed(stored: StoredEntry) -> dict[str, Any] | None:
+    try:
+        entry = parse_strict(stored.body)
+    except CanonicalizationError:
+        return None
+    return entry if isinstance(entry, dict) and entry.get("kind") == stored.kind else None
+
+
+def _bodies(rows: Sequence[StoredEntry]) -> list[dict[str, Any]]:
+    return [entry for entry in map(_parsed, rows) if entry is not None]
+
+
+def _violation(entry: Mapping[str, Any], names: Mapping[str, str], accepted: set[tuple[str, str]]) -> Violation:
+    run_id, step_id = str(entry["journal_id"]), str(entry["step_id"])
+    return Violation(
+        run_id=run_id,
+        mission=names.get(run_id, ""),
+        seq=entry["seq"],
+        at=entry["at"],
+        step_id=step_id,
+        operation_id=entry["operation_id"],
+        code=entry["code"],
+        reason=entry.get("reason") or entry["code"],
+        check=entry.get("check") or "",
+        path=entry.get("path"),
+        accepted=(run_id, step_id) in accepted,
+    )
+
+
+def _verification(
+    run_id: str, verdict: JournalVerification, damage: StorageError | None, at: str, seconds: float
+) -> Verification:
+    findings = [
+        Finding(code=item.code, severity=item.severity, seq=item.seq, detail=item.detail) for item in verdict.findings
+    ]
+    if damage is not None:
+        findings.append(Finding(code=damage.code, severity="error", seq=verdict.entries, detail=damage.message))
+    return Verification(
+        run_id=run_id,
+        ok=verdict.ok and damage is None,
+        entries=verdict.entries,
+        trusted_prefix=verdict.trusted_prefix,
+        head_seq=verdict.head_seq,
+        head_hash=verdict.head_hash,
+        closed=verdict.closed,
+        level=verdict.level,
+        findings=tuple(findings),
+        checked_at=at,
+        duration_ms=seconds * 1000,
+    )
+
+
+def node_record(node: NodeInfo) -> dict[str, Any]:
+    """A node as the plan document holds it."""
+    return {"node_id": node.node_id, "block_type": node.block_type, "lane": node.lane, "after": list(node.after)}
+
+
+def _node(record: Mapping[str, Any]) -> NodeInfo:
+    return NodeInfo(
+        node_id=record["node_id"], block_type=record["block_type"], lane=record["lane"], after=tuple(record["after"])
+    )
+
+
+def _load_info(path: Path) -> MissionInfo:
+    try:
+        mission = load(path)
+    except MissionInvalid as invalid:
+        return MissionInfo(
+            name=path.stem, path=str(path), problems=tuple(problem_of(item) for item in invalid.problems)
+        )
+    return mission_info(mission)
+
+
+def _mission_info(entry: CatalogueEntry) -> MissionInfo:
+    if entry.mission is not None:
+        return mission_info(entry.mission)
+    return MissionInfo(
+        name=entry.name, path=str(entry.path), problems=tuple(problem_of(item) for item in entry.problems)
+    )
+
+
+def mission_info(mission: Mission) -> MissionInfo:
+    """A loaded mission as faces show it."""
+    spec = mission.spec
+    return MissionInfo(
+        name=mission.name,
+        path=str(mission.path),
+        version=spec.version,
+        description=spec.description,
+        inputs=tuple(
+            InputInfo(
+                name=name,
+                type=item.type,
+                required=item.required,
+                default=item.default,
+                choices=tuple(item.choices or ()),
+                description=item.description,
+            )
+            for name, item in spec.inputs.items()
+        ),
+        nodes=mission.graph.nodes(),
+        envelope=mission.envelope.record(),
+        workspace=_workspace_words(mission),
+    )
+
+
+def _workspace_words(mission: Mission) -> str:
+    space = mission.spec.workspace
+    if space is None:
+        return "the repository or folder of the mission file"
+    if space.kind == "none":
+        return "none"
+    if space.from_ is not None:
+        return f"private copy of {space.from_}{' (git)' if space.init_git else ''}"
+    where = space.root or "the repository or folder of the mission file"
+    return f"separate git worktree of {where}" if space.isolated else where

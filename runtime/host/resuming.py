@@ -1,0 +1,106 @@
+"""What a crashed run is continued from: its verified journal, its frozen plan, its mission as it was (ruling R20)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.events.facts import RunSummary
+from runtime.host.versions import BEHAVIOUR_VERSION
+from runtime.kernel.canonical import parse_strict
+from runtime.kernel.errors import QuarterdeckError, Refused
+from runtime.kernel.model import frozen, thawed
+from runtime.kernel.ports import StoredEntry
+from runtime.missions.loader import Mission, load_bytes
+from runtime.missions.problems import MissionInvalid
+from runtime.orchestration.journal_history import History
+from runtime.orchestration.journal_verify import verify_entries
+from runtime.storage.store import Store
+from runtime.turns.plan import ResolvedTurnPlan, load_plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """One crashed run, as its records tell it."""
+
+    summary: RunSummary
+    mission: Mission
+    inputs: Mapping[str, Any]
+    plan: ResolvedTurnPlan
+    recipe_hash: str
+    baseline_commit: str
+    unattended: bool
+    stored: tuple[StoredEntry, ...]
+    entries: tuple[Mapping[str, Any], ...]
+    history: History
+
+    @property
+    def signals(self) -> list[Mapping[str, Any]]:
+        """Every signal journalled so far, for the emitter to count on from."""
+        return [item for entry in self.entries if entry["kind"] == "signal" for item in entry["signals"]]
+
+
+async def read_past(store: Store, run_id: str) -> Past:
+    """Read and check everything. Raises `Refused` ``RECOVERY_MANUAL`` naming what does not fit."""
+    record = await store.runs.record(run_id)
+    if record is None or record.mission_hash is None or record.plan_digest is None:
+        raise _manual("the store does not know what it ran from")
+    stored = tuple([entry async for entry in store.journals.stream(run_id)])
+    verdict = await asyncio.to_thread(verify_entries, stored, run_id=run_id)
+    if not verdict.ok:
+        first = next(item for item in verdict.findings if item.severity == "error")
+        raise _manual(f"its journal does not verify: {first.code} at entry {first.seq}")
+    entries = tuple(frozen(parse_strict(entry.body)) for entry in stored)
+    opened = entries[0]
+    if opened.get("behaviour_version") != BEHAVIOUR_VERSION:
+        raise _manual(
+            f"it began under behaviour version {opened.get('behaviour_version')}, this is {BEHAVIOUR_VERSION}"
+        )
+    mission = await _mission(store, record.mission_hash, Path(record.summary.mission_path))
+    plan = await _plan(store, record.plan_digest)
+    return Past(
+        summary=record.summary,
+        mission=mission,
+        inputs=thawed(plan.contract["inputs"]),
+        plan=plan,
+        recipe_hash=str(opened["run_id"]),
+        baseline_commit=str(opened["baseline_commit"]),
+        unattended=record.unattended,
+        stored=stored,
+        entries=entries,
+        history=await asyncio.to_thread(History.fold, stored),
+    )
+
+
+async def _mission(store: Store, mission_hash: str, path: Path) -> Mission:
+    kept = await store.missions.get(mission_hash)
+    if kept is None:
+        raise _manual("its mission file is not in the store")
+    try:
+        mission = await asyncio.to_thread(load_bytes, kept.source, path)
+    except MissionInvalid as invalid:
+        raise _manual(f"its mission does not load any more: {invalid}") from None
+    if mission.mission_hash != mission_hash:
+        raise _manual("a file its mission names has changed since")
+    return mission
+
+
+async def _plan(store: Store, plan_digest: str) -> ResolvedTurnPlan:
+    body = await store.artifacts.get(plan_digest)
+    if body is None:
+        raise _manual("its frozen plan is not stored")
+    try:
+        return load_plan(parse_strict(body))
+    except QuarterdeckError as error:
+        raise _manual(f"its frozen plan does not hold: {error.message}") from None
+
+
+def _manual(why: str) -> Refused:
+    return Refused(
+        "RECOVERY_MANUAL",
+        f"the run cannot be continued: {why}",
+        hint="look at it with `quarterdeck show`; run the mission again when it is settled",
+    )

@@ -1,0 +1,37 @@
+"""The stop file, the latch and the tree lock of one run, as the host holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime.kernel.errors import Refused
+from runtime.orchestration.run_controller import HaltLatch, KillSwitch, RunGuard, TreeLock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunControl:
+    """Asked before every operation; released when the run is over."""
+
+    kill_switch: KillSwitch
+    halt_latch: HaltLatch
+    lock: TreeLock | None
+
+    def check(self) -> None:
+        """Raises `Halted`: ``KILL_SWITCH``, ``HALT_LATCHED``, ``LOCK_LOST``."""
+        RunGuard(self.kill_switch, self.halt_latch, self.lock)()
+
+    def kill_switch_set(self) -> bool:
+        return self.kill_switch.active() is not None
+
+    def latch(self, code: str, *, run_id: str, message: str) -> str | None:
+        """Latch the work tree; returns why that did not work, if it did not."""
+        try:
+            self.halt_latch.set(code, run_id=run_id, message=message)
+        except Refused as error:
+            return str(error)
+        return None
+
+    def release(self) -> None:
+        """Give the tree back."""
+        if self.lock is not None and self.lock.held:
+            self.lock.release()

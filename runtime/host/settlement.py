@@ -1,0 +1,159 @@
+"""How a run is repaired after a crash, undone after a failure, and ended (rulings R14, R19, R20, R25).
+
+The end is one batch: evidence, terminal, close and the journal's last entry, with the run's row beside them. It is
+shown when the writer has acknowledged it, or after `ACK_SECONDS` from memory, and then the disk has the last word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from runtime.events.envelope import ControlSignal
+from runtime.events.facts import RunSummary
+from runtime.host.prepared import Prepared
+from runtime.kernel.clock import Clock, timestamp
+from runtime.kernel.errors import Halted, QuarterdeckError, StorageError
+from runtime.kernel.outcomes import Exit
+from runtime.orchestration.operations import OperationExecutor
+from runtime.orchestration.undo import CompensationOutcome
+from runtime.turns import arbiter
+from runtime.turns.arbiter import Terminal
+
+#: Ruling R25: without an acknowledgement by then the end is shown as not proven.
+ACK_SECONDS: Final = 5.0
+#: All undoing of one run together; each undo has its own 60 s (ruling R26).
+CLEANUP_SECONDS: Final = 600.0
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Settlement:
+    """Repairs, undoes and ends one run. ``changed`` stores and shows its summary."""
+
+    def __init__(
+        self, prepared: Prepared, executor: OperationExecutor, clock: Clock, changed: Callable[[RunSummary], None]
+    ) -> None:
+        self._prepared = prepared
+        self._executor = executor
+        self._clock = clock
+        self._changed = changed
+        self._refused: QuarterdeckError | None = None
+
+    def refused(self, error: QuarterdeckError) -> None:
+        """The store refused an entry of a fence; the run can have no durable end."""
+        self._refused = self._refused or error
+
+    async def repair(self) -> None:
+        """Decide about everything a crash left open, newest first. Raises `Halted` when a person must decide."""
+        for known in self._executor.unresolved():
+            action = await self._executor.recover(known)
+            if action.undo is not None and not action.undo.verified:
+                self._latch(action.undo)
+                raise Halted(action.undo.code or "COMP_FAILED", f"{known.operation_id} could not be undone")
+            if action.action in ("ask", "manual"):
+                raise Halted(
+                    action.code or "RECOVERY_MANUAL",
+                    f"{known.operation_id} was interrupted and its effect cannot be told; look at it, then run again",
+                )
+
+    async def undo(self, terminal: Terminal) -> Terminal:
+        """Compensate every write that stands, last to first; an undo that cannot be proven halts and latches."""
+        receipts = self._prepared.journal.operations.successful_writes()
+        if not receipts:
+            return terminal
+        async with asyncio.timeout(CLEANUP_SECONDS):
+            outcomes = await self._executor.compensate_all(receipts)
+        failed = next((item for item in outcomes if not item.verified), None)
+        if failed is None:
+            return terminal
+        self._latch(failed)
+        code = failed.code or "COMP_FAILED"
+        trigger = replace(arbiter.node_failed(code), reason="an effect could not be undone; see the evidence")
+        return Terminal(trigger=trigger, superseded=(terminal.trigger, *terminal.superseded))
+
+    def _latch(self, outcome: CompensationOutcome) -> None:
+        """Nothing starts in this tree until a person has looked (operations spec §6.5)."""
+        code = outcome.code or "COMP_FAILED"
+        trouble = self._prepared.control.latch(
+            code, run_id=self._prepared.run_id, message="an undo could not be verified"
+        )
+        if trouble is not None:
+            _LOG.error("the work tree of run %s could not be latched: %s", self._prepared.run_id, trouble)
+
+    async def close(self, terminal: Terminal, summary: RunSummary, pending: Sequence[ControlSignal]) -> RunSummary:
+        """Append and await the end; returns the summary to show. Raises what the store raises."""
+        if self._refused is not None:
+            raise self._refused
+        prepared = self._prepared
+        result_commit = await self._head()
+        journal, session, run_id = prepared.journal, prepared.session, prepared.run_id
+        stamp = prepared.emitter.stamp
+        before = [*pending, *stamp(arbiter.preceding_signals(terminal, run_id))]
+        journal.append("evidence", evidence=self._evidence(terminal, summary))
+        session.advance(run_id, "commit" if terminal.commits else "abort", reason=terminal.ending.reason)
+        end = [*before, *stamp([arbiter.terminal_signal(terminal, run_id)])]
+        journal.append("signal", signals=[item.record() for item in end])
+        session.advance(run_id, "close")
+        journal.append("signal", signals=[item.record() for item in stamp([arbiter.close_signal(run_id)])])
+        extra: dict[str, Any] = {"exit_code": int(terminal.ending.exit_code)}
+        if terminal.ending.reason is not None:
+            extra["reason"] = terminal.ending.reason
+        appended = journal.close(terminal.journal_status, result_commit=result_commit, **extra)
+        final = _final(terminal, summary, journal.entries, journal.get_chain_root(), timestamp(self._clock.now()))
+        try:
+            async with asyncio.timeout(ACK_SECONDS):
+                await appended.durable
+        except TimeoutError:
+            raise StorageError(
+                "STORE_UNRESPONSIVE",
+                f"the end of the run was not acknowledged within {ACK_SECONDS:g} s",
+                hint="the next start tells from the disk how it ended",
+            ) from None
+        self._changed(final)
+        return final
+
+    async def _head(self) -> str | None:
+        git = self._prepared.git
+        if git is None:
+            return None
+        try:
+            return await git.head()
+        except QuarterdeckError:
+            # The tree is no longer a readable repository; the end is recorded all the same, without a commit.
+            return None
+
+    def _evidence(self, terminal: Terminal, summary: RunSummary) -> dict[str, Any]:
+        """The baseline every accepted turn leaves: what was frozen, and why it ended as it did."""
+        plan = self._prepared.plan
+        return {
+            "schema": "turn-evidence/1",
+            "turn_id": self._prepared.run_id,
+            "plan_hash": plan.plan_hash,
+            "contract_hash": plan.contract_hash,
+            "authority_epoch": self._prepared.emitter.epoch,
+            "determinism": plan.determinism.record(),
+            "terminal": terminal.record(),
+            "active_ms": summary.duration_ms,
+            "violations": summary.violations,
+            "confinement": summary.confinement,
+        }
+
+
+def _final(terminal: Terminal, summary: RunSummary, entries: int, head: str, at: str) -> RunSummary:
+    trigger = terminal.trigger
+    shown = None if terminal.commits else trigger.reason or None
+    return replace(
+        summary,
+        status=terminal.ending.status,
+        reason=terminal.ending.reason,
+        code=trigger.code,
+        message=shown if shown != terminal.ending.reason else None,
+        exit_code=int(Exit(terminal.ending.exit_code)),
+        finished_at=at,
+        entries=entries,
+        head_hash=head,
+        outputs=summary.outputs if terminal.commits else None,
+    )

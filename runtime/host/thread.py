@@ -1,0 +1,141 @@
+"""The runtime on its own thread and event loop, under a console that may stall (architecture §5).
+
+A terminal that blocks stops the interface's loop for seconds; the runtime must not notice. `ThreadedDeck` hands each
+call to the runtime's loop and awaits its future on the caller's; feeds are drained directly, they are thread-safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from runtime.events.facts import EntryAppended, Escalation, Holder, NodeInfo, RunSummary, Verification, Violation
+from runtime.host.api import Ack, Answer, Deck, Launch, MissionInfo, RunStatus, Subscription
+from runtime.host.opening import open_console_deck
+
+T = TypeVar("T")
+
+_CLOSE_SECONDS: Final = 40.0  # the host's own limit for ending runs is below this
+
+
+class ThreadedDeck:
+    """A `Deck` whose work happens on another loop."""
+
+    def __init__(self, deck: Deck, loop: asyncio.AbstractEventLoop) -> None:
+        self._deck = deck
+        self._loop = loop
+
+    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    @property
+    def read_only(self) -> bool:
+        return self._deck.read_only
+
+    @property
+    def store_path(self) -> str:
+        return self._deck.store_path
+
+    async def holder(self) -> Holder | None:
+        return await self._there(self._deck.holder())
+
+    async def missions(self) -> tuple[MissionInfo, ...]:
+        return await self._there(self._deck.missions())
+
+    async def mission(self, path: str) -> MissionInfo:
+        return await self._there(self._deck.mission(path))
+
+    async def launch(self, intent: Launch) -> RunSummary:
+        return await self._there(self._deck.launch(intent))
+
+    async def cancel(self, run_id: str, reason: str = "") -> Ack:
+        return await self._there(self._deck.cancel(run_id, reason))
+
+    async def terminate(self, run_id: str, reason: str = "") -> Ack:
+        return await self._there(self._deck.terminate(run_id, reason))
+
+    async def pause(self, run_id: str, reason: str = "") -> Ack:
+        return await self._there(self._deck.pause(run_id, reason))
+
+    async def resume(self, run_id: str, reason: str = "") -> Ack:
+        return await self._there(self._deck.resume(run_id, reason))
+
+    async def answer(self, intent: Answer) -> Ack:
+        return await self._there(self._deck.answer(intent))
+
+    async def runs(
+        self,
+        *,
+        text: str = "",
+        statuses: Sequence[RunStatus] = (),
+        before: tuple[str, str] | None = None,
+        limit: int = 100,
+    ) -> tuple[RunSummary, ...]:
+        return await self._there(self._deck.runs(text=text, statuses=statuses, before=before, limit=limit))
+
+    async def find(self, selector: str) -> RunSummary:
+        return await self._there(self._deck.find(selector))
+
+    async def nodes(self, run_id: str) -> tuple[NodeInfo, ...]:
+        return await self._there(self._deck.nodes(run_id))
+
+    async def entries(self, run_id: str, *, after: int = -1, limit: int = 500) -> tuple[EntryAppended, ...]:
+        return await self._there(self._deck.entries(run_id, after=after, limit=limit))
+
+    async def violations(self, run_id: str | None = None, *, limit: int = 200) -> tuple[Violation, ...]:
+        return await self._there(self._deck.violations(run_id, limit=limit))
+
+    async def escalations(self, *, run_id: str | None = None, open_only: bool = True) -> tuple[Escalation, ...]:
+        return await self._there(self._deck.escalations(run_id=run_id, open_only=open_only))
+
+    async def verify(self, run_id: str) -> Verification:
+        return await self._there(self._deck.verify(run_id))
+
+    async def artifact(self, digest: str) -> bytes | None:
+        return await self._there(self._deck.artifact(digest))
+
+    async def wait(self, run_id: str) -> RunSummary:
+        return await self._there(self._deck.wait(run_id))
+
+    def subscribe(self) -> Subscription:
+        async def there() -> Subscription:
+            return self._deck.subscribe()
+
+        return asyncio.run_coroutine_threadsafe(there(), self._loop).result(timeout=5.0)
+
+    async def close(self) -> None:
+        await self._there(self._deck.close())
+
+
+@contextmanager
+def open_threaded_deck(store: str | None, *, missions: Sequence[str] = ()) -> Iterator[ThreadedDeck]:
+    """Run a deck on its own thread while the body runs; closing it lets runs stop at a boundary, resumable.
+
+    Raises what opening the store raises, before anything is drawn.
+    """
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=_serve, args=(loop,), name="quarterdeck-runtime", daemon=True)
+    thread.start()
+    try:
+        opening = asyncio.run_coroutine_threadsafe(open_console_deck(store, missions=missions), loop)
+        deck = opening.result()
+        try:
+            yield ThreadedDeck(deck, loop)
+        finally:
+            asyncio.run_coroutine_threadsafe(deck.close(), loop).result(timeout=_CLOSE_SECONDS)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=_CLOSE_SECONDS)
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()

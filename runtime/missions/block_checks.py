@@ -1,0 +1,162 @@
+"""Is a block of a known type, with the parameters that type takes, naming only what the mission has?
+
+A block that lists the matching code under ``accept`` expects the refusal and is let through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from runtime.blocks.errors import BlockError
+from runtime.kernel.codes_operations import OPERATIONS as OPERATION_CODES
+from runtime.kernel.outcomes import block_code, operation_code
+from runtime.missions import references
+from runtime.missions.draft import COMMON_KEYS, Draft
+from runtime.missions.parameters import ACTIONS, CHECKS, OPERATIONS, Shape, check, shape_of, tool_action
+from runtime.missions.problems import did_you_mean, shown
+from runtime.missions.rules import RUNNER
+from runtime.missions.yaml_reader import Where
+
+_SCHEMA_GATE: Final = "schema:"
+
+
+def check_block(draft: Draft, name: str) -> None:
+    """Report everything wrong with the type, parameters and accepted codes of one block."""
+    _check_type(draft, name)
+    _check_accepted(draft, name)
+
+
+def _check_type(draft: Draft, name: str) -> None:
+    block_type = draft.blocks[name].get("type")
+    where: Where = ("blocks", name)
+    if not isinstance(block_type, str):
+        return
+    shape = draft.types.get(block_type)
+    if shape is None:
+        hint = did_you_mean(block_type, draft.types)
+        draft.document.problem(
+            "validation.block_unavailable", f"there is no block type {shown(block_type)}", (*where, "type"), hint=hint
+        )
+        return
+    params = draft.params(name)
+    exact = shape_of(block_type, params, shape)
+    if exact is None:
+        _unknown_action(draft, name, params)
+        return
+    found = [] if draft.accepts(name, "OP_PARAM_UNKNOWN", "OP_PARAMS") else list(check(params, exact))
+    for problem in found:
+        spot = where if problem.name is None else (*where, problem.name)
+        hint = did_you_mean(problem.name, (*problem.known, *COMMON_KEYS)) if problem.key else ""
+        draft.document.problem(problem.code, problem.message, spot, key=problem.key or problem.name is None, hint=hint)
+    if not found:
+        _check_construction(draft, name, block_type, params)
+    _check_names_in_params(draft, name, block_type, params)
+
+
+def _check_construction(draft: Draft, name: str, block_type: str, params: Mapping[str, Any]) -> None:
+    """Let the block itself judge what is known of its parameters: a template's syntax, a question's choices."""
+    info = draft.registry.info(block_type)
+    known = {key: value for key, value in params.items() if not references.has_reference(value)}
+    if info.operation or any(item.required and item.name not in known for item in info.config):
+        return
+    try:
+        draft.registry.create(block_type, known)
+    except BlockError as error:
+        draft.document.problem(error.code, error.message, ("blocks", name), key=True)
+
+
+def _unknown_action(draft: Draft, name: str, params: Mapping[str, Any]) -> None:
+    action = tool_action(params)
+    if draft.accepts(name, "TOOL_UNKNOWN", "ENV_TOOL") or references.has_reference(params.get("tool")):
+        action = ""
+    if action:
+        key = "action" if isinstance(params.get("action"), str) else "tool"
+        draft.document.problem(
+            "TOOL_UNKNOWN",
+            f"there is no tool action {shown(action)}",
+            ("blocks", name, key),
+            hint=did_you_mean(action, ACTIONS),
+        )
+    for problem in check(params, Shape(OPERATIONS["tool_invoke"].params, open=True)):
+        spot: Where = ("blocks", name) if problem.name is None else ("blocks", name, problem.name)
+        draft.document.problem(problem.code, problem.message, spot, key=problem.name is None)
+
+
+def _check_names_in_params(draft: Draft, name: str, block_type: str, params: Mapping[str, Any]) -> None:
+    """What only the rest of the mission can tell about parameters: gates, commands, prompts."""
+    if block_type == "gate_check":
+        _check_gate(draft, name, params)
+    elif block_type == "tool_invoke" and tool_action(params) == "process.run":
+        _check_command(draft, name, params)
+    elif block_type == "llm_call" and "prompt" not in params:
+        role = params.get("role") or draft.blocks[name].get("acting_role") or RUNNER
+        prompts = draft.data.get("prompts")
+        if isinstance(role, str) and not (isinstance(prompts, dict) and role in prompts):
+            wanted = f"nothing is asked: the block has no prompt and the role {shown(role)} has none in 'prompts'"
+            draft.document.problem("MISSION_MISSING_PARAMETER", wanted, ("blocks", name), key=True)
+
+
+def _check_gate(draft: Draft, name: str, params: Mapping[str, Any]) -> None:
+    key = "check" if "check" in params else "schema"
+    gate = params.get(key)
+    if not isinstance(gate, str) or draft.accepts(name, "GATE_UNKNOWN", "OP_PARAMS"):
+        return
+    if gate.startswith(_SCHEMA_GATE):
+        known = {f"{_SCHEMA_GATE}{file}" for file in _schema_files(draft)}
+        condition_fits = True
+    else:
+        known = set(CHECKS)
+        condition = params.get("condition", params.get("data", {}))
+        condition_fits = isinstance(condition, dict) or references.is_reference(condition)
+    if gate not in known:
+        hint = did_you_mean(gate, known or CHECKS)
+        draft.document.problem("GATE_UNKNOWN", f"there is no check {shown(gate)}", ("blocks", name, key), hint=hint)
+    elif not condition_fits:
+        where: Where = ("blocks", name, "condition" if "condition" in params else "data")
+        draft.document.problem("MISSION_PARAMETER_TYPE", f"what {gate!r} checks must be a mapping", where)
+
+
+def _schema_files(draft: Draft) -> set[str]:
+    """The schemas a gate may name: those some model block must answer to."""
+    written = (block.get("output_schema") for block in draft.blocks.values())
+    return {item for item in written if isinstance(item, str)}
+
+
+def _check_command(draft: Draft, name: str, params: Mapping[str, Any]) -> None:
+    commands = draft.data.get("commands")
+    known = {key: item for key, item in commands.items() if key != "python"} if isinstance(commands, dict) else {}
+    template, where = params.get("template"), ("blocks", name)
+    if not isinstance(template, str) or draft.accepts(name, "TOOL_UNKNOWN", "OP_PARAMS", "OP_PARAM_UNKNOWN"):
+        return
+    if template not in known:
+        hint = did_you_mean(template, known) or "declare it under 'commands'"
+        draft.document.problem(
+            "MISSION_UNKNOWN_COMMAND", f"the mission has no command {shown(template)}", (*where, "template"), hint=hint
+        )
+        return
+    command = known[template]
+    declared = command.get("args", {}) if isinstance(command, dict) else {}
+    declared = declared if isinstance(declared, dict) else {}
+    given = params.keys() - {"tool", "action", "template"}
+    for key in sorted(given - declared.keys()):
+        draft.document.problem(
+            "MISSION_COMMAND_ARGS", f"the command {template!r} has no argument {shown(key)}", (*where, key), key=True,
+            hint=did_you_mean(key, declared),
+        )  # fmt: skip
+    for key, declaration in declared.items():
+        if key not in given and not (isinstance(declaration, dict) and declaration.get("default") is not None):
+            message = f"the command {template!r} needs the argument {shown(key)}"
+            draft.document.problem("MISSION_COMMAND_ARGS", message, where, key=True)
+
+
+def _check_accepted(draft: Draft, name: str) -> None:
+    """A misspelt code would never match; packs may have codes of their own, so it is only a warning."""
+    listed = draft.blocks[name].get("accept")
+    for index, code in enumerate(listed if isinstance(listed, list) else ()):
+        if isinstance(code, str) and code.startswith("op.") and operation_code(code) not in OPERATION_CODES:
+            hint = did_you_mean(code, (block_code(known) for known in OPERATION_CODES))
+            where: Where = ("blocks", name, "accept", index)
+            draft.document.problem(
+                "MISSION_ACCEPT", f"no operation fails with {shown(code)}", where, hint=hint, severity="warning"
+            )

@@ -1,0 +1,228 @@
+"""Do the parts of a mission fit together? References, parameters, conditions, inputs, names of tools and commands.
+
+These checks read what the file says, guarded, rather than the validated model, so that one structural mistake hides
+no other problem. Each reports to the document; none raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from runtime.missions import references
+from runtime.missions.block_checks import check_block
+from runtime.missions.conditions import Condition, Names
+from runtime.missions.draft import COMMON_KEYS, Draft
+from runtime.missions.graph import Ancestry, Graph
+from runtime.missions.inputs import fits_type
+from runtime.missions.parameters import ACTIONS, TOOLS
+from runtime.missions.problems import did_you_mean, shown
+from runtime.missions.references import Found, Malformed, Reference
+from runtime.missions.yaml_reader import Where
+
+#: What a block with ``accept`` always yields (ruling R16).
+ACCEPT_KEYS: Final = ("ok", "code", "output")
+#: Sections whose text may hold references, or holds another notation of its own.
+_OWN_NOTATION: Final = frozenset({"blocks", "outputs", "branches", "commands", "description"})
+
+
+def check_all(draft: Draft, graph: Graph) -> dict[tuple[str, int], Condition]:
+    """Run every check; returns the compiled conditions by (block, case)."""
+    ancestry = graph.ancestry()
+    for name in draft.blocks:
+        if draft.document.report.full:
+            break
+        check_block(draft, name)
+        _check_block_references(draft, graph, name, ancestry)
+    _check_outputs(draft, graph)
+    _check_elsewhere(draft)
+    _check_inputs(draft)
+    _check_tools(draft)
+    return _compile_conditions(draft, graph, ancestry)
+
+
+def _check_block_references(draft: Draft, graph: Graph, name: str, ancestry: Ancestry) -> None:
+    block = draft.blocks[name]
+    params = {key: value for key, value in block.items() if key not in COMMON_KEYS}
+    earlier: set[str] | None = None
+    for way, found in references.find(params):
+        if earlier is None and not graph.loose:
+            earlier = ancestry.upstream(name)
+        _check_reference(draft, graph, ("blocks", name, *way), found, earlier)
+    for way, found in references.find({key: value for key, value in block.items() if key in COMMON_KEYS}):
+        if way[0] != "compensation_command":  # the model says it better
+            _forbidden(draft, ("blocks", name, *way), found)
+
+
+def _check_reference(draft: Draft, graph: Graph, where: Where, found: Found, earlier: set[str] | None) -> None:
+    """One reference: is it one, does its source exist, and has it run? ``earlier`` None: any block will do."""
+    item = found.item
+    place = draft.document.within(where, found.offset, str(item) if isinstance(item, Reference) else item.text)
+    report = draft.document.report
+    if isinstance(item, Malformed):
+        report.add("MISSION_REFERENCE", f"{shown(item.text)} {item.reason}", place, hint="write $${ for a plain ${")
+    elif item.root == "inputs":
+        _check_input_reference(draft, item, place)
+    elif item.name not in graph.known:
+        report.add(
+            "validation.source_missing",
+            f"{item}: there is no block {item.name!r}",
+            place,
+            hint=did_you_mean(item.name, graph.blocks),
+        )
+    elif earlier is not None and item.name not in earlier:
+        report.add(
+            "validation.source_not_upstream",
+            f"{item}: {item.name!r} has not run by then",
+            place,
+            hint=f"link it before {where[1]!r}",
+        )
+    elif item.keys and _yields_verdict(draft, item.name) and item.keys[0] not in ACCEPT_KEYS:
+        report.add(
+            "MISSION_REFERENCE",
+            f"{item}: {item.name!r} has 'accept' and yields {{ok, code, output}}",
+            place,
+            hint=f"write {'.'.join(('${outputs', item.name, 'output', *item.keys))}}}",
+        )
+
+
+def _yields_verdict(draft: Draft, name: str) -> bool:
+    block = draft.blocks.get(name, {})
+    return bool(block.get("accept")) and "fallback" not in block
+
+
+def _check_input_reference(draft: Draft, item: Reference, place: tuple[int, int]) -> None:
+    declared = draft.inputs.get(item.name)
+    if declared is None:
+        draft.document.report.add(
+            "MISSION_UNKNOWN_INPUT",
+            f"{item}: there is no input {item.name!r}",
+            place,
+            hint=did_you_mean(item.name, draft.inputs),
+        )
+    elif item.keys and declared.get("type", "string") != "list":
+        draft.document.report.add("MISSION_REFERENCE", f"{item}: the input {item.name!r} has no parts", place)
+
+
+def _forbidden(draft: Draft, where: Where, found: Found) -> None:
+    if isinstance(found.item, Reference):
+        place = draft.document.within(where, found.offset, str(found.item))
+        draft.document.report.add(
+            "MISSION_REFERENCE_FORBIDDEN",
+            f"{found.item}: references are not allowed here",
+            place,
+            hint="only parameters of blocks and the outputs take references",
+        )
+
+
+def _check_outputs(draft: Draft, graph: Graph) -> None:
+    for way, found in references.find(draft.data.get("outputs")):
+        _check_reference(draft, graph, ("outputs", *way), found, None)
+
+
+def _check_elsewhere(draft: Draft) -> None:
+    """References where nothing would ever resolve them; the work tree's root may name an input."""
+    rest = {key: value for key, value in draft.data.items() if key not in _OWN_NOTATION}
+    for way, found in references.find(rest):
+        item = found.item
+        if way == ("workspace", "root") and isinstance(item, Reference) and item.root == "inputs":
+            _check_reference(draft, Graph(()), way, found, None)
+        else:
+            _forbidden(draft, way, found)
+
+
+def _check_inputs(draft: Draft) -> None:
+    for name, declared in draft.inputs.items():
+        kind, where = declared.get("type", "string"), ("inputs", name)
+        choices = declared.get("choices")
+        for index, choice in enumerate(choices if isinstance(choices, list) else ()):
+            if not fits_type(choice, kind):
+                draft.document.problem(
+                    "MISSION_INPUT", f"the choice {shown(choice)} is not of type {kind}", (*where, "choices", index)
+                )
+        default = declared.get("default")
+        if default is None:
+            continue
+        if not fits_type(default, kind):
+            draft.document.problem(
+                "MISSION_INPUT", f"the default {shown(default)} is not of type {kind}", (*where, "default")
+            )
+        elif isinstance(choices, list) and choices and default not in choices:
+            draft.document.problem(
+                "MISSION_INPUT", f"the default {shown(default)} is not among the choices", (*where, "default")
+            )
+
+
+def _check_tools(draft: Draft) -> None:
+    """Every allowed tool must exist: a misspelt one would silently allow nothing."""
+    for where, tools in _tool_lists(draft):
+        for index, tool in enumerate(tools):
+            if isinstance(tool, str) and tool not in ACTIONS and tool not in TOOLS:
+                draft.document.problem(
+                    "TOOL_UNKNOWN",
+                    f"there is no tool {shown(tool)}",
+                    (*where, index),
+                    hint=did_you_mean(tool, (*ACTIONS, *TOOLS)),
+                )
+
+
+def _tool_lists(draft: Draft) -> Iterator[tuple[Where, list[Any]]]:
+    owners: list[tuple[Where, object]] = [((), draft.data.get("envelope"))]
+    owners += [(("blocks", name), block.get("envelope")) for name, block in draft.blocks.items()]
+    for where, envelope in owners:
+        tools = envelope.get("allowed_tools") if isinstance(envelope, dict) else None
+        if isinstance(tools, list):
+            yield (*where, "envelope", "allowed_tools"), tools
+
+
+def _compile_conditions(draft: Draft, graph: Graph, ancestry: Ancestry) -> dict[tuple[str, int], Condition]:
+    branches = draft.data.get("branches")
+    if not isinstance(branches, dict) or not branches:
+        return {}
+    kinds = {name: _condition_type(declared) for name, declared in draft.inputs.items()}
+    names = Names(kinds, graph.blocks)
+    compiled: dict[tuple[str, int], Condition] = {}
+    for source, cases in branches.items():
+        for index, case in enumerate(cases if isinstance(cases, list) else ()):
+            text = case.get("when") if isinstance(case, dict) else None
+            if isinstance(text, str) and not draft.document.report.full:
+                condition = _compile(draft, ("branches", source, index, "when"), text, names)
+                if condition is not None:
+                    _check_condition_sources(draft, graph, source, condition, ancestry, index)
+                    compiled[source, index] = condition
+    return compiled
+
+
+def _condition_type(declared: Mapping[str, Any]) -> str:
+    """Inputs that may be null are dynamic to the checker."""
+    certain = declared.get("default") is not None or declared.get("required") is not False
+    kind = declared.get("type", "string")
+    return kind if certain and isinstance(kind, str) else ""
+
+
+def _compile(draft: Draft, where: Where, text: str, names: Names) -> Condition | None:
+    result = names.compile(text)
+    if isinstance(result, Condition):
+        return result
+    for problem in result:
+        needle = text[problem.offset : problem.offset + 8]
+        place = draft.document.within(where, problem.offset, needle)
+        draft.document.report.add("MISSION_CONDITION", problem.message, place, hint=problem.hint)
+    return None
+
+
+def _check_condition_sources(
+    draft: Draft, graph: Graph, source: str, condition: Condition, ancestry: Ancestry, index: int
+) -> None:
+    if graph.loose or source not in graph.known:
+        return
+    late = set(condition.outputs()) - ancestry.upstream(source) - {source}
+    for name in sorted(late):
+        where: Where = ("branches", source, index, "when")
+        place = draft.document.within(where, condition.text.find(f"outputs.{name}"), name)
+        draft.document.report.add(
+            "validation.source_not_upstream",
+            f"outputs.{name} has not run by then",
+            place,
+            hint=f"link it before {source!r}",
+        )

@@ -1,0 +1,136 @@
+"""Loading a mission: from a path to a checked, hashed, frozen definition, or to everything that is wrong with it.
+
+Stages: YAML with positions → structure → how the parts fit → what the envelope certainly forbids. Each reports all
+it finds and the next runs on whatever is well-formed, so five unrelated mistakes are five positions in one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.blocks.registry import BlockRegistry
+from runtime.kernel.canonical import digest
+from runtime.kernel.model import Envelope
+from runtime.missions.checks import check_all
+from runtime.missions.conditions import Condition
+from runtime.missions.draft import Draft
+from runtime.missions.envelopes import block_envelopes, check_feasible, mission_envelope
+from runtime.missions.files import Attachment, attach, locate, read_mission
+from runtime.missions.graph import Graph, read_graph
+from runtime.missions.model import MissionSpec
+from runtime.missions.problems import MissionInvalid, MissionProblem
+from runtime.missions.sections import PromptFile
+from runtime.missions.structure import validate
+from runtime.missions.types import default_registry
+from runtime.missions.yaml_reader import Where, read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mission:
+    """A mission that can run. ``directory`` is the folder of its file; relative paths start there.
+
+    ``definition`` is what ``mission_hash`` is the digest of: the values as parsed plus the digests of the files they
+    name. ``block_envelopes`` holds the further envelopes of blocks that have one. ``warnings`` did not stop the load.
+    """
+
+    path: Path
+    directory: Path
+    source: bytes
+    spec: MissionSpec
+    graph: Graph
+    definition: Mapping[str, Any]
+    mission_hash: str
+    envelope: Envelope
+    block_envelopes: Mapping[str, Envelope]
+    conditions: Mapping[tuple[str, int], Condition]
+    files: Mapping[Where, Attachment]
+    warnings: tuple[MissionProblem, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.spec.mission
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Role → its prompt, read from its file where it has one."""
+        return {
+            role: self.files["prompts", role, "file"].content if isinstance(prompt, PromptFile) else prompt
+            for role, prompt in self.spec.prompts.items()
+        }
+
+    @property
+    def schemas(self) -> dict[str, dict[str, Any]]:
+        """The JSON Schemas kept in files, by the name the mission gives them."""
+        return {item.name: item.content for where, item in self.files.items() if where[-1] == "output_schema"}
+
+    @property
+    def answers(self) -> Path | None:
+        """The file with scripted answers, if the mission has one."""
+        attachment = self.files.get(("provider", "scripted"))
+        return attachment.path if attachment else None
+
+    def output_schema(self, block: str) -> dict[str, Any] | None:
+        """The JSON Schema a model block's answer must fit, read from its file where it has one."""
+        written = self.spec.blocks[block].params.get("output_schema")
+        if isinstance(written, str):
+            content: dict[str, Any] = self.files["blocks", block, "output_schema"].content
+            return content
+        return written
+
+
+def load(path: Path | str, registry: BlockRegistry | None = None) -> Mission:
+    """Load the mission at ``path``, a file or a folder holding ``mission.yaml``.
+
+    ``registry`` holds the block types there are (default: the built-in ones). Raises `MissionInvalid` with
+    every problem found, sorted by position.
+    """
+    file = locate(path)
+    return load_bytes(read_mission(file), file, registry)
+
+
+def load_bytes(source: bytes, file: Path, registry: BlockRegistry | None = None) -> Mission:
+    """Load a mission from bytes as if they stood in ``file``. Raises `MissionInvalid`."""
+    document = read(source, file)
+    spec = validate(document)
+    data = document.data if isinstance(document.data, dict) else {}
+    draft = Draft(document, data, registry or default_registry())
+    graph = read_graph(document, data, draft.blocks)
+    conditions = check_all(draft, graph)
+    directory = file.absolute().parent
+    files = attach(document, directory, data)
+    if spec is None:
+        raise MissionInvalid(document.report.problems())
+    envelope = mission_envelope(spec)
+    inner = block_envelopes(spec, envelope)
+    check_feasible(document, spec, envelope, inner)
+    document.report.raise_if_failed()
+    definition = {
+        "schema": "mission-definition/1",
+        "mission": data,
+        "files": {item.name: item.digest for item in files.values()},
+    }
+    return Mission(
+        path=file,
+        directory=directory,
+        source=source,
+        spec=spec,
+        graph=graph,
+        definition=definition,
+        mission_hash=digest(definition),
+        envelope=envelope,
+        block_envelopes=inner,
+        conditions=conditions,
+        files=files,
+        warnings=document.report.problems(),
+    )
+
+
+def lint(path: Path | str, registry: BlockRegistry | None = None) -> tuple[MissionProblem, ...]:
+    """Everything worth saying about the mission at ``path``: errors and warnings, by position."""
+    try:
+        return load(path, registry).warnings
+    except MissionInvalid as invalid:
+        return tuple(invalid.problems)

@@ -1,0 +1,256 @@
+"""Which parameters each operation and tool action takes: what the block registry does not know.
+
+A block hands its parameters to an operation unseen, so a misspelt one would only be refused in the middle of a run.
+This table (operations spec §3) lets the loader say it beforehand, and the JSON Schema offer them in an editor.
+Where ``references`` is false the value names code, an identity or a file and is fixed when the mission is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from runtime.missions.references import has_reference, is_reference
+
+#: Kind of a parameter → the Python types it may have; ``bool`` is never a number.
+KINDS: Final[Mapping[str, tuple[type, ...]]] = {
+    "text": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "list": (list,),
+    "map": (dict,),
+    "null": (type(None),),
+    "any": (str, int, float, bool, list, dict, type(None)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One parameter. ``kinds`` are keys of `KINDS`."""
+
+    name: str
+    kinds: tuple[str, ...]
+    description: str
+    required: bool = False
+    references: bool = True
+    choices: tuple[Any, ...] = ()
+
+    def fits(self, value: object) -> bool:
+        if isinstance(value, bool) and not {"boolean", "any"} & set(self.kinds):
+            return False
+        return any(isinstance(value, KINDS[kind]) for kind in self.kinds)
+
+    @property
+    def expected(self) -> str:
+        return " or ".join("whatever is needed" if kind == "any" else kind for kind in self.kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The parameters of one block type or tool action. ``open`` ones take further keys as they come.
+
+    Each group in ``one_of`` holds spellings of one thing: exactly one is given.
+    """
+
+    params: tuple[Param, ...]
+    description: str = ""
+    open: bool = False
+    one_of: tuple[tuple[str, ...], ...] = ()
+
+    def named(self, name: str) -> Param | None:
+        return next((param for param in self.params if param.name == name), None)
+
+
+def _text(name: str, description: str, **options: Any) -> Param:
+    return Param(name, ("text",), description, **options)
+
+
+def _path(description: str = "Path relative to the work tree.") -> Param:
+    return _text("path", description, required=True)
+
+
+_TESTS: Final = (
+    Param("test_paths", ("list",), "Test files or folders, each 'path' or 'path::node'.", required=True),
+    Param("pytest_args", ("list",), "Extra arguments: -q, -v, -x, --maxfail=N, -k EXPR, --durations=N."),
+    Param("min_tests", ("integer",), "Fewest tests that must have run (default 1)."),
+)
+_ONLY: Final = Param("paths", ("list",), "Only these paths.")
+_STAGED: Final = Param("staged", ("boolean",), "Look at what is staged.")
+_PARENTS: Final = Param("create_parents", ("boolean",), "Create missing folders.")
+_EXPECT: Final = Param("expect_sha256", ("text", "null"), "Hash the file must have; null: it must not exist.")
+
+#: The six operations are block types of the same id; `tool_invoke` adds those of `ACTIONS`.
+OPERATIONS: Final[Mapping[str, Shape]] = {
+    "llm_call": Shape(
+        (
+            _text("role", "Role that is asked (default: the role the block acts as).", references=False),
+            _text("prompt", "What is asked."),
+            Param("packet", ("map",), "Structured input."),
+            _text("model", "Model name, or auto.", references=False),
+            Param("temperature", ("number",), "Randomness (default 0)."),
+            Param("max_tokens", ("integer",), "Longest answer in tokens (default 8192)."),
+            Param("output_schema", ("text", "map"), "JSON Schema of the answer, or its file.", references=False),
+        ),
+        "Ask a model.",
+    ),
+    "tool_invoke": Shape(
+        (
+            _text("tool", "Tool, or tool.action.", required=True, references=False),
+            _text("action", "Action of the tool.", references=False),
+        ),
+        "Use a tool.",
+    ),
+    "packet_route": Shape(
+        (
+            _text("transform", "Registered transform.", required=True, references=False),
+            Param("input", ("map",), "What is transformed.", required=True),
+        ),
+        "Transform data with a registered pure function.",
+    ),
+    "gate_check": Shape(
+        (
+            _text("check", "Registered check, or schema:NAME.", references=False),
+            _text("schema", "Other spelling of check.", references=False),
+            Param("condition", ("any",), "What is checked."),
+            Param("data", ("any",), "Other spelling of condition."),
+            _text("on_fail", "What a closed gate does.", choices=("fail", "escalate")),
+        ),
+        "Stop unless a check holds.",
+        one_of=(("check", "schema"),),
+    ),
+    "run_tests": Shape(_TESTS, "Run tests with pytest, confined, and prove the work tree unchanged."),
+    "escalate": Shape(
+        (
+            _text("reason", "What the operator is told.", required=True),
+            _text("severity", "How urgent it is.", choices=("info", "warning", "critical")),
+            Param("context", ("map",), "Facts that go with it."),
+        ),
+        "Tell the operator.",
+    ),
+}
+
+ACTIONS: Final[Mapping[str, Shape]] = {
+    "filesystem.read_file": Shape(
+        (_path(), Param("max_bytes", ("integer",), "Most bytes returned, up to 1 MiB.")), "Read a file."
+    ),
+    "filesystem.read_files": Shape(
+        (Param("paths", ("list",), "Up to 64 paths.", required=True),), "Read several files."
+    ),
+    "filesystem.list_dir": Shape(
+        (
+            _path(),
+            Param("recursive", ("boolean",), "Go into folders."),
+            Param("max_entries", ("integer",), "Most entries returned, up to 5000."),
+        ),
+        "List a folder.",
+    ),
+    "filesystem.write_file": Shape(
+        (
+            _path(),
+            _text("content", "What the file will hold.", required=True),
+            _text("encoding", "How content is written.", choices=("utf-8", "base64")),
+            _EXPECT,
+            _text("mode", "File mode.", choices=("644", "755")),
+            _PARENTS,
+        ),
+        "Create or replace a file.",
+    ),
+    "filesystem.delete_file": Shape(
+        (_path(), _text("expect_sha256", "Hash the file must have.", required=True)), "Delete a file."
+    ),
+    "filesystem.make_dir": Shape((_path(), _PARENTS), "Create a folder."),
+    "git.status": Shape((), "What has changed."),
+    "git.diff": Shape((_ONLY, _STAGED), "The changes."),
+    "git.diff_stat": Shape((_ONLY, _STAGED), "Size of the changes."),
+    "git.log": Shape((_ONLY, Param("max", ("integer",), "Most entries returned.")), "Recent commits."),
+    "git.rev_parse_head": Shape((), "The current commit."),
+    "git.add": Shape((Param("paths", ("list",), "Paths to stage.", required=True),), "Stage files."),
+    "git.commit": Shape((_text("message", "Commit message.", required=True),), "Commit what is staged."),
+    "pytest.run": Shape(_TESTS, "As run_tests."),
+    "process.run": Shape(
+        (_text("template", "Name of one of the mission's commands.", required=True, references=False),),
+        "Run one of the mission's commands; its arguments are further keys.",
+        open=True,
+    ),
+}
+
+TOOLS: Final = tuple(dict.fromkeys(name.partition(".")[0] for name in ACTIONS))
+#: The closed set of gates (operations spec §3.4); ``schema:<NAME>`` comes on top.
+CHECKS: Final = (
+    "equals",
+    "non_empty",
+    "compare",
+    "path_scope",
+    "verdict_approved",
+    "tests_passed",
+    "repo_clean",
+    "budget_available",
+)
+#: Actions that need only reading rights on the paths they name.
+READING: Final = frozenset(
+    {"filesystem.read_file", "filesystem.read_files", "filesystem.list_dir"}
+    | {"git.status", "git.diff", "git.diff_stat", "git.log", "git.rev_parse_head"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ParamProblem:
+    """One wrong parameter: ``key`` points at its name rather than its value; None means the block itself."""
+
+    code: str
+    message: str
+    name: str | None
+    key: bool = False
+    known: tuple[str, ...] = ()
+
+
+def tool_action(params: Mapping[str, Any]) -> str:
+    """``tool.action`` of a tool block however it is spelt; '' when it is not text."""
+    tool, action = params.get("tool"), params.get("action")
+    if not isinstance(tool, str) or not isinstance(action, str | None):
+        return ""
+    return f"{tool}.{action}" if action else tool
+
+
+def shape_of(block_type: str, params: Mapping[str, Any], shape: Shape) -> Shape | None:
+    """The shape to check ``params`` against: a tool block's depends on its action. None: the action is unknown."""
+    if block_type != "tool_invoke":
+        return shape
+    action = ACTIONS.get(tool_action(params))
+    return None if action is None else Shape((*shape.params, *action.params), action.description, open=action.open)
+
+
+def check(params: Mapping[str, Any], shape: Shape) -> Iterator[ParamProblem]:
+    """Everything wrong with ``params``: unknown, missing, of the wrong kind, or a forbidden reference."""
+    for name, value in params.items():
+        param = shape.named(name)
+        if param is not None:
+            yield from _check_value(param, value)
+        elif not shape.open:
+            known = tuple(item.name for item in shape.params)
+            yield ParamProblem(
+                "MISSION_UNKNOWN_PARAMETER", f"there is no parameter {name[:70]!r} here", name, True, known
+            )
+    for param in shape.params:
+        if param.required and param.name not in params:
+            wanted = f"the parameter {param.name!r} is missing: {param.description}"
+            yield ParamProblem("MISSION_MISSING_PARAMETER", wanted, None)
+    for group in shape.one_of:
+        if sum(name in params for name in group) != 1:
+            yield ParamProblem("MISSION_MISSING_PARAMETER", f"give exactly one of {' and '.join(group)}", None)
+
+
+def _check_value(param: Param, value: object) -> Iterator[ParamProblem]:
+    if has_reference(value) and not param.references:
+        message = f"{param.name} is fixed when the mission is written: no references"
+        yield ParamProblem("MISSION_REFERENCE_FORBIDDEN", message, param.name)
+    elif is_reference(value):
+        return
+    elif not param.fits(value):
+        message = f"{param.name} must be {param.expected}, not {type(value).__name__}"
+        yield ParamProblem("MISSION_PARAMETER_TYPE", message, param.name)
+    elif param.choices and value not in param.choices and not has_reference(value):
+        choices = ", ".join(dict.fromkeys(str(choice) for choice in param.choices))
+        yield ParamProblem("MISSION_PARAMETER_TYPE", f"{param.name} must be one of {choices}", param.name)

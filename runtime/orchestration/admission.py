@@ -1,0 +1,181 @@
+"""X1–X7 of operations spec §4.1: everything that can refuse an operation before the work tree is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.kernel.canonical import parse_strict
+from runtime.kernel.errors import JournalError, QuarterdeckError, Refused
+from runtime.kernel.model import (
+    Effect,
+    Envelope,
+    EnvelopeViolation,
+    OperationReceipt,
+    OperationStatus,
+    OperationType,
+    thawed,
+)
+from runtime.kernel.ports import ArtifactStore
+from runtime.orchestration.attempt import Attempt, Refusal, check_context
+from runtime.orchestration.budget import Ledger
+from runtime.orchestration.compensation import NO_UNDO, InvalidCompensation, fit, validate_compensation
+from runtime.orchestration.operation_ports import (
+    MAX_BODY_BYTES,
+    Enforcer,
+    HandlerTable,
+    PlanCall,
+    Protector,
+    Workspace,
+)
+from runtime.orchestration.operation_records import Recorder, plan_record
+from runtime.orchestration.operation_table import Known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """The answer of a recorded run to one operation key (ruling R19); ``receipt`` is set for this run's own."""
+
+    status: OperationStatus
+    output: Mapping[str, Any]
+    reason_code: str | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    receipt: OperationReceipt | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """Walks an attempt through X1–X7; refusals are raised as `Refusal`."""
+
+    records: Recorder
+    handlers: HandlerTable
+    enforcer: Enforcer
+    protector: Protector
+    workspace: Workspace
+    artifacts: ArtifactStore
+    budget: Ledger
+    guard: Callable[[], None]
+    envelope_hash: str | None
+    recorded: Callable[[str], Recorded | None] | None
+    remaining_seconds: Callable[[], float]
+
+    async def admit(self, attempt: Attempt, *, fill_default: bool) -> Recorded | None:
+        """Fill in plan and compensation, or return the answer already known for this key.
+
+        The guard comes first, so that work of an abandoned thread is not even looked at (ruling R17).
+        """
+        self.guard()
+        attempt.params_hash = self.records.keep(thawed(attempt.operation.params))
+        check_context(attempt.ctx)
+        known = await self._known(attempt)
+        if known is not None:
+            return known
+        operation = attempt.operation
+        declared = validate_compensation(operation.compensation_type, operation.compensation_command)
+        await self._plan(attempt)
+        if attempt.plan.effect not in (Effect.NONE, Effect.READ) and attempt.ctx.journal is None:
+            raise Refusal("CTX_NO_JOURNAL", f"a {attempt.plan.effect.value} operation needs a journal")
+        if fill_default and declared is NO_UNDO:
+            # The plan's own undo repeats its paths, so the envelope must have judged them first.
+            await self._consult(attempt)
+            attempt.compensation = validate_compensation(attempt.plan.undo, attempt.plan.undo_command)
+            fit(attempt.compensation, attempt.plan)
+        else:
+            attempt.compensation = declared
+            fit(declared, attempt.plan)
+            await self._consult(attempt)
+        return None
+
+    def affordable(self, stack: Sequence[Envelope]) -> int:
+        """Micro-USD one operation may still cost: the run's rest, or less when a step envelope says so."""
+        return min([self.budget.remaining_micros, *(envelope.max_budget_micros for envelope in stack[1:])])
+
+    async def _known(self, attempt: Attempt) -> Recorded | None:
+        """X3: the idempotency table of operations spec §4.2."""
+        if self.recorded is not None and (answer := self.recorded(attempt.key)) is not None:
+            return answer
+        operation_id, table = attempt.operation.operation_id, self.records.table
+        if table.conflict(operation_id, attempt.key):
+            raise Refusal("IDEMPOTENCY_CONFLICT", f"operation {operation_id} was already used for other work")
+        known = table.lookup(attempt.key)
+        if known is None:
+            return None
+        attempt.number = known.attempt + 1
+        if known.state is Known.RETRYABLE:
+            return None
+        if known.state is Known.STUCK:
+            raise Refusal("HALT_LATCHED", f"the undo of {operation_id} failed", halt=True)
+        if known.state is not Known.DONE or known.receipt is None:
+            raise Refusal("RECOVERY_MANUAL", f"operation {operation_id} was interrupted; recovery must decide first")
+        return await self._replay(known.receipt)
+
+    async def _replay(self, receipt: OperationReceipt) -> Recorded:
+        if receipt.effect == Effect.WRITE.value:
+            state = await self.workspace.state_hash(receipt.affected_paths)
+            if state != receipt.post_state_hash:
+                raise Refusal("IDEMPOTENCY_DRIFT", "files this operation wrote have changed since; it is not run again")
+        body = await self.artifacts.get(receipt.output_hash)
+        if body is None:
+            raise Refusal("RECOVERY_MANUAL", f"the recorded output {receipt.output_hash} is not stored")
+        output = parse_strict(body, limit=MAX_BODY_BYTES)
+        return Recorded(
+            status=OperationStatus(receipt.status), output=output, reason_code=receipt.reason_code, receipt=receipt
+        )
+
+    async def _plan(self, attempt: Attempt) -> None:
+        """X5."""
+        operation = attempt.operation
+        attempt.chosen = self.handlers.get(operation.type)
+        if attempt.chosen is None:
+            raise Refusal("OP_UNKNOWN_TYPE", f"no handler for {operation.type}")
+        call = PlanCall(
+            operation_id=operation.operation_id, params=operation.params, ctx=attempt.ctx, stack=attempt.stack
+        )
+        try:
+            plan = await attempt.chosen.plan(call)
+            self.records.keep(plan_record(plan))
+        except (JournalError, InvalidCompensation):
+            raise
+        except EnvelopeViolation as violation:
+            raise Refusal.of(violation.result) from None
+        except QuarterdeckError as error:
+            raise Refusal(error.code, error.message, {"check": "plan"}) from None
+        except Exception as error:
+            name = type(error).__name__
+            raise Refusal("OP_FAILED", f"planning failed: {name}", {"check": "plan", "error": name}) from error
+        attempt.plan = plan
+
+    async def _consult(self, attempt: Attempt) -> None:
+        """X6 and X7."""
+        plan, stack = attempt.plan, attempt.stack
+        if not stack or stack[0].envelope_hash != self.envelope_hash:
+            raise Refusal("ENV_CHANGED", "the mission envelope is not the one the run started with", halt=True)
+        verdict = await asyncio.to_thread(
+            self.enforcer.validate_operation,
+            attempt.operation,
+            attempt.ctx,
+            plan,
+            stack,
+            remaining_micros=self.affordable(stack),
+            deadline_passed=self.remaining_seconds() <= 0,
+        )
+        if not verdict:
+            raise Refusal.of(verdict)
+        if attempt.operation.type == OperationType.LLM_CALL.value:
+            self._reserve(attempt)
+        for item in plan.paths:
+            if not item.access.reads_only:
+                verdict = self.protector.validate(item.path, attempt.ctx.acting_role, item.access.value)
+                if not verdict:
+                    raise Refusal.of(verdict)
+
+    def _reserve(self, attempt: Attempt) -> None:
+        plan = attempt.plan
+        try:
+            attempt.reservation = self.budget.reserve(
+                attempt.operation.operation_id, plan.reserve_micros, plan.reserve_tokens
+            )
+        except Refused as error:
+            raise Refusal(error.code, error.message, {"check": "budget"}) from None

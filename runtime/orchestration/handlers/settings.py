@@ -1,0 +1,72 @@
+"""Everything handlers are told by the host, resolved once per run and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from runtime.kernel.ports import ModelProvider, ProcessRunner
+from runtime.orchestration.operation_ports import GitPort
+
+#: Operations spec §3.1.
+DEFAULT_MAX_TOKENS: Final = 8192
+#: Ruling R32: one provider attempt.
+DEFAULT_LLM_SECONDS: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Micro-USD per million tokens."""
+
+    per_million_in: int
+    per_million_out: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """Who answers ``llm_call``. ``prices`` maps model names; ``free`` providers (scripted) cost nothing.
+
+    ``unpriced`` lets a model without a price run on a token budget (rulings §9.9). ``prompts`` are the mission's
+    role prompts, ``schemas`` the output schemas it may name. ``redact`` removes known secrets from what is stored.
+    """
+
+    provider: ModelProvider | None = None
+    model: str = "auto"
+    free: bool = False
+    unpriced: bool = False
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    timeout: float = DEFAULT_LLM_SECONDS
+    redact: Callable[[str], str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerSettings:
+    """What the host resolved for one run.
+
+    ``root`` is the work tree. ``python`` and ``commands`` come from the mission's ``commands:`` (ruling R50), the
+    raw mapping of each template is checked by `runtime.orchestration.handlers.process`. ``scratch_root`` is a
+    private folder outside the work tree; ``sandbox_env`` are further variables every child gets.
+    ``is_protected`` is the protected set's own question; without it the check ``governance_baseline`` is not offered.
+    """
+
+    root: Path
+    runner: ProcessRunner
+    scratch_root: Path
+    git: GitPort | None = None
+    python: str | None = None
+    commands: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    models: ModelSettings = ModelSettings()
+    sandbox_env: Mapping[str, str] = field(default_factory=dict)
+    sandbox_scratch: Sequence[str] = ()
+    network: bool = False
+    is_protected: Callable[[str], bool] | None = None
+
+    @property
+    def confined(self) -> bool:
+        """Does the kernel hold children to their plan? (tiers A and B, ruling R48)"""
+        return self.runner.tier in ("A", "B")

@@ -1,0 +1,159 @@
+"""The written form of a journal entry: its kinds, its members, its bytes and how they are hashed.
+
+One place, so that the journal that writes, the store that keeps and the verifier that doubts cannot disagree.
+Standard library and kernel only: the evidence bundle carries this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from runtime.kernel.canonical import CanonicalizationError, canonical_bytes, digest, digest_bytes, parse_strict
+from runtime.kernel.errors import JournalError
+from runtime.kernel.ports import StoredEntry
+
+SCHEMA: Final = "journal-entry/1"
+HEADER: Final = frozenset({"schema", "seq", "kind", "journal_id", "at", "prev_entry_hash", "entry_hash"})
+#: Operations spec §7.1: larger values belong into the artifact store.
+MAX_LINE_BYTES: Final = 256 * 1024
+
+_STEP: Final = frozenset(
+    {
+        "step_id",
+        "name",
+        "operation_type",
+        "status",
+        "attempt",
+        "started_at",
+        "completed_at",
+        "inputs",
+        "outputs",
+        "pre_state_hash",
+        "post_state_hash",
+        "error_message",
+        "compensation_status",
+    }
+)
+_OPERATION: Final = frozenset(
+    {
+        "step_id",
+        "operation_id",
+        "operation_type",
+        "attempt",
+        "idempotency_key",
+        "pre_state_hash",
+        "pre_workspace",
+        "pre_head",
+        "effect",
+        "affected_paths",
+        "compensation_type",
+        "compensation_command",
+        "plan_hash",
+    }
+)
+_OPENED: Final = frozenset(
+    {"mission_id", "run_id", "mission_type", "baseline_commit", "envelope_hash", "prev_journal_head"}
+)
+_NOTHING: Final[frozenset[str]] = frozenset()
+
+#: Members an entry must have beside the header, by kind. The keys are the closed set of kinds: operations spec
+#: §7.2, ruling R23, and the four last ones for the store's own journal (ruling R33).
+REQUIRED: Final[Mapping[str, frozenset[str]]] = {
+    "journal_opened": _OPENED,
+    "plan": frozenset({"plan_hash"}),
+    "signal": frozenset({"signals"}),
+    "step_started": _STEP,
+    "step_finished": _STEP,
+    "operation_started": _OPERATION,
+    "operation_denied": frozenset({"step_id", "operation_id", "idempotency_key", "code", "evidence_hash"}),
+    "receipt": frozenset({"receipt"}),
+    "compensation_started": frozenset({"operation_id", "compensates"}),
+    "compensation_finished": frozenset({"operation_id", "compensates", "outcome", "verified"}),
+    "escalation": frozenset({"phase", "escalation_id"}),
+    "budget": frozenset({"phase", "operation_id", "micros", "tokens"}),
+    "kill_switch": _NOTHING,
+    "recovery": _NOTHING,
+    "external_modification": _NOTHING,
+    "operator_action": frozenset({"action"}),
+    "evidence": _NOTHING,
+    "journal_closed": frozenset({"status", "result_commit", "entries", "last_receipt_hash"}),
+    "refusal": _NOTHING,
+    "latch": _NOTHING,
+    "epoch": _NOTHING,
+    "run_head": _NOTHING,
+}
+
+
+def shape_problem(entry: Mapping[str, Any]) -> str | None:
+    """Why ``entry`` is not a journal entry of its kind; None when it is."""
+    missing = HEADER - entry.keys()
+    if missing:
+        return f"header member {min(missing)} is missing"
+    kind = entry["kind"]
+    if entry["schema"] != SCHEMA:
+        return f"schema is {entry['schema']!r}, not {SCHEMA!r}"
+    if not isinstance(kind, str) or kind not in REQUIRED:
+        return f"{kind!r} is not a kind of journal entry"
+    missing = REQUIRED[kind] - entry.keys()
+    if missing:
+        return f"{kind} lacks {min(missing)}"
+    if type(entry["seq"]) is not int:
+        return "seq is not a whole number"
+    texts = ("journal_id", "at", "prev_entry_hash", "entry_hash")
+    odd = [name for name in texts if type(entry[name]) is not str]
+    if odd:
+        return f"{odd[0]} is not text"
+    if kind == "receipt" and not isinstance(entry["receipt"], Mapping):
+        return "receipt is not an object"
+    return None
+
+
+def sealed(entry: Mapping[str, Any]) -> tuple[bytes, str]:
+    """The stored bytes of ``entry`` (given without ``entry_hash``) and its hash, encoding each member once.
+
+    Canonical keys are sorted, so the hashed bytes are the members before ``entry_hash`` followed by those after
+    it, and the stored bytes are the same two runs with the hash set into the seam. The header has members on
+    both sides, so neither run is empty. Raises `CanonicalizationError`.
+    """
+    before = canonical_bytes({key: value for key, value in entry.items() if key < "entry_hash"})
+    after = canonical_bytes({key: value for key, value in entry.items() if key > "entry_hash"})
+    entry_hash = digest_bytes(before[:-1] + b"," + after[1:])
+    body = before[:-1] + f',"entry_hash":"{entry_hash}",'.encode() + after[1:]
+    if len(body) > MAX_LINE_BYTES:
+        raise CanonicalizationError("CANON_SIZE", f"{len(body)} bytes exceed the line limit of {MAX_LINE_BYTES}")
+    return body, entry_hash
+
+
+def hash_of_body(body: bytes, claimed: str) -> str:
+    """The hash of canonical entry bytes whose top-level ``entry_hash`` reads ``claimed``.
+
+    Quotes inside canonical strings are escaped, so the seam text can only be a member; one occurrence is the
+    top-level one, and cutting it out leaves the hashed bytes.
+    """
+    seam = f'"entry_hash":"{claimed}",'.encode()
+    if body.count(seam) == 1:
+        return digest_bytes(body.replace(seam, b"", 1))
+    entry = parse_strict(body)
+    return digest({key: value for key, value in entry.items() if key != "entry_hash"})
+
+
+def stored_line(line: bytes) -> StoredEntry:
+    """One canonical line with the columns a database would hold.
+
+    Raises `CanonicalizationError`, or `JournalError` ``J_SCHEMA``.
+    """
+    entry = parse_strict(line, limit=MAX_LINE_BYTES)
+    problem = shape_problem(entry) if isinstance(entry, Mapping) else "not an object"
+    if problem is not None:
+        raise JournalError("J_SCHEMA", problem)
+    return StoredEntry(entry["seq"], entry["kind"], entry["at"], entry["prev_entry_hash"], entry["entry_hash"], line)
+
+
+def stored_lines(data: bytes) -> Iterable[StoredEntry]:
+    """The entries of a whole JSONL file; raises `JournalError` naming the first line that is none."""
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        try:
+            yield stored_line(line)
+        except (CanonicalizationError, JournalError) as error:
+            raise JournalError(error.code, error.message, where=f"line {number}") from error

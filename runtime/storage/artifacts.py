@@ -1,0 +1,66 @@
+"""Bodies by digest, in the same database as the entries that name them.
+
+Being in the same database is the point: the writer keeps order, so one commit makes a body and the entry after
+it durable together (`runtime.kernel.ports.ArtifactStore`), and no file can go missing on its own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from runtime.kernel.canonical import digest_bytes
+from runtime.kernel.clock import Clock, timestamp
+from runtime.kernel.errors import StorageError
+from runtime.storage.reader import Reader
+from runtime.storage.writer import Writer
+
+#: Captured output is capped well below; a larger body is a fault, not data.
+MAX_ARTIFACT_BYTES: Final = 32 * 1024 * 1024
+
+
+class Artifacts:
+    """Content-addressed storage. Without a writer (an observer) only `get` and `raw` work."""
+
+    def __init__(self, reader: Reader, writer: Writer | None, clock: Clock) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._clock = clock
+
+    def put(self, data: bytes) -> str:
+        """Keep ``data``, durable no later than any entry appended afterwards, and return its digest."""
+        if self._writer is None:
+            raise StorageError("STORE_READ_ONLY", "this process only observes the store")
+        if len(data) > MAX_ARTIFACT_BYTES:
+            raise StorageError(
+                "STORE_ARTIFACT_SIZE", f"a body of {len(data)} bytes exceeds the limit of {MAX_ARTIFACT_BYTES}"
+            )
+        digest = digest_bytes(data)
+        self._writer.submit(
+            [
+                (
+                    "INSERT OR IGNORE INTO artifacts (digest, bytes, body, at) VALUES (?, ?, ?, ?)",
+                    (digest, len(data), data, timestamp(self._clock.now())),
+                )
+            ]
+        )
+        return digest
+
+    async def get(self, digest: str) -> bytes | None:
+        """The body, or None when it is not stored. Raises ``STORE_ARTIFACT_DAMAGED`` when it does not match."""
+        body = await self.raw(digest)
+        if body is not None and digest_bytes(body) != digest:
+            raise StorageError(
+                "STORE_ARTIFACT_DAMAGED",
+                f"the stored body of {digest} hashes to {digest_bytes(body)}",
+                where=str(self._reader.where),
+                hint="run `quarterdeck verify` to see which runs refer to it",
+            )
+        return body
+
+    async def raw(self, digest: str) -> bytes | None:
+        """The body as stored, unchecked: for a verifier that reports mismatches itself."""
+        row = await self._reader.fetch_one("SELECT body FROM artifacts WHERE digest = ?", (digest,))
+        if row is None:
+            return None
+        body = row[0]
+        return body if isinstance(body, bytes) else str(body).encode("utf-8", "replace")

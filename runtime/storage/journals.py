@@ -1,0 +1,154 @@
+"""Journal entries as rows: appended through the writer, read in order, and read as far as damage allows.
+
+The body holds the hashed canonical bytes; the other columns only find it. Reading for verification therefore
+takes every column from the table itself, never from an index that may still hold an undamaged copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from runtime.kernel.errors import StorageError
+from runtime.kernel.ports import Durable, StoredEntry
+from runtime.storage.reader import Reader, Row
+from runtime.storage.writer import Statement, Writer
+
+#: The journal of the store itself: refusals, trust, takeovers (ruling R33).
+STORE_JOURNAL: Final = "store"
+#: Entries per query: some hundred KiB, a few milliseconds.
+PAGE: Final = 500
+
+_INSERT: Final = (
+    "INSERT INTO journal_entries (journal_id, seq, kind, at, prev_entry_hash, entry_hash, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_COLUMNS: Final = "e.journal_id, e.seq, e.kind, e.at, e.prev_entry_hash, e.entry_hash, e.body"
+_KEYS: Final = "SELECT rowid FROM journal_entries WHERE journal_id = ? AND seq > ? ORDER BY seq LIMIT ?"
+_ROW: Final = f"SELECT {_COLUMNS} FROM journal_entries AS e WHERE e.rowid = ?"
+_BY_KIND: Final = (
+    "WITH page AS (SELECT rowid AS r FROM journal_entries INDEXED BY journal_by_kind WHERE kind = ?{more}"
+    f" ORDER BY r DESC LIMIT ?) SELECT {_COLUMNS} FROM page CROSS JOIN journal_entries AS e ON e.rowid = page.r"
+    " ORDER BY page.r DESC"
+)
+
+
+class DamagedJournal(StorageError):
+    """SQLite, or the row itself, refused to give up an entry. ``entries`` are those read before it."""
+
+    def __init__(self, cause: StorageError, journal_id: str, entries: Sequence[StoredEntry], before: int) -> None:
+        self.entries = tuple(entries)
+        self.count = before + len(entries)
+        """How many leading entries of the journal could be read in all."""
+        super().__init__(
+            cause.code,
+            f"journal {journal_id} can be read for {self.count} entries only: {cause.message}",
+            where=cause.where,
+            hint=cause.hint,
+        )
+
+
+class SqlJournal:
+    """Append-only storage of one journal (`runtime.kernel.ports.JournalStore`)."""
+
+    def __init__(self, writer: Writer, journal_id: str) -> None:
+        self._writer = writer
+        self._journal_id = journal_id
+
+    def append(self, entry: StoredEntry) -> Durable:
+        return self._writer.submit([insert_entry(self._journal_id, entry)])
+
+
+def insert_entry(journal_id: str, entry: StoredEntry) -> Statement:
+    return _INSERT, (
+        journal_id,
+        entry.seq,
+        entry.kind,
+        entry.at,
+        entry.prev_entry_hash,
+        entry.entry_hash,
+        entry.body,
+    )
+
+
+class Journals:
+    """Queries over journal entries."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    async def read(self, journal_id: str, after: int = -1, limit: int = PAGE) -> list[StoredEntry]:
+        """Entries with ``seq > after``, in order. Raises `DamagedJournal` with what came before the damage;
+        its ``count`` takes the ``after + 1`` earlier entries as read."""
+        rows, fault = await self._reader.fetch_until_damage(_KEYS, (journal_id, after, limit), _ROW)
+        entries: list[StoredEntry] = []
+        for row in rows:
+            if not _belongs(row, journal_id):
+                fault = _misfiled(row, str(self._reader.where))
+                break
+            entries.append(_entry(row))
+        if fault is not None:
+            raise DamagedJournal(fault, journal_id, entries, after + 1)
+        return entries
+
+    async def stream(self, journal_id: str) -> AsyncIterator[StoredEntry]:
+        """The whole journal, page by page. On damage, yields what can be read and then raises
+        `DamagedJournal`, so that a verifier knows the prefix it has seen."""
+        seen = -1
+        while True:
+            try:
+                page = await self.read(journal_id, seen)
+            except DamagedJournal as damage:
+                for entry in damage.entries:
+                    yield entry
+                raise
+            for entry in page:
+                yield entry
+            if len(page) < PAGE:
+                return
+            # A damaged number could send us back; only ever go forward.
+            seen = max(seen + 1, page[-1].seq)
+
+    async def head(self, journal_id: str) -> StoredEntry | None:
+        """The newest entry."""
+        rows = await self._reader.fetch(
+            f"SELECT {_COLUMNS} FROM journal_entries AS e WHERE journal_id = ? ORDER BY seq DESC LIMIT 1",
+            (journal_id,),
+        )
+        return _entry(rows[0]) if rows else None
+
+    async def by_kind(self, kind: str, journal_id: str | None = None, limit: int = 200) -> list[StoredEntry]:
+        """The newest entries of one kind, newest first, of one journal or of all (bodies name theirs)."""
+        more, parameters = ("", [kind]) if journal_id is None else (" AND journal_id = ?", [kind, journal_id])
+        rows = await self._reader.fetch(_BY_KIND.format(more=more), (*parameters, limit))
+        return [_entry(row) for row in rows]
+
+
+def _belongs(row: Row, journal_id: str) -> bool:
+    return row[0] == journal_id and isinstance(row[1], int)
+
+
+def _misfiled(row: Row, where: str) -> StorageError:
+    return StorageError(
+        "STORE_CORRUPT",
+        f"a row found under this journal names journal {row[0]!r} and number {row[1]!r}",
+        where=where,
+        hint="copy the folder aside before anything else writes to it",
+    )
+
+
+def _entry(row: Row) -> StoredEntry:
+    """Damaged columns keep a value of the declared type, so that verification can name the mismatch."""
+    _, seq, kind, at, previous, entry_hash, body = row
+    return StoredEntry(
+        seq=seq,
+        kind=_text(kind),
+        at=_text(at),
+        prev_entry_hash=_text(previous),
+        entry_hash=_text(entry_hash),
+        body=body if isinstance(body, bytes) else _text(body).encode("utf-8", "replace"),
+    )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else str(value)

@@ -1,0 +1,168 @@
+"""The view state is a fold: the same entries give the same screen, live or read back."""
+
+from __future__ import annotations
+
+from support.fake_deck import AT, NODES, RUN, entry, lanes, run_summary
+
+from console.model.fold import JOURNAL_TAIL, LOG_TAIL, RunState
+from runtime.events.facts import (
+    Escalation,
+    Finding,
+    InboxChanged,
+    JournalVerified,
+    LanesChanged,
+    OutputDelta,
+    RunChanged,
+    StreamGap,
+    Verification,
+)
+from runtime.host.api import RunStatus
+
+
+def begin() -> RunState:
+    return RunState.begin(run_summary(), NODES)
+
+
+def started(seq: int, step: str, **more: object):
+    members = {"step_id": step, "operation_type": "run_tests", "status": "running", "attempt": 1, "started_at": AT}
+    return entry(seq, "step_started", **{**members, **more})
+
+
+def finished(seq: int, step: str, status: str, **more: object):
+    members = {"step_id": step, "operation_type": "run_tests", "status": status, "attempt": 1, "started_at": AT}
+    return entry(seq, "step_finished", **{**members, "completed_at": AT, **more})
+
+
+def test_steps_follow_their_entries() -> None:
+    state = begin()
+    state.apply_all([started(0, "red"), finished(1, "red", "completed"), started(2, "propose")])
+    assert [(row.step_id, row.status) for row in state.step_rows()][:3] == [
+        ("red", "completed"),
+        ("propose", "running"),
+        ("apply", "pending"),
+    ]
+
+
+def test_an_accepted_failure_is_marked_and_so_are_its_violations() -> None:
+    state = begin()
+    denied = entry(1, "operation_denied", step_id="red", operation_id="red.0", idempotency_key="k", code="ENV_TOOL")
+    state.apply_all([started(0, "red"), denied, finished(2, "red", "failed", code="op.env_tool", accepted=True)])
+    assert state.steps["red"].accepted
+    assert state.violation_count == 1
+    assert [item.accepted for item in state.violations] == [True]
+
+
+def test_an_entry_seen_twice_counts_once() -> None:
+    """A page read from the store and the live feed overlap; the fold must not count twice."""
+    state = begin()
+    denied = entry(0, "operation_denied", step_id="red", operation_id="red.0", idempotency_key="k", code="ENV_TOOL")
+    assert state.apply(denied)
+    assert not state.apply(denied)
+    assert state.violation_count == 1
+
+
+def test_turn_state_comes_from_signals() -> None:
+    state = begin()
+    for seq, (signal, expected) in enumerate(
+        [("turn_open_proposed", "Opening"), ("turn_open", "Active"), ("abort", "Terminal"), ("close", "Closed")]
+    ):
+        state.apply(entry(seq, "signal", signals=[{"signal": signal, "reason": "cancelled"}]))
+        assert state.turn == expected
+    assert state.turn_reason == "cancelled"
+
+
+def test_events_of_other_runs_change_nothing() -> None:
+    state = begin()
+    other = entry(0, "step_started", run_id="other", step_id="red", operation_type="x", started_at=AT)
+    assert not state.apply(other)
+    assert state.revision == 0
+
+
+def test_output_is_cut_into_safe_lines_and_keeps_its_origin() -> None:
+    state = begin()
+    state.apply(OutputDelta(run_id=RUN, step_id="red", stream="stdout", text="one\ntw"))
+    state.apply(OutputDelta(run_id=RUN, step_id="red", stream="stdout", text="o\x1b[2J\n"))
+    state.apply(OutputDelta(run_id=RUN, step_id="propose", stream="model", text="⟦tool⟧ fake\n"))
+    assert [(line.origin, line.text) for line in state.log] == [
+        ("tool", "one"),
+        ("tool", "two"),
+        ("model", "⟦tool⟧ fake"),
+    ]
+
+
+def test_a_line_without_end_does_not_grow_for_ever() -> None:
+    state = begin()
+    for _ in range(100):
+        state.apply(OutputDelta(run_id=RUN, step_id="red", stream="stdout", text="x" * 1000))
+    assert max(len(line.text) for line in state.log) < 6000
+
+
+def test_collections_are_bounded_and_losses_counted() -> None:
+    state = begin()
+    for seq in range(JOURNAL_TAIL + 50):
+        state.apply(entry(seq, "evidence"))
+    state.apply(OutputDelta(run_id=RUN, step_id="red", stream="stdout", text="line\n" * (LOG_TAIL + 7)))
+    state.apply(StreamGap(dropped=3))
+    assert len(state.journal) == JOURNAL_TAIL
+    assert state.journal[-1].seq == JOURNAL_TAIL + 49
+    assert len(state.log) == LOG_TAIL
+    assert state.log_dropped == 10
+
+
+def test_budget_settlements_add_up() -> None:
+    state = begin()
+    state.apply(entry(0, "budget", phase="reserved", operation_id="a.0", micros=500, tokens=10, remaining_micros=0))
+    state.apply(entry(1, "budget", phase="settled", operation_id="a.0", micros=120, tokens=7, remaining_micros=380))
+    assert (state.spent_micros, state.spent_tokens, state.remaining_micros) == (120, 7, 380)
+
+
+def test_gauges_verdicts_and_questions_replace_older_ones() -> None:
+    state = begin()
+    verdict = Verification(
+        run_id=RUN,
+        ok=False,
+        entries=9,
+        trusted_prefix=4,
+        head_seq=8,
+        head_hash=None,
+        closed=False,
+        findings=(Finding(code="J_ENTRY_HASH", severity="error", seq=4, detail="hash differs"),),
+    )
+    question = Escalation(
+        escalation_id="q",
+        run_id=RUN,
+        step_id="ask",
+        reason="Publish?",
+        severity="info",
+        blocking=True,
+        choices=("approved", "rejected"),
+        subject_digest="sha256:0",
+        created_at=AT,
+    )
+    state.apply_all(
+        [
+            LanesChanged(run_id=RUN, lanes=lanes(), pool_running=1, pool_slots=8),
+            JournalVerified(verification=verdict),
+            InboxChanged(escalations=(question,)),
+            RunChanged(run=run_summary(status=RunStatus.WAITING)),
+        ]
+    )
+    assert state.verification is verdict
+    assert state.questions == (question,)
+    assert state.run.status is RunStatus.WAITING
+    assert len(state.lanes) == 3
+
+
+def test_undoing_a_step_is_shown() -> None:
+    state = begin()
+    undone = entry(
+        2,
+        "compensation_finished",
+        operation_id="apply.0",
+        compensates="sha256:0",
+        outcome="done",
+        verified=True,
+        checks={},
+    )
+    state.apply_all([started(0, "apply"), finished(1, "apply", "completed"), undone])
+    assert state.steps["apply"].status == "compensated"

@@ -1,0 +1,219 @@
+"""Every screen at the three sizes operators use."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from support.fake_deck import AT, NODES, RUN, FakeDeck, entry, lanes, mission, run_summary
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from console.app import ConsoleApp
+from runtime.events.facts import (
+    Escalation,
+    Finding,
+    Holder,
+    JournalVerified,
+    LanesChanged,
+    OutputDelta,
+    Verification,
+)
+from runtime.host.api import Problem, RunStatus
+
+SIZES = [(80, 24), (120, 40), (180, 50)]
+Step = Callable[[Pilot[Any]], Awaitable[None]]
+
+
+def entries() -> list[Any]:
+    def step(seq: int, kind: str, name: str, status: str, **more: object) -> Any:
+        members = {"step_id": name, "operation_type": "run_tests", "status": status, "attempt": 1, "started_at": AT}
+        return entry(seq, kind, **members, **more)
+
+    return [
+        entry(0, "journal_opened", mission_id="fix-the-build"),
+        entry(1, "plan", plan_hash="sha256:1", contract_hash="sha256:9c1e77aa", steps=6),
+        entry(2, "signal", signals=[{"signal": "admit"}, {"signal": "turn_open"}]),
+        step(3, "step_started", "red", "running"),
+        step(4, "step_finished", "red", "failed", code="op.test_failed", accepted=True, completed_at=AT),
+        step(5, "step_started", "apply", "running"),
+        entry(
+            6,
+            "operation_denied",
+            step_id="apply",
+            operation_id="apply.0",
+            idempotency_key="k",
+            code="PATH_TRAVERSAL",
+            reason="PATH_TRAVERSAL: '..' leaves the workspace",
+            path="docs/../x",
+        ),
+    ]
+
+
+def question() -> Escalation:
+    return Escalation(
+        escalation_id=f"{RUN}/ask.0",
+        run_id=RUN,
+        step_id="ask",
+        reason="Publish this note?",
+        severity="info",
+        blocking=True,
+        choices=("approved", "rejected"),
+        subject_digest="sha256:" + "a" * 64,
+        created_at=AT,
+    )
+
+
+def deck(**changes: Any) -> FakeDeck:
+    problem = Problem(code="MISSION_KEY_UNKNOWN", message="unknown key 'blocs'", path="broken", line=7, column=1)
+    members: dict[str, Any] = {
+        "missions_list": [
+            mission(),
+            mission("hello", inputs=(), nodes=tuple(NODES[:1])),
+            mission("broken", problems=(problem,)),
+        ],
+        "runs_list": [
+            run_summary(),
+            run_summary(run_id="77aa0000-0000-4000-8000-000000000002", resumable=True, mission="hello"),
+            run_summary(
+                run_id="1c200000-0000-4000-8000-000000000003",
+                status=RunStatus.FAILED,
+                code="op.path_traversal",
+                mission="guarded",
+            ),
+        ],
+        "nodes_list": NODES,
+        "entries_list": entries(),
+    }
+    return FakeDeck(**{**members, **changes})
+
+
+async def calm(pilot: Pilot[Any]) -> None:
+    for box in pilot.app.query(Input):
+        box.cursor_blink = False
+    await pilot.app.workers.wait_for_complete()
+    pilot.app._tick()  # type: ignore[attr-defined]
+    await pilot.pause()
+
+
+async def press(pilot: Pilot[Any], *keys: str) -> None:
+    for key in keys:
+        await pilot.press(key)
+        await calm(pilot)
+
+
+def verdict(*, ok: bool) -> JournalVerified:
+    finding = Finding(code="J_ENTRY_HASH", severity="error", seq=4, detail="hash differs")
+    return JournalVerified(
+        verification=Verification(
+            run_id=RUN,
+            ok=ok,
+            entries=7,
+            trusted_prefix=7 if ok else 4,
+            head_seq=6,
+            head_hash="sha256:" + "0" * 64,
+            closed=False,
+            findings=() if ok else (finding,),
+        )
+    )
+
+
+def live(fake: FakeDeck) -> None:
+    fake.publish(
+        LanesChanged(run_id=RUN, lanes=lanes(), pool_running=1, pool_slots=8),
+        OutputDelta(run_id=RUN, step_id="red", stream="stdout", text="F..\n1 failed, 2 passed\n"),
+        OutputDelta(run_id=RUN, step_id="propose", stream="model", text="count the last entry\n"),
+    )
+
+
+async def show_home(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await calm(pilot)
+
+
+async def show_filter(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await calm(pilot)
+    await press(pilot, "slash", *"guarded")
+
+
+async def show_broken_mission(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await calm(pilot)
+    await press(pilot, "j", "j")
+
+
+async def show_launch(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await calm(pilot)
+    await press(pilot, "n")
+
+
+async def show_run(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await calm(pilot)
+    await press(pilot, "2", "enter")
+    live(fake)
+    fake.publish(verdict(ok=True))
+    await calm(pilot)
+
+
+async def show_run_broken(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await show_run(pilot, fake)
+    fake.publish(verdict(ok=False))
+    await calm(pilot)
+
+
+async def show_violation(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await show_run(pilot, fake)
+    await press(pilot, "4", "enter")
+
+
+async def show_terminate(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await show_run(pilot, fake)
+    await press(pilot, "X")
+
+
+async def show_help(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await show_run(pilot, fake)
+    await press(pilot, "question_mark")
+
+
+SCREENS: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict[str, Any]]] = {
+    "home": (show_home, {}),
+    "home-empty": (show_home, {"missions_list": [], "runs_list": []}),
+    "home-filter": (show_filter, {}),
+    "home-broken-mission": (show_broken_mission, {}),
+    "home-observer": (
+        show_home,
+        {"read_only": True, "holder_info": Holder(pid=4711, host="bridge", epoch=2, started_at=AT, heartbeat_at=AT)},
+    ),
+    "launch": (show_launch, {}),
+    "run": (show_run, {}),
+    "run-broken": (show_run_broken, {}),
+    "run-question": (show_run, {"inbox": [question()]}),
+    "violation": (show_violation, {}),
+    "terminate": (show_terminate, {}),
+    "help": (show_help, {}),
+}
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("name", SCREENS)
+def test_screen(still: None, snap_compare: Any, name: str, size: tuple[int, int]) -> None:
+    show, changes = SCREENS[name]
+    fake = deck(**changes)
+    app = ConsoleApp(fake)
+    app.animation_level = "none"
+
+    async def prepare(pilot: Pilot[Any]) -> None:
+        await show(pilot, fake)
+
+    assert snap_compare(app, terminal_size=size, run_before=prepare)
+
+
+def test_light_theme(still: None, snap_compare: Any) -> None:
+    fake = deck()
+    app = ConsoleApp(fake, theme="daybreak")
+    app.animation_level = "none"
+
+    async def prepare(pilot: Pilot[Any]) -> None:
+        await show_run(pilot, fake)
+
+    assert snap_compare(app, terminal_size=(120, 40), run_before=prepare)

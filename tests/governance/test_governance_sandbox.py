@@ -1,0 +1,496 @@
+"""The wall itself, on every tier this machine offers: what is held back, what still works, and that all dies."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.governance.environment import rebuilt
+from runtime.governance.sandbox import Sandbox
+from runtime.governance.sandbox_backends import Backend, OwnLauncher, Unconfined
+from runtime.governance.sandbox_bwrap import Bubblewrap, find_bwrap
+from runtime.governance.sandbox_limits import Limits
+from runtime.kernel.errors import Refused
+from runtime.kernel.ports import ProcessSpec
+
+_UNSHARE = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x10000000 | 0x00020000 | 0x20000000) != 0)"
+
+
+@cache
+def _denied(tier: str) -> str | None:
+    """Why the kernel (not our code) refuses this tier, or None."""
+    if tier == "D":
+        return None
+    bwrap = find_bwrap()
+    if tier == "A" and bwrap is None:
+        return "bubblewrap is not installed"
+    program = [str(bwrap), "--unshare-all", "--ro-bind", "/", "/", "true"] if tier == "A" else None
+    plain = subprocess.run(program or [sys.executable, "-c", _UNSHARE], capture_output=True, check=False)
+    return f"user namespaces are denied: {plain.stderr.decode()[:100]}" if plain.returncode else None
+
+
+def _backend(tier: str) -> Backend:
+    reason = _denied(tier)
+    if reason is not None:
+        pytest.skip(reason)
+    return {"A": lambda: Bubblewrap(str(find_bwrap())), "B": OwnLauncher, "D": Unconfined}[tier]()
+
+
+@pytest.fixture(params=["A", "B"])
+def confined(request: pytest.FixtureRequest) -> Sandbox:
+    return Sandbox(_backend(request.param))
+
+
+@pytest.fixture(params=["A", "B", "D"])
+def runner(request: pytest.FixtureRequest) -> Sandbox:
+    return Sandbox(_backend(request.param), confinement="best_effort")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    folder = tmp_path / "tree"
+    (folder / "out").mkdir(parents=True)
+    (folder / "file.txt").write_text("content")
+    return folder
+
+
+def shell(tree: Path, command: str, **changes: Any) -> ProcessSpec:
+    spec = ProcessSpec(argv=("/bin/sh", "-c", command), cwd=tree, root=tree, env=rebuilt(), timeout=20)
+    return replace(spec, **changes)
+
+
+def python(tree: Path, program: str, *arguments: str, **changes: Any) -> ProcessSpec:
+    return shell(tree, "", argv=(sys.executable, "-I", "-S", "-c", program, *arguments), **changes)
+
+
+def alive(token: str) -> list[int]:
+    """Processes on this machine with ``token`` on their command line, other than zombies."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if token.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def children() -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+
+
+def descriptors() -> list[str]:
+    # iterdir() lists eagerly, with its own descriptor open: the same one extra every time
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+# --- ordinary work ----------------------------------------------------------------------------------------------------
+
+
+async def test_output_exit_code_and_digests_are_reported(runner: Sandbox, tree: Path) -> None:
+    seen: list[tuple[str, bytes]] = []
+    result = await runner.run(shell(tree, "cat; echo err >&2; exit 7", stdin=b"hello"), lambda *it: seen.append(it))
+    assert (result.exit_code, result.stdout, result.stderr) == (7, b"hello", b"err\n")
+    assert result.stdout_sha256 == "sha256:" + hashlib.sha256(b"hello").hexdigest()
+    assert (result.stdout_bytes, result.stderr_bytes, result.timed_out) == (5, 4, False)
+    assert sorted(seen) == [("stderr", b"err\n"), ("stdout", b"hello")]
+    assert result.tier == runner.tier
+
+
+async def test_a_signal_is_a_negative_exit_code(runner: Sandbox, tree: Path) -> None:
+    assert (await runner.run(shell(tree, "kill -SEGV $$"))).exit_code == -signal.SIGSEGV
+
+
+async def test_stdin_is_empty_when_nothing_is_given(runner: Sandbox, tree: Path) -> None:
+    assert (await runner.run(shell(tree, "cat"))).stdout == b""
+
+
+async def test_the_environment_is_exactly_what_was_given(
+    runner: Sandbox, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CANARY_TOKEN", "canary")
+    result = await runner.run(shell(tree, "", argv=("/usr/bin/env",), env=rebuilt({"NAMED": "yes"})))
+    names = {line.partition(b"=")[0].decode() for line in result.stdout.splitlines()}
+    assert names - {"PWD"} == {"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ", "NAMED"}
+    assert b"canary" not in result.stdout
+
+
+async def test_home_and_temporary_folder_are_private_and_writable(runner: Sandbox, tree: Path) -> None:
+    result = await runner.run(shell(tree, 'touch "$HOME/a" "$TMPDIR/b" && echo "$HOME"'))
+    assert result.exit_code == 0, result.stderr
+    assert not Path(result.stdout.decode().strip(), "a").exists()
+
+
+async def test_granted_paths_can_be_written_and_files_are_ordinary(confined: Sandbox, tree: Path) -> None:
+    spec = shell(tree, "echo new > out/new.txt; echo changed > file.txt", writable=(tree / "out", tree / "file.txt"))
+    result = await confined.run(spec)
+    assert result.exit_code == 0, result.stderr
+    assert (tree / "file.txt").read_text() == "changed\n"
+    made = (tree / "out" / "new.txt").stat()
+    assert (made.st_uid, made.st_mode & 0o777) == (os.geteuid(), 0o644)
+
+
+async def test_a_tree_reached_through_a_symlink_works_under_both_names(
+    confined: Sandbox, tree: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tree)
+    command = f"touch {link}/out/a {tree}/out/b && ! touch {link}/c {tree}/d"
+    result = await confined.run(shell(tree, command, root=link, cwd=link, writable=(link / "out",)))
+    assert result.exit_code == 0, result.stderr
+    assert sorted(path.name for path in (tree / "out").iterdir()) == ["a", "b"]
+
+
+async def test_scratch_is_private_and_empty(confined: Sandbox, tree: Path) -> None:
+    (tree / "out" / "kept").write_text("kept")
+    result = await confined.run(shell(tree, "ls out; touch out/new && ls out", scratch=(tree / "out",)))
+    assert (result.exit_code, result.stdout) == (0, b"new\n")
+    assert [path.name for path in (tree / "out").iterdir()] == ["kept"]
+
+
+async def test_a_virtual_environment_anywhere_starts(confined: Sandbox, tree: Path, tmp_path: Path) -> None:
+    home = tmp_path / "closed"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "env"], check=True)
+    home.chmod(0o700)
+    spec = shell(tree, "", argv=(str(home / "env/bin/python"), "-c", "import ssl, sys; print(sys.prefix)"))
+    result = await confined.run(spec)
+    assert result.stdout.decode().strip() == str(home / "env"), result.stderr
+
+
+async def test_loopback_works_inside_without_a_network(confined: Sandbox, tree: Path) -> None:
+    program = "import socket; s = socket.create_server(('localhost', 0)); socket.create_connection(s.getsockname())"
+    assert (await confined.run(python(tree, program))).exit_code == 0
+
+
+async def test_network_is_shared_when_granted(confined: Sandbox, tree: Path) -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        program = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
+        assert (await confined.run(python(tree, program, network=True))).exit_code == 0
+        assert (await confined.run(python(tree, program, network=False))).exit_code == 1
+
+
+# --- what is held back ------------------------------------------------------------------------------------------------
+
+
+async def test_the_self_test_passes_within_its_budget(confined: Sandbox) -> None:
+    found = await Sandbox.detect(backends=[confined._backend])
+    assert found.self_test is not None
+    assert found.self_test.ok, found.self_test.summary
+    assert found.tier == confined.tier
+    assert found.self_test.milliseconds < 1500  # 40 to 80 ms on an idle machine; a loaded one only informs
+    assert found.badge.startswith("CONFINED")
+    json.dumps(found.record())
+
+
+async def test_every_probe_succeeds_without_a_wall() -> None:
+    """The self-test can fail: unconfined, nearly everything it tries is possible."""
+    found = await Sandbox.detect("best_effort", backends=[_Bare()])
+    assert found.tier == "D"
+    assert found.self_test is not None
+    possible = {probe.name for probe in found.self_test.probes if not probe.blocked}
+    assert possible >= {
+        "write_work_tree",
+        "write_outside",
+        "read_canary",
+        "list_outside",
+        "tcp_connect",
+        "unix_connect",
+        "abstract_connect",
+        "signal_console",
+    }
+
+
+class _Bare:
+    """Claims to confine, does not."""
+
+    tier = "A"
+    namespaced = False
+    sets_limits = True
+
+    def launch(self, spec: ProcessSpec, limits: Limits, channels: Any) -> Any:
+        return Unconfined().launch(spec, limits, channels)
+
+
+async def test_nothing_beyond_the_grant_can_be_written(confined: Sandbox, tree: Path) -> None:
+    command = "echo x > file.txt; echo x > ../escaped; echo x > /usr/escaped; echo x > /escaped; mkdir /etc/x"
+    result = await confined.run(shell(tree, command, writable=(tree / "out",)))
+    assert (tree / "file.txt").read_text() == "content"
+    assert not (tree.parent / "escaped").exists()
+    assert result.stderr.count(b"Read-only file system") == 4  # the fifth lands in a private folder
+
+
+async def test_a_read_only_folder_inside_a_writable_one_stays_read_only(confined: Sandbox, tree: Path) -> None:
+    (tree / "out" / "kept").mkdir()
+    spec = shell(tree, "touch out/a; touch out/kept/b", writable=(tree / "out",), readable=(tree / "out" / "kept",))
+    assert (await confined.run(spec)).exit_code == 1
+    assert sorted(path.name for path in (tree / "out").rglob("*")) == ["a", "kept"]
+
+
+async def test_a_canary_outside_cannot_be_read(confined: Sandbox, tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "canary").write_text("canary")
+    (tree / "link").symlink_to(tmp_path / "canary")
+    result = await confined.run(shell(tree, f"cat {tmp_path}/canary link /etc/shadow /proc/{os.getpid()}/environ"))
+    assert (result.exit_code, result.stdout) == (1, b"")
+
+
+async def test_a_symlink_cannot_widen_a_grant(confined: Sandbox, tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tree / "link").symlink_to(tmp_path / "outside")
+    with pytest.raises(Refused) as refused:
+        await confined.run(shell(tree, "true", writable=(tree / "link",)))
+    assert refused.value.code == "SANDBOX_PATH"
+
+
+async def test_no_capability_and_no_way_to_gain_one(confined: Sandbox, tree: Path) -> None:
+    result = await confined.run(shell(tree, "grep -E '^(Cap|NoNewPrivs)' /proc/self/status"))
+    fields = dict(line.split() for line in result.stdout.decode().splitlines())
+    assert fields.pop("NoNewPrivs:") == "1"
+    assert set(fields.values()) == {"0" * 16}
+
+
+async def test_no_inherited_descriptor_reaches_the_program(runner: Sandbox, tree: Path) -> None:
+    program = "import os; print(sorted(int(n) for n in os.listdir('/proc/self/fd'))[:-1])"
+    assert (await runner.run(python(tree, program))).stdout == b"[0, 1, 2]\n"
+
+
+async def test_limits_hold(runner: Sandbox, tree: Path) -> None:
+    limited = runner.under("best_effort", Limits(file_bytes=1000, open_files=64))
+    program = (
+        "import resource as r; print(r.getrlimit(r.RLIMIT_CORE), r.getrlimit(r.RLIMIT_FSIZE)[1],"
+        " r.getrlimit(r.RLIMIT_NOFILE)[1])"
+    )
+    assert (await limited.run(python(tree, program))).stdout == b"(0, 0) 1000 64\n"
+
+
+async def test_a_declared_preload_never_runs_outside(runner: Sandbox, tree: Path) -> None:
+    result = await runner.run(shell(tree, "echo fine", env=rebuilt({"LD_PRELOAD": str(tree / "absent.so")})))
+    assert result.stdout == b"fine\n"
+    assert result.stderr.count(b"absent.so") == 1  # the shell alone complains, not the starter
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+async def test_required_confinement_is_refused_where_there_is_none(tree: Path) -> None:
+    sandbox = await Sandbox.detect("required", backends=[])
+    with pytest.raises(Refused) as refused:
+        await sandbox.run(shell(tree, "echo ran > out/proof"))
+    assert refused.value.code == "SANDBOX_UNAVAILABLE"
+    assert not (tree / "out" / "proof").exists()
+
+
+async def test_a_denied_namespace_is_named_in_the_refusal(tree: Path) -> None:
+    sandbox = await Sandbox.detect("required", backends=[Bubblewrap("/bin/false")])
+    with pytest.raises(Refused, match=r"tier A: PROCESS_SPAWN"):
+        await sandbox.run(shell(tree, "true"))
+    assert (await sandbox.under("best_effort").run(shell(tree, "true"))).tier == "D"
+
+
+@pytest.mark.parametrize("argv", [("relative",), ("/no/such/program",), ("/etc/fstab",)])
+async def test_a_program_that_cannot_start_is_refused(runner: Sandbox, tree: Path, argv: tuple[str, ...]) -> None:
+    with pytest.raises(Refused) as refused:
+        await runner.run(shell(tree, "", argv=argv))
+    assert refused.value.code == "PROCESS_SPAWN"
+
+
+async def test_a_program_that_fails_to_execute_is_refused_with_the_reason(runner: Sandbox, tree: Path) -> None:
+    broken = tree / "broken"
+    broken.write_text("#!/no/such/interpreter\n")
+    broken.chmod(0o755)
+    with pytest.raises(Refused, match=r"PROCESS_SPAWN.*No such file"):
+        await runner.run(shell(tree, "", argv=(str(broken),)))
+
+
+async def test_a_missing_working_folder_is_refused(runner: Sandbox, tree: Path) -> None:
+    with pytest.raises(Refused, match="PROCESS_SPAWN"):
+        await runner.run(shell(tree, "true", cwd=tree / "absent"))
+
+
+# --- everything dies --------------------------------------------------------------------------------------------------
+
+_HOSTILE = """
+import os, signal, sys, time
+kind = sys.argv[1]
+def linger():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    time.sleep(120)
+def fork(action):
+    if os.fork() == 0:
+        action()
+        os._exit(0)
+def daemon():
+    os.setsid()
+    fork(lambda: ([os.close(n) for n in range(3)], linger()))
+def stopped():
+    os.kill(os.getpid(), signal.SIGSTOP)
+def chain():
+    while True:
+        if os.fork():
+            os._exit(0)
+if kind in ("forker", "all"):
+    fork(chain)
+if kind in ("setsid", "all"):
+    fork(lambda: (os.setsid(), fork(linger), linger()))
+if kind in ("daemon", "all"):
+    fork(daemon)
+if kind in ("stopped", "all"):
+    fork(stopped)
+if kind in ("subreaper", "all"):
+    import ctypes
+    fork(lambda: (ctypes.CDLL(None).prctl(36, 1, 0, 0, 0), fork(daemon), linger()))
+time.sleep(0.05)
+print("ready", flush=True)
+if kind != "left":
+    linger()
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "setsid", "daemon", "stopped", "subreaper", "forker", "all"])
+async def test_cancelling_ends_the_whole_tree_first(runner: Sandbox, tree: Path, kind: str) -> None:
+    token = f"hostile-{os.getpid()}-{runner.tier}-{kind}"
+    ready = asyncio.Event()
+    task = asyncio.ensure_future(runner.run(python(tree, _HOSTILE, kind, token), lambda *_: ready.set()))
+    async with asyncio.timeout(10):
+        await ready.wait()
+    assert alive(token)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert alive(token) == []
+
+
+async def test_cancelling_at_any_early_moment_leaves_nothing(runner: Sandbox, tree: Path) -> None:
+    token = f"early-{os.getpid()}-{runner.tier}"
+    for delay in (0, 0.001, 0.003, 0.006, 0.01, 0.015, 0.02, 0.03):
+        task = asyncio.ensure_future(runner.run(python(tree, "import time; time.sleep(60)", token)))
+        await asyncio.sleep(delay)
+        task.cancel()
+        task.cancel()  # a second request must not cut the first one short
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert alive(token) == []
+    assert children() == []
+
+
+async def test_daemons_left_behind_end_with_the_program(runner: Sandbox, tree: Path) -> None:
+    token = f"left-{os.getpid()}-{runner.tier}"
+    program = _HOSTILE.replace('("daemon", "all")', '("left",)')
+    result = await runner.run(python(tree, program, "left", token))
+    assert (result.exit_code, result.stdout) == (0, b"ready\n")
+    assert alive(token) == []
+
+
+async def test_a_grandchild_holding_the_pipe_does_not_hold_the_result(runner: Sandbox, tree: Path) -> None:
+    result = await runner.run(shell(tree, "sleep 99 & echo done"))
+    assert (result.stdout, result.exit_code) == (b"done\n", 0)
+    assert result.duration < 5
+
+
+async def test_a_timeout_kills_what_ignores_polite_signals(runner: Sandbox, tree: Path) -> None:
+    token = f"timeout-{os.getpid()}-{runner.tier}"
+    result = await runner.run(python(tree, _HOSTILE, "all", token, timeout=0.4, stop_grace=0.1))
+    assert (result.timed_out, result.exit_code) == (True, -signal.SIGKILL)
+    assert result.duration < 3
+    assert alive(token) == []
+
+
+async def test_grace_lets_a_program_end_by_itself(runner: Sandbox, tree: Path) -> None:
+    command = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.02; done"
+    result = await runner.run(shell(tree, command, timeout=0.3, stop_grace=5))
+    assert (result.stdout, result.exit_code, result.timed_out) == (b"up\nbye\n", 3, True)
+
+
+async def test_a_flood_is_stopped_and_both_ends_are_kept(runner: Sandbox, tree: Path) -> None:
+    limited = runner.under("best_effort", Limits(output_bytes=1_000_000))
+    result = await limited.run(shell(tree, "echo first; exec cat /dev/zero", output_cap=1000))
+    assert result.exit_code == -signal.SIGKILL
+    assert result.stdout.startswith(b"first\n")
+    assert b"bytes left out" in result.stdout
+    assert 1_000_000 < result.stdout_bytes < 50_000_000
+    assert any(note.startswith("OUTPUT_LIMIT") for note in result.notes)
+
+
+async def test_an_error_of_the_listener_ends_the_tree_and_comes_out(runner: Sandbox, tree: Path) -> None:
+    token = f"broken-{os.getpid()}-{runner.tier}"
+
+    def broken(stream: str, chunk: bytes) -> None:
+        raise ValueError("listener")
+
+    with pytest.raises(ValueError, match="listener"):
+        await runner.run(python(tree, _HOSTILE, "plain", token), broken)
+    assert alive(token) == []
+
+
+_CONSOLE = """
+import asyncio, sys
+from pathlib import Path
+from runtime.governance.sandbox import Sandbox
+from runtime.governance.sandbox_backends import OwnLauncher, Unconfined
+from runtime.governance.sandbox_bwrap import Bubblewrap, find_bwrap
+from runtime.kernel.ports import ProcessSpec
+tier, folder, hostile, token = sys.argv[1:]
+backend = {"A": lambda: Bubblewrap(find_bwrap()), "B": OwnLauncher, "D": Unconfined}[tier]()
+spec = ProcessSpec(argv=(sys.executable, "-I", "-S", "-c", hostile, "all", token), cwd=Path(folder),
+                   root=Path(folder), env={}, timeout=60)
+asyncio.run(Sandbox(backend, confinement="best_effort").run(spec, lambda *it: print(it, flush=True)))
+"""
+
+
+async def test_nothing_outlives_a_killed_console(runner: Sandbox, tree: Path) -> None:
+    token = f"orphan-{os.getpid()}-{runner.tier}"
+    console = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _CONSOLE, runner.tier, str(tree), _HOSTILE, token),
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert console.stdout is not None
+    assert b"ready" in await console.stdout.readline()
+    assert len(alive(token)) > 3
+    console.kill()
+    await console.wait()
+    await until(lambda: not alive(token))
+
+
+# --- nothing leaks ----------------------------------------------------------------------------------------------------
+
+
+async def test_fifty_runs_leave_no_descriptor_and_no_child(runner: Sandbox, tree: Path) -> None:
+    await runner.run(shell(tree, "true"))
+    before = descriptors()
+    spec = shell(tree, "echo out; sleep 9 & exit 0")
+    for _ in range(5):
+        results = await asyncio.gather(*(runner.run(spec) for _ in range(10)))
+        assert {result.stdout for result in results} == {b"out\n"}
+    assert descriptors() == before
+    assert children() == []
+
+
+async def test_failed_starts_leave_no_descriptor(runner: Sandbox, tree: Path) -> None:
+    before = descriptors()
+    for _ in range(5):
+        with pytest.raises(Refused):
+            await runner.run(shell(tree, "true", cwd=tree / "absent"))
+    assert descriptors() == before
+    assert children() == []

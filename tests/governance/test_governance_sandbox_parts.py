@@ -1,0 +1,250 @@
+"""The pure parts of the sandbox: the mount plan, captured output, status lines and environments."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.governance import process_tree
+from runtime.governance.environment import PRIVATE_HOME, named, rebuilt, relocate
+from runtime.governance.sandbox_backends import Channels
+from runtime.governance.sandbox_bwrap import Bubblewrap
+from runtime.governance.sandbox_capture import Capture, StatusReader
+from runtime.governance.sandbox_layout import Mount, MountKind, open_unfollowed, plan_mounts, program_roots
+from runtime.governance.sandbox_limits import Limits
+from runtime.governance.secrets import resolve_secret
+from runtime.kernel.errors import Refused
+from runtime.kernel.ports import ProcessSpec
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ProcessSpec:
+    (tmp_path / "tree" / "out").mkdir(parents=True)
+    return ProcessSpec(argv=("/usr/bin/true",), cwd=tmp_path / "tree", root=tmp_path / "tree", env={})
+
+
+def planned(spec: ProcessSpec, **changes: Any) -> dict[Path, Mount]:
+    return {mount.place: mount for mount in plan_mounts(replace(spec, **changes))}
+
+
+# --- mounts -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_tree_is_read_only_and_grants_lie_on_top(spec: ProcessSpec) -> None:
+    plan = planned(spec, writable=(spec.root / "out",))
+    assert plan[spec.root].kind is MountKind.READ
+    assert plan[spec.root / "out"].kind is MountKind.WRITE
+    assert plan[Path("/tmp")].kind is MountKind.PRIVATE
+    places = list(plan)
+    assert all(
+        places.index(place) > places.index(parent) for place in places for parent in place.parents if parent in plan
+    )
+
+
+def test_no_account_and_no_key_of_the_system_is_shown(spec: ProcessSpec) -> None:
+    shown = {str(place) for place in planned(spec, network=True)}
+    assert not shown & {"/etc", "/etc/passwd", "/etc/shadow", "/etc/ssl", "/etc/ssl/private", "/root", "/home", "/var"}
+
+
+def test_name_resolution_comes_only_with_the_network(spec: ProcessSpec) -> None:
+    resolver = Path("/etc/resolv.conf")
+    assert resolver not in planned(spec)
+    assert (resolver in planned(spec, network=True)) == resolver.exists()
+
+
+def test_scratch_wins_over_writable_on_the_same_path(spec: ProcessSpec) -> None:
+    path = spec.root / "out"
+    assert planned(spec, writable=(path,), scratch=(path,))[path].kind is MountKind.PRIVATE
+
+
+@pytest.mark.parametrize("path", ["/", "/proc", "/proc/self", "/dev", "/sys/kernel", "relative", "/tmp/../etc"])
+@pytest.mark.parametrize("key", ["readable", "writable", "scratch"])
+def test_parts_of_the_system_are_never_bound(spec: ProcessSpec, key: str, path: str) -> None:
+    with pytest.raises(Refused) as refused:
+        planned(spec, **{key: (Path(path),)})
+    assert refused.value.code == "SANDBOX_PATH"
+
+
+@pytest.mark.parametrize("key", ["readable", "writable", "scratch"])
+def test_a_path_that_does_not_exist_is_refused_rather_than_widened(spec: ProcessSpec, key: str) -> None:
+    with pytest.raises(Refused, match="absent"):
+        planned(spec, **{key: (spec.root / "absent",)})
+
+
+def test_scratch_outside_the_tree_needs_no_existing_folder(spec: ProcessSpec) -> None:
+    assert planned(spec, scratch=(Path("/scratch/deep"),))[Path("/scratch/deep")].kind is MountKind.PRIVATE
+
+
+def test_a_tree_behind_a_symlink_is_shown_under_both_names(spec: ProcessSpec, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(spec.root)
+    plan = planned(spec, root=link, writable=(link / "out",))
+    assert {link, spec.root, link / "out", spec.root / "out"} <= set(plan)
+    assert plan[link].source == str(spec.root)
+
+
+def test_a_symlink_below_the_tree_is_refused_as_a_grant(spec: ProcessSpec, tmp_path: Path) -> None:
+    (tmp_path / "else" / "out").mkdir(parents=True)
+    (spec.root / "link").symlink_to(tmp_path / "else")
+    for path in (spec.root / "link", spec.root / "link" / "out"):
+        with pytest.raises(Refused, match="symlink"):
+            planned(spec, writable=(path,))
+
+
+def test_a_system_program_needs_nothing_more() -> None:
+    assert program_roots(Path("/usr/bin/env")) == ()
+
+
+def test_an_interpreter_brings_its_environment_and_its_base() -> None:
+    roots = program_roots(Path(sys.executable))
+    for prefix in (Path(sys.prefix), Path(sys.base_prefix)):
+        assert prefix in roots or Path("/usr") in (prefix, *prefix.parents)
+
+
+def test_a_tool_in_a_home_folder_does_not_reveal_the_home_folder(tmp_path: Path) -> None:
+    for name in ("tool", "python3"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\n")
+        assert program_roots(program) == (program,)
+
+
+def test_a_swapped_path_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    os.close(open_unfollowed(str(tmp_path / "real")))
+    descriptor = open_unfollowed(str(tmp_path / "link"))  # the link itself, never what it leads to
+    try:
+        assert os.fstat(descriptor).st_ino == (tmp_path / "link").lstat().st_ino
+    finally:
+        os.close(descriptor)
+    with pytest.raises(OSError, match="directory"):
+        open_unfollowed(str(tmp_path / "link" / "below"))
+
+
+def test_values_of_the_environment_stay_out_of_the_process_list(spec: ProcessSpec) -> None:
+    channels = Channels(payload=10, status=11, go=12)
+    launch = Bubblewrap("/usr/bin/bwrap").launch(replace(spec, env={"TOKEN": "canary"}), Limits(), channels)
+    assert not any("canary" in word for word in launch.argv)
+    assert b"--setenv\0TOKEN\0canary\0" in launch.payload
+    for flag in (b"--die-with-parent", b"--disable-userns", b"--unshare-net", b"--unshare-user", b"--clearenv"):
+        assert flag + b"\0" in launch.payload
+
+
+# --- output and status ------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.binary(max_size=40), max_size=30), st.integers(min_value=0, max_value=50))
+def test_both_ends_are_kept_whatever_the_chunks(chunks: list[bytes], cap: int) -> None:
+    capture, whole = Capture(cap), b"".join(chunks)
+    for chunk in chunks:
+        capture.add(chunk)
+    assert capture.count == len(whole)
+    assert capture.sha256 == "sha256:" + hashlib.sha256(whole).hexdigest()
+    if len(whole) <= 2 * cap:
+        assert capture.body() == whole
+    else:
+        assert capture.body().startswith(whole[:cap] + b"\n[... ")
+        assert capture.body().endswith(b" ...]\n" + whole[len(whole) - cap :])
+        assert capture.left_out == len(whole) - 2 * cap
+
+
+@given(st.integers(min_value=1, max_value=60))
+def test_status_lines_may_arrive_in_any_pieces(size: int) -> None:
+    read, write = os.pipe()
+    try:
+        seen: list[Any] = []
+        reader = StatusReader(read, seen.append)
+        text = b'{ "child-pid": 7, "net-namespace": 1 }\n{ "exit-code": 3 }\n'
+        for start in range(0, len(text), size):
+            os.write(write, text[start : start + size])
+            assert reader.drain()
+        assert seen == [{"child-pid": 7, "net-namespace": 1}, {"exit-code": 3}]
+    finally:
+        os.close(write)
+        assert not reader.drain()
+        os.close(read)
+
+
+# --- environment and secrets ------------------------------------------------------------------------------------------
+
+
+def test_declared_values_win_and_nothing_else_is_inherited() -> None:
+    env = rebuilt({"LANG": "de_DE.UTF-8", "MINE": "1"})
+    assert (env["LANG"], env["MINE"], env["HOME"]) == ("de_DE.UTF-8", "1", str(PRIVATE_HOME))
+    assert set(env) == {"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ", "MINE"}
+
+
+def test_only_the_private_places_move() -> None:
+    env = relocate(rebuilt({"CACHE": "/tmp"}), Path("/private"))
+    assert (env["HOME"], env["TMPDIR"], env["CACHE"]) == ("/private/home", "/private/tmp", "/tmp")
+
+
+def test_every_missing_name_is_reported_at_once() -> None:
+    assert named(["A"], {"A": "1", "B": "2"}) == {"A": "1"}
+    with pytest.raises(Refused, match=r"SECRET_MISSING.*X, Y"):
+        named(["A", "X", "Y"], {"A": "1"})
+
+
+@pytest.mark.parametrize("reference", ["sk-plain-secret", "env://A B", "file:///etc/shadow", "env://1A"])
+def test_only_references_are_resolved_and_others_never_repeated(reference: str) -> None:
+    with pytest.raises(Refused) as refused:
+        resolve_secret(reference, {"A": "1"})
+    assert refused.value.code == "SECRET_REFERENCE"
+    assert reference not in str(refused.value)
+
+
+def test_a_reference_is_looked_up_each_time() -> None:
+    environ = {"A": "1"}
+    assert resolve_secret("env://A", environ) == "1"
+    environ["A"] = "2"
+    assert resolve_secret("env://A", environ) == "2"
+    environ["A"] = ""
+    with pytest.raises(Refused, match="SECRET_MISSING"):
+        resolve_secret("env://A", environ)
+
+
+# --- process tree -----------------------------------------------------------------------------------------------------
+
+
+def test_our_own_place_in_the_tree() -> None:
+    assert process_tree.parent_of(os.getpid()) == os.getppid()
+    assert os.getpid() in process_tree.descendants(os.getppid())
+    assert process_tree.open_namespace(os.getpid()) is None  # we are not a sandbox of our own
+
+
+def test_a_process_that_has_gone_is_nobody() -> None:
+    gone = os.fork()
+    if gone == 0:
+        os._exit(0)
+    pidfd = process_tree.open_pidfd(gone)
+    assert pidfd is not None
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        assert not process_tree.reap(pidfd)
+    finally:
+        os.close(pidfd)
+    assert process_tree.parent_of(gone) is None
+    assert process_tree.open_pidfd(gone) is None
+
+
+async def test_a_child_handed_to_us_is_reaped_once_it_ends() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    pidfd = process_tree.open_pidfd(child)
+    assert pidfd is not None
+    try:
+        assert await process_tree.ended(pidfd, 5)
+    finally:
+        os.close(pidfd)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(child, os.WNOHANG)

@@ -1,0 +1,376 @@
+"""Undo: the grammar of its declaration, its fit, its effect and its proof (operations spec §6)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.governance.path_io import TEMPORARY_PREFIX as TICKET_PREFIX
+from runtime.kernel.model import Access, CompensationType, Effect, OperationPlan, OperationReceipt, PlannedPath
+from runtime.orchestration.compensation import InvalidCompensation, fit, validate_compensation, writes
+from runtime.orchestration.operation_ports import HandlerOutcome, RunCall, WorkspaceState
+from runtime.orchestration.snapshots import TEMPORARY_PREFIX, Snapshot, remove_leftovers, take
+from runtime.orchestration.undo import CompensationOutcome
+from tests.support.operation_rig import FakeHandler, Rig
+from tests.support.repositories import repository, sh
+
+C = CompensationType
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    git = repository(tmp_path / "tree", {"a.txt": "one\n", "b.txt": "b\n", ".gitignore": "ignored/\n"})
+    return Rig(tmp_path / "tree", git=git)
+
+
+def receipt_of(rig: Rig, index: int = 0) -> OperationReceipt:
+    return OperationReceipt.from_record(rig.receipts()[index])
+
+
+async def undo(rig: Rig, index: int = 0) -> CompensationOutcome:
+    return await rig.executor.compensate(receipt_of(rig, index))
+
+
+# grammar
+
+
+@pytest.mark.parametrize(
+    ("kind", "command", "code"),
+    [
+        ("teleport", "", "COMP_TYPE"),
+        (C.GIT_CHECKOUT, "rm -rf x", "COMP_COMMAND"),  # 6.a
+        (C.GIT_CHECKOUT, "git checkout -- --force", "COMP_COMMAND"),
+        (C.GIT_CHECKOUT, "git checkout --", "COMP_COMMAND"),
+        (C.GIT_CHECKOUT, "git checkout -- 'a", "COMP_COMMAND"),
+        (C.GIT_CHECKOUT, "git checkout -- a\nb", "COMP_COMMAND"),
+        (C.GIT_CHECKOUT, " git checkout -- a", "COMP_COMMAND"),
+        (C.GIT_CHECKOUT, "git checkout -- ../a", "COMP_PATH"),
+        (C.GIT_CHECKOUT, "git checkout -- /a", "COMP_PATH"),
+        (C.GIT_CHECKOUT, "git checkout -- .git/config", "COMP_PATH"),
+        (C.GIT_RESET_HEAD, "git reset HEAD a", "COMP_COMMAND"),
+        (C.GIT_RESET_SOFT, "git reset --soft HEAD~0", "COMP_COMMAND"),
+        (C.GIT_RESET_SOFT, "git reset --soft HEAD~21", "COMP_COMMAND"),
+        (C.GIT_RESET_SOFT, "git reset --soft main", "COMP_COMMAND"),
+        (C.GIT_RESET_HARD, "git reset --hard HEAD~1 x", "COMP_COMMAND"),
+        (C.GIT_CLEAN, "git clean -fdx", "COMP_COMMAND"),
+        (C.FILESYSTEM_DELETE, "fs_delete", "COMP_COMMAND"),
+        (C.FILESYSTEM_DELETE, "fs_delete a/./b", "COMP_PATH"),
+        (C.NONE, "git clean -fd", "COMP_COMMAND"),
+        (C.CUSTOM_VALIDATED, "git clean -fd ", "COMP_NOT_WHITELISTED"),  # 6.b
+        (C.CUSTOM_VALIDATED, "git  clean -fd", "COMP_NOT_WHITELISTED"),
+        (C.CUSTOM_VALIDATED, "anything", "COMP_NOT_WHITELISTED"),
+        (C.GIT_CLEAN, None, "COMP_COMMAND"),
+    ],
+)
+def test_declarations_that_are_none(kind: object, command: object, code: str) -> None:
+    with pytest.raises(InvalidCompensation) as caught:
+        validate_compensation(kind, command)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("kind", "command", "paths", "target"),
+    [
+        ("none", "none", (), None),
+        ("git_checkout", "git checkout -- .", (), None),
+        ("git_checkout", "git checkout -- a 'b c'", ("a", "b c"), None),
+        ("git_reset_head", "git reset HEAD", (), None),
+        ("git_reset_head", "git reset HEAD -- a a", ("a",), None),
+        ("git_reset_soft", "git reset --soft HEAD~20", (), "HEAD~20"),
+        ("git_reset_hard", "git reset --hard " + "a" * 40, (), "a" * 40),
+        ("git_clean", "git clean -fd -- x", ("x",), None),
+        ("fs_restore", "fs_restore x/y", ("x/y",), None),
+    ],
+)
+def test_declarations_that_are_some(kind: str, command: str, paths: tuple[str, ...], target: str | None) -> None:
+    parsed = validate_compensation(kind, command)
+    assert (parsed.type.value, parsed.paths, parsed.target) == (kind, paths, target)
+
+
+def test_a_custom_declaration_is_its_typed_equivalent() -> None:
+    parsed = validate_compensation("custom", "git reset --soft HEAD~1")
+    assert (parsed.type, parsed.declared, parsed.target) == (C.GIT_RESET_SOFT, C.CUSTOM_VALIDATED, "HEAD~1")
+
+
+@given(st.sampled_from(list(C)), st.text(max_size=40))
+def test_text_that_matches_no_template_is_never_accepted(kind: CompensationType, command: str) -> None:
+    code = ""
+    try:
+        parsed = validate_compensation(kind, command)
+    except InvalidCompensation as error:
+        code = error.code
+    else:
+        assert command in ("", "none") or command.split()[0] in ("git", "fs_delete", "fs_restore")
+        assert parsed.declared is kind
+    assert code == "" or code.startswith("COMP_")
+
+
+def plan(*paths: str, **options: object) -> OperationPlan:
+    return OperationPlan(Effect.WRITE, tuple(PlannedPath(path, Access.WRITE) for path in paths), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "command", "shape", "code"),
+    [
+        (C.NONE, "", plan("a"), "COMP_REQUIRED"),
+        (C.FILESYSTEM_DELETE, "fs_delete b", plan("a"), "COMP_PATH"),
+        (C.FILESYSTEM_DELETE, "fs_delete a", plan("a", "b"), "COMP_UNSUITABLE"),
+        (C.GIT_RESET_SOFT, "git reset --soft HEAD~1", plan("a"), "COMP_UNSUITABLE"),
+        (C.GIT_RESET_HARD, "git reset --hard HEAD~1", plan("a"), "COMP_UNSUITABLE"),  # 6.l
+        (C.FILESYSTEM_RESTORE, "fs_restore a", plan("a", writes_index=True), "COMP_UNSUITABLE"),
+        (C.GIT_RESET_HEAD, "git reset HEAD", plan("a", writes_ref=True), "COMP_UNSUITABLE"),
+    ],
+)
+def test_declarations_that_do_not_fit(kind: CompensationType, command: str, shape: OperationPlan, code: str) -> None:
+    with pytest.raises(InvalidCompensation) as caught:
+        fit(validate_compensation(kind, command), shape)
+    assert caught.value.code == code
+
+
+def test_a_tree_mark_stands_for_its_folder() -> None:
+    assert writes(plan("build/.quarterdeck-tree", "a")) == ("a", "build")
+
+
+# the algorithm, on a real repository
+
+
+async def test_a_commit_is_undone_once_and_then_left_alone(rig: Rig) -> None:  # 6.c
+    base = sh(rig.root, "rev-parse", "HEAD")
+    (rig.root / "a.txt").write_text("two\n")
+    sh(rig.root, "add", "a.txt")
+    result = await rig.tool("git.commit", message="second")
+    assert result.ok
+    assert sh(rig.root, "rev-parse", "HEAD") == result.output["commit"] != base
+    first, second = await undo(rig), await undo(rig)
+    assert (first.outcome, first.verified) == ("completed", True)
+    assert (second.outcome, second.verified) == ("already_satisfied", True)
+    assert sh(rig.root, "rev-parse", "HEAD") == base
+    assert sh(rig.root, "diff", "--cached", "--name-only") == "a.txt"
+    assert rig.receipts()[1]["compensates"] == rig.receipts()[0]["receipt_hash"]
+
+
+async def test_a_commit_on_top_is_drift(rig: Rig) -> None:  # 6.d
+    (rig.root / "a.txt").write_text("two\n")
+    sh(rig.root, "add", "a.txt")
+    await rig.tool("git.commit", message="ours")
+    (rig.root / "b.txt").write_text("operator\n")
+    sh(rig.root, "commit", "-qam", "operator's")
+    theirs = sh(rig.root, "rev-parse", "HEAD")
+    outcome = await undo(rig)
+    assert (outcome.code, outcome.outcome, outcome.verified) == ("COMP_DRIFT", "drift", False)
+    assert sh(rig.root, "rev-parse", "HEAD") == theirs
+    assert rig.kinds()[-4:] == ["compensation_started", "escalation", "compensation_finished", "receipt"]
+
+
+async def test_clean_removes_only_what_the_operation_made(rig: Rig) -> None:  # 6.e
+    (rig.root / "mine.txt").write_text("before")
+    (rig.root / "STOP_AUTONOMY").touch()
+    params = {"tool": "filesystem.write_file", "path": "new/theirs.txt", "content": "x", "create_parents": True}
+    result = await rig.do("tool_invoke", params, undo=(C.GIT_CLEAN, "git clean -fd"))
+    assert result.ok
+    assert (await undo(rig)).verified
+    assert not (rig.root / "new").exists()
+    assert (rig.root / "mine.txt").read_text() == "before"
+    assert (rig.root / "STOP_AUTONOMY").exists()
+
+
+async def test_a_hand_edit_of_a_new_file_is_drift(rig: Rig) -> None:  # 6.f
+    await rig.tool("filesystem.write_file", path="new.txt", content="x")
+    (rig.root / "new.txt").write_text("mine now")
+    outcome = await undo(rig)
+    assert outcome.code == "COMP_DRIFT"
+    assert (rig.root / "new.txt").read_text() == "mine now"
+
+
+async def test_restore_brings_back_content_mode_and_absence(rig: Rig) -> None:  # 6.g
+    script = rig.root / "run.sh"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o750)
+    await rig.tool("filesystem.write_file", id="s1.0", path="run.sh", content="changed", mode="644")
+    digest = receipt_digest(script)
+    await rig.tool("filesystem.delete_file", id="s1.1", path="run.sh", expect_sha256=digest)
+    assert not script.exists()
+    for receipt in reversed(rig.receipts()[:2]):
+        assert (await rig.executor.compensate(OperationReceipt.from_record(receipt))).verified
+    assert script.read_text() == "#!/bin/sh\n"
+    assert script.stat().st_mode & 0o777 == 0o750
+
+
+def receipt_digest(path: Path) -> str:
+    from runtime.kernel.canonical import digest_bytes
+
+    return digest_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("kind", "command", "path"),
+    [
+        (C.GIT_CHECKOUT, "git checkout -- .", "new.txt"),  # 6.i
+        (C.GIT_CHECKOUT, "git checkout -- .", "a.txt"),
+        (C.FILESYSTEM_DELETE, "fs_delete a.txt", "a.txt"),
+        (C.GIT_CLEAN, "git clean -fd", "b.txt"),
+        (C.GIT_RESET_HARD, "git reset --hard " + "a" * 40, "b.txt"),
+    ],
+)
+async def test_unsuitable_undo_is_refused_before_anything_happens(
+    rig: Rig, kind: CompensationType, command: str, path: str
+) -> None:
+    (rig.root / "a.txt").write_text("already changed\n")
+    before = {item.name: item.read_text() for item in rig.root.glob("*.txt")}
+    params = {"tool": "filesystem.write_file", "path": path, "content": "x"}
+    with pytest.raises(InvalidCompensation, match="COMP_UNSUITABLE"):
+        await rig.do("tool_invoke", params, undo=(kind, command))
+    assert {item.name: item.read_text() for item in rig.root.glob("*.txt")} == before
+    assert rig.kinds() == ["operation_denied", "receipt"]
+
+
+async def test_checkout_sets_a_tracked_file_back(rig: Rig) -> None:
+    params = {"tool": "filesystem.write_file", "path": "a.txt", "content": "two\n"}
+    assert (await rig.do("tool_invoke", params, undo=(C.CUSTOM_VALIDATED, "git checkout -- ."))).ok
+    assert rig.receipts()[0]["compensation_type"] == "custom"
+    assert (await undo(rig)).verified
+    assert (rig.root / "a.txt").read_text() == "one\n"
+
+
+async def test_a_hard_reset_needs_and_leaves_a_clean_tree(rig: Rig) -> None:
+    head = sh(rig.root, "rev-parse", "HEAD")
+    params = {"tool": "filesystem.write_file", "path": "a.txt", "content": "two\n"}
+    assert (await rig.do("tool_invoke", params, undo=(C.GIT_RESET_HARD, f"git reset --hard {head}"))).ok
+    outcome = await undo(rig)
+    assert outcome.verified
+    assert outcome.checks["clean"]
+    assert sh(rig.root, "status", "--porcelain") == ""
+
+
+async def test_a_whole_mission_goes_back_to_its_baseline(rig: Rig) -> None:  # 6.j, fix-the-build undone
+    base = sh(rig.root, "rev-parse", "HEAD")
+    await rig.tool("filesystem.write_file", id="s1.0", path="a.txt", content="fixed\n")
+    await rig.tool("filesystem.write_file", id="s1.1", path="new/c.txt", content="c\n", create_parents=True)
+    await rig.tool("git.add", id="s1.2", paths=["a.txt", "new/c.txt"])
+    assert (await rig.tool("git.commit", id="s1.3", message="Fix: it")).ok
+    receipts = [OperationReceipt.from_record(item) for item in rig.receipts()]
+    outcomes = await rig.executor.compensate_all(receipts)
+    assert [item.operation_id for item in outcomes] == ["s1.3", "s1.2", "s1.1", "s1.0"]
+    assert all(item.verified for item in outcomes)
+    assert sh(rig.root, "rev-parse", "HEAD") == base
+    assert sh(rig.root, "status", "--porcelain", "--ignored") == ""
+    assert rig.executor.unresolved() == ()
+
+
+async def test_compensate_all_stops_at_the_first_undo_that_fails(rig: Rig) -> None:
+    for index, name in enumerate(("x.txt", "y.txt", "z.txt")):
+        await rig.tool("filesystem.write_file", id=f"s1.{index}", path=name, content=name)
+    (rig.root / "y.txt").write_text("operator")
+    outcomes = await rig.executor.compensate_all([OperationReceipt.from_record(item) for item in rig.receipts()])
+    assert [item.code for item in outcomes] == [None, "COMP_DRIFT"]
+    assert (rig.root / "x.txt").exists()
+
+
+async def test_a_failed_verification_is_comp_failed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:  # 6.k
+    await rig.tool("filesystem.write_file", path="a.txt", content="two\n")
+    monkeypatch.setattr("runtime.orchestration.undo.Undo._apply", _do_nothing)
+    outcome = await undo(rig)
+    assert (outcome.code, outcome.verified, outcome.checks["state"]) == ("COMP_FAILED", False, False)
+
+
+async def _do_nothing(self: object, case: object) -> None:
+    return None
+
+
+async def test_a_hard_reset_of_an_operation_that_made_no_commit_loses_none(rig: Rig) -> None:  # 6.l
+    base = sh(rig.root, "rev-parse", "HEAD")
+
+    async def work(call: RunCall) -> HandlerOutcome:
+        return HandlerOutcome(code="OP_FAILED")
+
+    shape = OperationPlan(Effect.WRITE, (PlannedPath("a.txt", Access.MODIFY),), tool="git.commit", writes_ref=True)
+    rig.extra = {"tool_invoke": FakeHandler(shape, work)}
+    rig.__post_init__()
+    result = await rig.do("tool_invoke", {}, undo=(C.GIT_RESET_HARD, "git reset --hard HEAD~1"))
+    assert result.compensation_status == "not_needed"
+    assert (await undo(rig)).outcome == "already_satisfied"
+    assert sh(rig.root, "rev-parse", "HEAD") == base
+
+
+async def test_staging_over_a_staged_version_cannot_be_undone_and_is_refused(rig: Rig) -> None:
+    (rig.root / "a.txt").write_text("staged\n")
+    sh(rig.root, "add", "a.txt")
+    (rig.root / "a.txt").write_text("newer\n")
+    with pytest.raises(InvalidCompensation, match="COMP_UNSUITABLE"):
+        await rig.tool("git.add", paths=["a.txt"])
+    assert sh(rig.root, "show", ":a.txt") == "staged"
+
+
+async def test_ignored_folders_are_restored_from_the_snapshot_too(rig: Rig) -> None:
+    (rig.root / "ignored").mkdir()
+    (rig.root / "ignored/keep").write_text("1")
+    root = rig.root
+
+    async def work(call: RunCall) -> HandlerOutcome:
+        (root / "ignored/keep").write_text("2")
+        (root / "ignored/more").mkdir()
+        (root / "ignored/more/x").write_text("x")
+        return HandlerOutcome(code="OP_FAILED")
+
+    paths = (PlannedPath("ignored", Access.EXECUTE), PlannedPath("ignored/.quarterdeck-tree", Access.WRITE))
+    shape = OperationPlan(Effect.WRITE, paths, tool="process.run")
+    rig.extra = {"tool_invoke": FakeHandler(shape, work)}
+    rig.__post_init__()
+    result = await rig.do("tool_invoke", {}, undo=(C.FILESYSTEM_RESTORE, "fs_restore ignored"))
+    assert result.compensation_status == "completed"
+    assert (root / "ignored/keep").read_text() == "1"
+    assert not (root / "ignored/more").exists()
+
+
+# snapshots
+
+
+def test_a_snapshot_survives_its_record_and_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "d/e").mkdir(parents=True)
+    (tmp_path / "d/e/f").write_bytes(b"\xff")
+    (tmp_path / "d/l").symlink_to("/etc/passwd")
+    kept: list[bytes] = []
+    shot = take(tmp_path, ["d", "no/such"], kept.append)
+    assert Snapshot.from_record(shot.record()) == shot
+    assert kept == [b"\xff"]
+    assert {path: entry.kind for path, entry in shot.entries.items()} == {
+        "d": "dir",
+        "d/e": "dir",
+        "d/e/f": "file",
+        "d/l": "symlink",
+        "no/such": "missing",
+    }
+    assert shot.new_dirs == ("no",)
+
+
+def test_a_snapshot_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.orchestration.snapshots.MAX_SNAPSHOT_BYTES", 10)
+    (tmp_path / "big").write_bytes(b"x" * 11)
+    with pytest.raises(Exception, match="COMP_SNAPSHOT_LIMIT"):
+        take(tmp_path, ["big"])
+
+
+def test_leftovers_of_a_torn_write_are_recognised_by_name(tmp_path: Path) -> None:
+    from runtime.governance.path_io import temporary_file
+
+    assert TEMPORARY_PREFIX == TICKET_PREFIX
+    parent = os.open(tmp_path, os.O_RDONLY)
+    with temporary_file(parent, "a.txt") as (name, _):
+        (tmp_path / "other").write_text("stays")
+        remove_leftovers(tmp_path, "b.txt")
+        assert (tmp_path / name).exists()
+        remove_leftovers(tmp_path, "a.txt")
+        assert not (tmp_path / name).exists()
+    os.close(parent)
+    assert (tmp_path / "other").exists()
+
+
+def test_two_states_are_compared_path_by_path() -> None:
+    one = WorkspaceState(head=None, ref=None, index=None, worktree={"a": "1", "b": "1"})
+    two = WorkspaceState(head=None, ref=None, index=None, worktree={"b": "2", "c": "1"})
+    assert one.changed(two) == ("a", "b", "c")
+    assert WorkspaceState.from_record(one.record()) == one

@@ -1,0 +1,185 @@
+"""``filesystem.*`` and ``git.*`` through the whole executor (operations spec §3.2, rulings R18, R42)."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.kernel.canonical import digest_bytes
+from runtime.kernel.model import Envelope
+from tests.support.operation_rig import OPEN, Rig
+from tests.support.repositories import repository, sh
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    files = {"a.txt": "one\n", "docs/b.md": "b\n", "docs/secret/key.txt": "s\n"}
+    return Rig(tmp_path / "tree", git=repository(tmp_path / "tree", files))
+
+
+async def test_an_unknown_action_of_a_listed_tool(rig: Rig) -> None:  # 3.a
+    result = await rig.tool("filesystem.format_disk")
+    assert result.reason_code == "TOOL_UNKNOWN"
+    assert [item["status"] for item in rig.receipts()] == ["failed"]
+
+
+async def test_tool_and_action_may_be_two_params(rig: Rig) -> None:
+    result = await rig.do("tool_invoke", {"tool": "filesystem", "action": "read_file", "path": "a.txt"})
+    assert result.output["content"] == "one\n"
+
+
+async def test_reading_text_bytes_and_the_beginning(rig: Rig) -> None:
+    (rig.root / "raw").write_bytes(b"\xff\x00")
+    text = await rig.tool("filesystem.read_file", path="a.txt", max_bytes=2)
+    assert (text.output["content"], text.output["truncated"], text.output["size"]) == ("on", True, 4)
+    assert text.output["sha256"] == digest_bytes(b"one\n")
+    many = await rig.tool("filesystem.read_files", id="s1.1", paths=["raw", "a.txt"])
+    assert [item["encoding"] for item in many.output["files"]] == ["base64", "utf-8"]
+    assert many.receipt is not None
+    assert many.receipt.pre_workspace is None  # no fingerprint for a read
+
+
+async def test_listing_a_folder(rig: Rig) -> None:
+    result = await rig.tool("filesystem.list_dir", path="docs", recursive=True)
+    assert result.output["entries"] == [
+        {"path": "b.md", "kind": "file"},
+        {"path": "secret", "kind": "directory"},
+        {"path": "secret/key.txt", "kind": "file"},
+    ]
+
+
+async def test_a_stale_expectation_leaves_the_file_alone(rig: Rig) -> None:  # 3.h
+    result = await rig.tool("filesystem.write_file", path="a.txt", content="x", expect_sha256=digest_bytes(b"else"))
+    assert result.reason_code == "TOOL_CONFLICT"
+    assert (rig.root / "a.txt").read_text() == "one\n"
+    receipt = result.receipt
+    assert receipt is not None
+    assert receipt.pre_state_hash == receipt.post_state_hash
+    assert result.compensation_status == "not_needed"
+
+
+@pytest.mark.parametrize(("path", "code"), [("a.txt", "TOOL_CONFLICT"), ("new", None)])
+async def test_null_means_must_not_exist(rig: Rig, path: str, code: str | None) -> None:
+    result = await rig.tool("filesystem.write_file", path=path, content="x", expect_sha256=None)
+    assert result.reason_code == code
+
+
+async def test_writing_bytes_with_a_mode_into_a_new_folder(rig: Rig) -> None:
+    content = base64.b64encode(b"\x00\xff").decode()
+    result = await rig.tool(
+        "filesystem.write_file", path="x/y/z", content=content, encoding="base64", mode="755", create_parents=True
+    )
+    assert result.output == {"path": "x/y/z", "size": 2, "sha256": digest_bytes(b"\x00\xff"), "created": True}
+    assert (rig.root / "x/y/z").read_bytes() == b"\x00\xff"
+    assert (rig.root / "x/y/z").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    ("tool", "params", "code"),
+    [
+        ("filesystem.write_file", {"path": "x"}, "OP_PARAMS"),
+        ("filesystem.write_file", {"path": "x", "content": "", "colour": "red"}, "OP_PARAM_UNKNOWN"),
+        ("filesystem.write_file", {"path": "x", "content": "", "mode": "4755"}, "OP_PARAMS"),
+        ("filesystem.write_file", {"path": "x", "content": "?", "encoding": "base64"}, "OP_PARAMS"),
+        ("filesystem.write_file", {"path": "x", "content": "", "expect_sha256": "abc"}, "OP_PARAMS"),
+        ("filesystem.write_file", {"path": "no/x", "content": ""}, "PATH_PARENT_MISSING"),
+        ("filesystem.delete_file", {"path": "a.txt"}, "OP_PARAMS"),
+        ("filesystem.delete_file", {"path": "a.txt", "expect_sha256": None}, "OP_PARAMS"),
+        ("filesystem.read_file", {"path": "/etc/passwd"}, "PATH_ABSOLUTE"),
+        ("filesystem.read_file", {"path": "docs/secret/key.txt"}, "POLICY_DENIED"),
+        ("filesystem.read_file", {"path": "a.txt", "max_bytes": True}, "OP_PARAMS"),
+        ("filesystem.read_files", {"paths": ["a.txt", "a.txt"]}, "OP_PARAMS"),
+        ("filesystem.write_file", {"path": "CLAUDE.md", "content": "x"}, "SELFMOD_PROTECTED"),
+        ("filesystem.write_file", {"path": "STOP_AUTONOMY", "content": "x"}, "PATH_RUNTIME_RESERVED"),
+        ("git.add", {"paths": []}, "OP_PARAMS"),
+        ("git.add", {"paths": ["."]}, "PATH_NOT_NORMAL"),
+        ("git.commit", {"message": "a\x07b"}, "OP_PARAMS"),
+        ("git.commit", {"message": " "}, "OP_PARAMS"),
+        ("git.commit", {"message": "nothing staged"}, "GIT_FAILED"),
+        ("git.status", {"verbose": True}, "OP_PARAM_UNKNOWN"),
+    ],
+)
+async def test_refusals_leave_everything_as_it_was(rig: Rig, tool: str, params: dict[str, Any], code: str) -> None:
+    result = await rig.tool(tool, **params)
+    assert result.reason_code == code
+    assert rig.kinds() == ["operation_denied", "receipt"]
+    assert sh(rig.root, "status", "--porcelain") == ""
+
+
+async def test_staging_and_committing(rig: Rig) -> None:
+    (rig.root / "a.txt").write_text("two\n")
+    (rig.root / "docs/b.md").unlink()
+    staged = await rig.tool("git.add", paths=["a.txt", "docs/b.md"])
+    assert staged.output == {"staged": ["a.txt", "docs/b.md"]}
+    commit = await rig.tool("git.commit", id="s1.1", message="Both\n\nbecause")
+    assert commit.output["commit"] == sh(rig.root, "rev-parse", "HEAD")
+    assert sh(rig.root, "show", "--name-only", "--format=%s") == "Both\n\na.txt\ndocs/b.md"
+    receipt = commit.receipt
+    assert receipt is not None
+    assert (receipt.pre_head, receipt.post_head) == (sh(rig.root, "rev-parse", "HEAD~1"), commit.output["commit"])
+    log = await rig.tool("git.log", id="s1.2", max=1)
+    assert len(log.output["commits"]) == 1
+
+
+async def test_every_staged_path_is_checked_before_a_commit(rig: Rig) -> None:
+    narrow = Envelope(allowed_paths=["a.txt"], allowed_tools=["git"], allowed_roles=["runner"])
+    (rig.root / "a.txt").write_text("two\n")
+    (rig.root / "docs/b.md").write_text("smuggled\n")
+    sh(rig.root, "add", "-A")
+    head = sh(rig.root, "rev-parse", "HEAD")
+    result = await rig.do("tool_invoke", {"tool": "git.commit", "message": "x"}, stack=(OPEN, narrow))
+    assert result.reason_code == "POLICY_NOT_ALLOWED"
+    assert sh(rig.root, "rev-parse", "HEAD") == head
+
+
+async def test_staging_a_protected_file_is_refused(rig: Rig) -> None:
+    (rig.root / "AGENTS.md").write_text("obey\n")
+    assert (await rig.tool("git.add", paths=["AGENTS.md"])).reason_code == "SELFMOD_PROTECTED"
+
+
+async def test_a_diff_shows_only_what_may_be_read(rig: Rig) -> None:
+    (rig.root / "a.txt").write_text("two\n")
+    (rig.root / "docs/secret/key.txt").write_text("leaked\n")
+    everything = await rig.tool("git.diff")
+    assert "+two" in everything.output["text"]
+    assert "leaked" not in everything.output["text"]
+    assert everything.output["withheld"] == 1
+    named = await rig.tool("git.diff", id="s1.1", paths=["docs/secret/key.txt"])
+    assert named.reason_code == "POLICY_DENIED"
+    stat = await rig.tool("git.diff_stat", id="s1.2", paths=["a.txt"])
+    assert stat.output["files"] == [{"path": "a.txt", "added": 1, "deleted": 1}]
+    status = await rig.tool("git.status", id="s1.3")
+    assert status.output["clean"] is False
+    head = await rig.tool("git.rev_parse_head", id="s1.4")
+    assert head.output["commit"] == sh(rig.root, "rev-parse", "HEAD")
+
+
+async def test_a_configured_fsmonitor_is_refused_and_not_run(rig: Rig) -> None:  # 3.k
+    script = rig.root / ".git/spy.sh"
+    script.write_text(f"#!/bin/sh\ntouch {rig.root.parent}/ran\n")
+    script.chmod(0o755)
+    sh(rig.root, "config", "core.fsmonitor", str(script))
+    (rig.root / "a.txt").write_text("two\n")
+    result = await rig.tool("git.add", paths=["a.txt"])
+    assert result.reason_code == "GIT_UNSAFE_CONFIG"
+    assert not (rig.root.parent / "ran").exists()
+
+
+async def test_an_inherited_git_dir_has_no_influence(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:  # 3.l
+    other = repository(rig.root.parent / "other")
+    monkeypatch.setenv("GIT_DIR", str(other.root / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other.root))
+    (rig.root / "a.txt").write_text("two\n")
+    assert (await rig.tool("git.add", paths=["a.txt"])).ok
+    monkeypatch.undo()
+    assert sh(rig.root, "diff", "--cached", "--name-only") == "a.txt"
+
+
+async def test_without_a_repository_git_says_so(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    rig = Rig(tmp_path / "tree")
+    assert (await rig.tool("git.status")).reason_code == "GIT_FAILED"
+    assert (await rig.tool("filesystem.make_dir", id="s1.1", path="d")).ok

@@ -1,0 +1,314 @@
+"""Making history: golden bytes, steps without mutation, refusals that append nothing (operations spec §7.1-7.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from runtime.kernel.canonical import JOURNAL_GENESIS, RECEIPT_GENESIS, canonical_bytes, digest, parse_strict
+from runtime.kernel.clock import ManualClock
+from runtime.kernel.errors import JournalError, StorageError
+from runtime.kernel.ports import Durable, Settled, StoredEntry
+from runtime.orchestration.journal_verify import verify_entries
+from runtime.orchestration.mission_journal import MAX_LINE_BYTES, MemoryJournalStore, MissionJournal, OperationState
+from tests.support.journals import (
+    EMPTY_STATE,
+    JOURNAL_ID,
+    new_journal,
+    opened,
+    receipt,
+    run_of,
+    start_operation,
+)
+
+GOLDEN_0 = "sha256:d9ce5bafa967788a3de4ca2c5ea94c8050fe82beeb57bd13d6934f5c78556dcd"
+GOLDEN_1 = "sha256:194bf9e6c894662da4d860bc29fd4b0c7efff57b6813ee0a90b3d5b85f46c099"
+
+
+def test_the_worked_example_has_its_golden_hashes() -> None:
+    journal, store, clock = new_journal()
+    assert journal.get_chain_root() == GOLDEN_0
+    clock.advance(1)
+    record = journal.record_step("s1", operation_type="gate_check", pre_state_hash=EMPTY_STATE)
+    assert record.entry_hash == journal.get_chain_root() == GOLDEN_1
+    assert store.entries[0].prev_entry_hash == JOURNAL_GENESIS
+
+
+def test_stored_bytes_are_the_canonical_entry_and_hash_without_its_own_hash() -> None:
+    _, store = run_of(2)
+    for stored in store.entries:
+        entry = parse_strict(stored.body)
+        claimed = entry.pop("entry_hash")
+        assert claimed == stored.entry_hash == digest(entry)
+        assert canonical_bytes({**entry, "entry_hash": claimed}) == stored.body
+
+
+def test_an_empty_journal_has_the_genesis_as_root() -> None:
+    journal = MissionJournal(MemoryJournalStore(), journal_id=JOURNAL_ID, clock=ManualClock())
+    assert journal.get_chain_root() == JOURNAL_GENESIS
+    assert journal.last_receipt_hash == RECEIPT_GENESIS
+
+
+def test_start_and_finish_are_two_entries_and_the_first_keeps_its_bytes() -> None:  # 7.a
+    journal, store, clock = new_journal()
+    journal.record_step("a", operation_type="gate_check")
+    before = store.entries[1].body
+    clock.advance(1)
+    done = journal.complete_step("a", "completed", outputs={"value": 1})
+    journal.record_step("b", operation_type="gate_check")
+    journal.complete_step("b", "failed", code="GATE_CLOSED", error_message="no", accepted=True)
+    journal.close("completed", result_commit=None)
+    verdict = verify_entries(store.entries, run_id=JOURNAL_ID)
+    assert verdict.ok
+    assert verdict.closed
+    assert verdict.head_hash == journal.get_chain_root() == store.entries[-1].entry_hash
+    assert store.entries[1].body == before
+    assert (done.started_at, done.completed_at) == ("2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:01.000000Z")
+    finished = parse_strict(store.entries[4].body)
+    assert (finished["code"], finished["accepted"]) == ("GATE_CLOSED", True)
+
+
+def test_first_entry_has_no_prev_hash_but_a_genesis_link() -> None:  # 2.h
+    store = MemoryJournalStore()
+    journal = MissionJournal(store, journal_id=JOURNAL_ID, clock=ManualClock())
+    first = journal.record_step("s1", operation_type="gate_check")
+    second = journal.complete_step("s1", "completed")
+    assert first.prev_hash is None
+    assert first.prev_entry_hash == JOURNAL_GENESIS
+    assert second.prev_hash == first.entry_hash
+
+
+@pytest.mark.parametrize(
+    ("acts", "code"),
+    [
+        ([("complete", "x")], "J_STEP_UNKNOWN"),
+        ([("record", "a"), ("complete", "a"), ("complete", "a")], "J_STEP_CLOSED"),
+        ([("record", "a"), ("record", "a")], "J_STEP_OPEN"),
+        ([("record", "a"), ("complete", "a"), ("record", "a")], "J_STEP_CLOSED"),
+        ([("record", "a"), ("second", "a")], "J_STEP_OPEN"),
+    ],
+)
+def test_steps_refuse_what_did_not_happen(acts: list[tuple[str, str]], code: str) -> None:  # 7.b
+    journal, store, _ = new_journal()
+    do: dict[str, Any] = {
+        "record": lambda step: journal.record_step(step, operation_type="t"),
+        "second": lambda step: journal.record_step(step, operation_type="t", attempt=2),
+        "complete": lambda step: journal.complete_step(step, "completed"),
+    }
+    for name, step in acts[:-1]:
+        do[name](step)
+    count = len(store.entries)
+    with pytest.raises(JournalError) as caught:
+        do[acts[-1][0]](acts[-1][1])
+    assert caught.value.code == code
+    assert len(store.entries) == count
+
+
+def test_attempts_visits_and_ticks_are_different_steps() -> None:
+    journal, store, _ = new_journal()
+    for attempt, visit, tick in [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)]:
+        journal.record_step("a", operation_type="t", attempt=attempt, visit=visit, tick=tick)
+        record = journal.complete_step("a", "completed")
+        assert (record.attempt, record.visit, record.tick) == (attempt, visit, tick)
+    assert "visit" not in parse_strict(store.entries[1].body)
+    assert parse_strict(store.entries[5].body)["visit"] == 2
+    assert verify_entries(store.entries).ok
+
+
+def test_nothing_follows_the_end() -> None:
+    journal, store, _ = new_journal()
+    journal.close("completed", result_commit=None, exit_code=0)
+    assert parse_strict(store.entries[-1].body)["entries"] == 2
+    with pytest.raises(JournalError, match="J_CLOSED"):
+        journal.append("signal", signals=[])
+    assert journal.closed
+    assert len(store.entries) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "members", "code"),
+    [
+        ("invented", {}, "J_SCHEMA"),
+        ("signal", {}, "J_SCHEMA"),
+        ("signal", {"signals": [], "seq": 7}, "J_SCHEMA"),
+        ("signal", {"signals": [b"bytes"]}, "J_SCHEMA"),
+        ("signal", {"signals": [-0.0]}, "J_SCHEMA"),
+        ("signal", {"signals": ["x" * MAX_LINE_BYTES]}, "J_LINE_TOO_LONG"),
+        ("signal", {"signals": ["x" * (MAX_LINE_BYTES * 5)]}, "J_LINE_TOO_LONG"),
+        ("receipt", {"receipt": {"nonsense": 1}}, "J_SCHEMA"),
+        ("receipt", {"receipt": receipt("k", prev_receipt_hash=JOURNAL_GENESIS).record()}, "J_RECEIPT_CHAIN"),
+        ("receipt", {"receipt": {**receipt("k").record(), "attempt": 2}}, "J_RECEIPT_CHAIN"),
+        ("journal_opened", {}, "J_STATE"),
+    ],
+)
+def test_a_refused_entry_changes_nothing(kind: str, members: Mapping[str, Any], code: str) -> None:
+    journal, store, _ = new_journal()
+    root = journal.get_chain_root()
+    with pytest.raises(JournalError) as caught:
+        journal.append(kind, **members)
+    assert caught.value.code == code
+    assert (journal.get_chain_root(), len(store.entries)) == (root, 1)
+    journal.append("signal", signals=[])
+    assert verify_entries(store.entries).ok
+
+
+def test_returned_records_cannot_alter_history() -> None:  # 7.k
+    journal, store, _ = new_journal()
+    inputs: dict[str, Any] = {"value": {"deep": [1]}}
+    appended = journal.append("signal", signals=[inputs])
+    record = journal.record_step("a", operation_type="t", inputs=inputs)
+    inputs["value"]["deep"].append(2)
+    with pytest.raises(TypeError):
+        appended.entry["signals"][0]["value"]["deep"] = []
+    with pytest.raises(TypeError):
+        record.inputs["value"]["deep"] = []  # type: ignore[index]
+    journal.complete_step("a", "completed")
+    assert [parse_strict(item.body).get("inputs", {}) for item in store.entries[2:]] == [{"value": {"deep": [1]}}] * 2
+
+
+class _RefusingStore(MemoryJournalStore):
+    def append(self, entry: StoredEntry) -> Durable:
+        if entry.kind == "evidence":
+            raise StorageError("STORE_BACKLOG", "too much is waiting to be written")
+        return super().append(entry)
+
+
+def test_the_journal_moves_only_after_the_store_accepted_and_then_tells_the_listener() -> None:
+    store, heard = _RefusingStore(), []
+    journal = MissionJournal(
+        store, journal_id=JOURNAL_ID, clock=ManualClock(), listener=lambda entry: heard.append(entry["seq"])
+    )
+    opened(journal)
+    with pytest.raises(StorageError):
+        journal.append("evidence", evidence={})
+    assert journal.entries == 1
+    journal.append("signal", signals=[])
+    assert heard == [0, 1]
+    assert verify_entries(store.entries).ok
+
+
+async def test_every_entry_comes_with_its_durable() -> None:
+    journal, _, _ = new_journal()
+    appended = journal.append("signal", signals=[])
+    assert isinstance(appended.durable, Settled)
+    await appended.durable
+    await appended.durable
+    assert journal.durable is appended.durable
+
+
+def test_receipts_are_chained() -> None:
+    journal, store, _ = new_journal()
+    start_operation(journal, "k1")
+    first = journal.append_receipt(receipt("k1"))
+    start_operation(journal, "k2", operation_id="s1.1")
+    second = journal.append_receipt(receipt("k2", operation_id="s1.1"))
+    assert first.prev_receipt_hash == RECEIPT_GENESIS
+    assert second.prev_receipt_hash == first.receipt_hash
+    assert journal.last_receipt_hash == second.receipt_hash
+    assert verify_entries(store.entries).ok
+
+
+CHANGED = digest({"x": 1})
+
+
+def test_idempotency_states() -> None:
+    journal, _, _ = new_journal()
+
+    def state(key: str) -> OperationState:
+        return journal.check_idempotency(key).state
+
+    assert state("k") is OperationState.UNKNOWN
+    start_operation(journal, "k", effect="write")
+    assert state("k") is OperationState.STARTED
+    assert journal.operations.open()[0]["idempotency_key"] == "k"
+    done = journal.append_receipt(receipt("k", effect="write", post_state_hash=CHANGED))
+    assert state("k") is OperationState.SUCCEEDED
+    assert journal.check_idempotency("k").receipt == done
+    assert journal.operations.successful_writes() == (done,)
+
+    start_operation(journal, "clean", operation_id="s1.1")
+    journal.append_receipt(receipt("clean", operation_id="s1.1", status="failed", reason_code="OP_FAILED"))
+    assert state("clean") is OperationState.FAILED
+
+    start_operation(journal, "dirty", operation_id="s1.2", effect="write")
+    half = journal.append_receipt(
+        receipt("dirty", operation_id="s1.2", status="failed", effect="write", post_state_hash=CHANGED)
+    )
+    assert state("dirty") is OperationState.FAILED_UNCOMPENSATED
+    assert journal.operations.to_undo() == (half,)
+    _undo(journal, half.receipt_hash, "dirty", verified=False)
+    assert state("dirty") is OperationState.FAILED_UNCOMPENSATED
+    assert journal.check_idempotency("dirty").undo_failed
+    _undo(journal, half.receipt_hash, "dirty", verified=True)
+    assert state("dirty") is OperationState.FAILED
+
+    assert journal.operations.conflicts("s1.0", "other")
+    assert not journal.operations.conflicts("s1.0", "k")
+    assert not journal.operations.conflicts("never.seen", "k")
+    assert journal.key_of_operation("s1.2") == "dirty"
+
+
+def _undo(journal: MissionJournal, compensates: str | None, key: str, *, verified: bool) -> None:
+    journal.append("compensation_started", operation_id="s1.2", compensates=compensates)
+    journal.append(
+        "compensation_finished",
+        operation_id="s1.2",
+        compensates=compensates,
+        outcome="compensated" if verified else "failed",
+        verified=verified,
+        checks={},
+    )
+    journal.append_receipt(
+        receipt(key, operation_id="s1.2", effect="write", compensates=compensates, compensation_verified=verified)
+    )
+
+
+def test_an_undone_success_may_run_again_and_a_denial_is_clean() -> None:
+    journal, store, _ = new_journal()
+    start_operation(journal, "k", operation_id="s1.2", effect="write")
+    done = journal.append_receipt(receipt("k", operation_id="s1.2", effect="write", post_state_hash=CHANGED))
+    _undo(journal, done.receipt_hash, "k", verified=True)
+    assert journal.check_idempotency("k").state is OperationState.FAILED
+    journal.append(
+        "operation_denied",
+        step_id="s1",
+        operation_id="s1.3",
+        idempotency_key="d",
+        code="ENV_TOOL",
+        evidence_hash=CHANGED,
+    )
+    journal.append_receipt(receipt("d", operation_id="s1.3", status="escalated", reason_code="ENV_TOOL"))
+    assert journal.check_idempotency("d").state is OperationState.FAILED
+    assert verify_entries(store.entries).ok
+
+
+def test_undoing_an_older_attempt_says_nothing_about_the_newest() -> None:
+    journal, _, _ = new_journal()
+    start_operation(journal, "k", operation_id="s1.2", effect="write")
+    first = journal.append_receipt(receipt("k", operation_id="s1.2", effect="write", post_state_hash=CHANGED))
+    start_operation(journal, "k", operation_id="s1.2", effect="write", attempt=2)
+    second = receipt("k", operation_id="s1.2", effect="write", post_state_hash=CHANGED, attempt=2)
+    second = journal.append_receipt(second)
+    _undo(journal, first.receipt_hash, "k", verified=True)
+    known = journal.check_idempotency("k")
+    assert (known.state, known.attempt, known.receipt) == (OperationState.SUCCEEDED, 2, second)
+
+
+def test_a_failed_step_whose_writes_were_undone_reads_compensated() -> None:
+    journal, _, _ = new_journal()
+    journal.record_step("s1", operation_type="tool_invoke", attempt=1)
+    journal.complete_step("s1", "failed", code="OP_FAILED")
+    assert [step.status for step in journal.steps()] == ["failed"]
+    journal.record_step("s1", operation_type="tool_invoke", attempt=2)
+    name = "s1~1.1.2.0"
+    start_operation(journal, "k", operation_id=name, effect="write")
+    done = journal.append_receipt(receipt("k", operation_id=name, effect="write", post_state_hash=CHANGED))
+    journal.complete_step("s1", "failed")
+    journal.append("compensation_started", operation_id=name, compensates=done.receipt_hash)
+    journal.append_receipt(
+        receipt("k", operation_id=name, effect="write", compensates=done.receipt_hash, compensation_verified=True)
+    )
+    assert [(step.attempt, step.status) for step in journal.steps()] == [(1, "failed"), (2, "compensated")]
+    assert journal.get_incomplete_steps() == ()

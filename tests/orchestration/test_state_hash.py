@@ -1,0 +1,244 @@
+"""State hashes: golden vectors, framing, links, limits, instability (operations spec §5)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runtime.kernel.canonical import digest
+from runtime.kernel.errors import Refused
+from runtime.orchestration import state_hash
+from runtime.orchestration.state_hash import (
+    Fingerprint,
+    TreeFacts,
+    changed_paths,
+    compute_state_hash,
+    state_entries,
+    workspace_fingerprint,
+)
+
+EMPTY = "sha256:7e58fd6d3d16d7ea550e0bb9dc4e501e784ee6adaa871f5edb04e76401b8feb7"
+TWO = "sha256:c8b9963d5818b4698cb75e8260b5552ccfae2c4b501daede86b27c59f1c82d08"
+
+
+def put(root: Path, path: str, text: str = "", mode: int = 0o644) -> Path:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(mode)
+    return file
+
+
+def test_golden_vectors(tmp_path: Path) -> None:
+    put(tmp_path, "a.txt", "hi\n")
+    assert compute_state_hash([], tmp_path) == EMPTY
+    assert compute_state_hash(["a.txt", "b/gone.txt"], tmp_path) == TWO
+
+
+def test_contents_are_framed(tmp_path: Path) -> None:  # 5.a
+    put(tmp_path, "one/a", "x\nb:y")
+    put(tmp_path, "two/a", "x")
+    put(tmp_path, "two/b", "y")
+    assert compute_state_hash(["a"], tmp_path / "one") != compute_state_hash(["a", "b"], tmp_path / "two")
+
+
+def test_a_missing_file_cannot_be_imitated(tmp_path: Path) -> None:  # 5.b
+    missing = compute_state_hash(["a"], tmp_path)
+    for text in ("", "missing", '{"kind":"missing","path":"a"}'):
+        put(tmp_path, "a", text)
+        assert compute_state_hash(["a"], tmp_path) != missing
+
+
+def test_everything_below_a_folder_counts(tmp_path: Path) -> None:  # 5.c
+    put(tmp_path, "d/e/f/deep", "1")
+    (tmp_path / "d/empty").mkdir()
+    before = compute_state_hash(["d"], tmp_path)
+    put(tmp_path, "d/e/f/deep", "2")
+    changed = compute_state_hash(["d"], tmp_path)
+    (tmp_path / "d/empty").rmdir()
+    assert len({before, changed, compute_state_hash(["d"], tmp_path)}) == 3
+
+
+def test_git_and_excluded_folders_are_skipped(tmp_path: Path) -> None:
+    put(tmp_path, "d/a", "1")
+    before = compute_state_hash(["d"], tmp_path, exclude=["d/state"])
+    put(tmp_path, "d/.git/x", "1")
+    put(tmp_path, "d/state/x", "1")
+    assert compute_state_hash(["d"], tmp_path, exclude=["d/state"]) == before
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(["a", "b", "d", "d/c", "none"])))
+def test_order_and_duplicates_do_not_matter(tmp_path: Path, paths: list[str]) -> None:  # 5.d
+    for name in ("a", "b", "d/c"):
+        put(tmp_path, name, name)
+    expected = compute_state_hash(sorted(set(paths)), tmp_path)
+    assert compute_state_hash(paths, tmp_path) == compute_state_hash(reversed(paths), tmp_path) == expected
+
+
+def test_the_executable_bit_counts_and_other_bits_do_not(tmp_path: Path) -> None:  # 5.e
+    file = put(tmp_path, "a", "x")
+    plain = compute_state_hash(["a"], tmp_path)
+    file.chmod(0o600)
+    assert compute_state_hash(["a"], tmp_path) == plain
+    file.chmod(0o744)
+    assert compute_state_hash(["a"], tmp_path) != plain
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("../x", "PATH_TRAVERSAL"),
+        ("a/../../x", "PATH_TRAVERSAL"),
+        ("/etc/passwd", "PATH_ABSOLUTE"),
+        ("", "PATH_EMPTY"),
+        ("a//b", "PATH_NOT_NORMAL"),
+        ("./a", "PATH_NOT_NORMAL"),
+        ("a/", "PATH_NOT_NORMAL"),
+        ("a\0b", "PATH_NUL"),
+        ("a\\b", "PATH_BACKSLASH"),
+        ("x/.GIT/config", "PATH_GIT_INTERNAL"),
+        (b"a", "PATH_TYPE"),
+    ],
+)
+def test_bad_paths_are_refused_before_anything_is_read(tmp_path: Path, path: str, code: str) -> None:  # 5.f
+    with pytest.raises(Refused) as caught:
+        compute_state_hash([path, "a"] if isinstance(path, str) else [path], tmp_path / "does not exist")
+    assert caught.value.code == code
+
+
+def test_links_are_seen_and_never_followed(tmp_path: Path) -> None:  # 5.g
+    put(tmp_path, "real/a", "secret")
+    put(tmp_path, "tree/a", "secret")
+    root = tmp_path / "tree"
+    as_file = compute_state_hash(["a"], root)
+    (root / "a").unlink()
+    (root / "a").symlink_to(tmp_path / "real/a")
+    as_link = compute_state_hash(["a"], root)
+    assert as_link != as_file
+    put(tmp_path, "real/a", "other")
+    assert compute_state_hash(["a"], root) == as_link
+    (root / "linked").symlink_to(tmp_path / "real")
+    with pytest.raises(Refused, match="STATE_UNREADABLE"):
+        compute_state_hash(["linked/a"], root)
+    assert state_entries(["linked/a"], root, links_hide=True) == ({"path": "linked/a", "kind": "missing"},)
+
+
+def test_a_file_in_place_of_a_folder_hides_what_was_below(tmp_path: Path) -> None:
+    put(tmp_path, "a", "x")
+    assert state_entries(["a/b"], tmp_path) == ({"path": "a/b", "kind": "missing"},)
+
+
+def test_special_files_have_no_hash(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Refused, match="STATE_UNREADABLE"):
+        compute_state_hash(["pipe"], tmp_path)
+    with pytest.raises(Refused, match="STATE_UNREADABLE"):
+        compute_state_hash(["a"], tmp_path / "nowhere")
+
+
+def test_names_that_are_not_text_are_kept_apart(tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/\xff"
+    Path(os.fsdecode(odd)).write_text("x")
+    put(tmp_path, "\\xff", "x")
+    entries = state_entries([os.fsdecode(b"\xff"), "\\xff"], tmp_path)
+    assert [entry["path"] for entry in entries] == ["\\xff", "\\xff"]
+    assert [entry.get("raw") for entry in entries] == [None, "ff"]
+
+
+def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        put(tmp_path, f"d/{name}", "12345")
+    monkeypatch.setattr(state_hash, "MAX_ENTRIES", 3)
+    with pytest.raises(Refused, match="STATE_LIMIT"):
+        compute_state_hash(["d"], tmp_path)
+    monkeypatch.setattr(state_hash, "MAX_ENTRIES", 4)
+    compute_state_hash(["d"], tmp_path)
+    monkeypatch.setattr(state_hash, "MAX_TOTAL_BYTES", 14)
+    with pytest.raises(Refused, match="STATE_LIMIT"):
+        compute_state_hash(["d"], tmp_path)
+
+
+def test_a_file_that_changes_while_read_is_tried_again_and_then_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = put(tmp_path, "a", "x")
+    real, reads, text = os.read, 0, "y"
+
+    def meddling(descriptor: int, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        if reads <= meddle_until:
+            file.write_text(text * (reads if text == "y" else 1))
+        return real(descriptor, size)
+
+    monkeypatch.setattr(os, "read", meddling)
+    meddle_until = 1
+    assert compute_state_hash(["a"], tmp_path)
+    for text in ("y", "\0"):  # growing, and the same size with another time
+        file.write_text("x")
+        reads, meddle_until = 0, 100
+        with pytest.raises(Refused, match="STATE_UNSTABLE"):
+            compute_state_hash(["a"], tmp_path)
+
+
+class _View:
+    def __init__(self, **facts: object) -> None:
+        base: dict[str, object] = {
+            "head": "0" * 40,
+            "ref": None,
+            "index": "i",
+            "changed": (),
+            "staged": {},
+            "flags": (),
+        }
+        self._facts = TreeFacts(**{**base, **facts})  # type: ignore[arg-type]
+
+    async def tree_facts(self) -> TreeFacts:
+        return self._facts
+
+
+async def test_the_fingerprint_covers_each_of_its_parts(tmp_path: Path) -> None:
+    put(tmp_path, "a", "x")
+    plain = await workspace_fingerprint(tmp_path, _View())
+    assert plain.clean
+    assert plain.digest == digest(
+        {"schema": "workspace/1", "head": "0" * 40, "ref": None, "index": "i", "worktree": [], "flags": []}
+    )
+    variants = [{"head": "1" * 40}, {"ref": "refs/heads/x"}, {"index": "j"}, {"changed": ("a",)}, {"flags": ("a",)}]
+    digests = {(await workspace_fingerprint(tmp_path, _View(**change))).digest for change in variants}
+    assert len(digests | {plain.digest}) == len(variants) + 1
+
+
+async def test_changed_paths_names_content_presence_and_index(tmp_path: Path) -> None:
+    for name in ("kept", "edited", "gone", "staged"):
+        put(tmp_path, name, "1")
+    before = await workspace_fingerprint(tmp_path, _View(changed=("kept", "edited", "gone", "staged")))
+    put(tmp_path, "edited", "2")
+    put(tmp_path, "new", "1")
+    (tmp_path / "gone").unlink()
+    after = await workspace_fingerprint(
+        tmp_path, _View(changed=("kept", "edited", "gone", "new", "staged"), staged={"staged": "100644 x"})
+    )
+    assert changed_paths(before, after) == ("edited", "gone", "new", "staged")
+    assert changed_paths(after, after) == ()
+
+
+async def test_without_git_it_is_the_metadata_of_the_writable_roots(tmp_path: Path) -> None:
+    file = put(tmp_path, "out/a", "1")
+    put(tmp_path, "src/b", "1")
+
+    async def look() -> Fingerprint:
+        return await workspace_fingerprint(tmp_path, None, writable=["out", "none"])
+
+    first = await look()
+    assert (first.head, first.ref, first.index) == (None, None, None)
+    assert set(first.worktree) == {"out", "out/a", "none"}
+    put(tmp_path, "src/b", "2")
+    assert (await look()).digest == first.digest
+    os.utime(file, ns=(1, 1))
+    assert changed_paths(first, await look()) == ("out/a",)

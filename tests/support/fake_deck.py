@@ -1,0 +1,222 @@
+"""A deck without a runtime: records intents, answers with what the test prepared, and feeds events by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.events.facts import (
+    EntryAppended,
+    Escalation,
+    Holder,
+    LaneState,
+    NodeInfo,
+    RunSummary,
+    StreamEvent,
+    Verification,
+    Violation,
+)
+from runtime.host.api import Ack, Answer, InputInfo, Launch, MissionInfo, Refused, RunStatus
+
+AT = "2026-01-02T00:00:00.000000Z"
+RUN = "8b3f0000-0000-4000-8000-000000000001"
+
+
+class FakeFeed:
+    def __init__(self) -> None:
+        self.events: list[StreamEvent] = []
+        self.closed = False
+
+    def drain(self, limit: int = 2000) -> Sequence[StreamEvent]:
+        taken, self.events = self.events[:limit], self.events[limit:]
+        return taken
+
+    async def wait(self) -> None:
+        return
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class FakeDeck:
+    """What the console may ask, answered from plain lists."""
+
+    read_only: bool = False
+    store_path: str = "store"
+    missions_list: list[MissionInfo] = field(default_factory=list)
+    runs_list: list[RunSummary] = field(default_factory=list)
+    entries_list: list[EntryAppended] = field(default_factory=list)
+    nodes_list: list[NodeInfo] = field(default_factory=list)
+    inbox: list[Escalation] = field(default_factory=list)
+    verdict: Verification | None = None
+    holder_info: Holder | None = None
+    intents: list[tuple[str, Any]] = field(default_factory=list)
+    feeds: list[FakeFeed] = field(default_factory=list)
+    refuse_launch: Refused | None = None
+
+    def publish(self, *events: StreamEvent) -> None:
+        for feed in self.feeds:
+            feed.events.extend(events)
+
+    async def holder(self) -> Holder | None:
+        return self.holder_info
+
+    async def missions(self) -> tuple[MissionInfo, ...]:
+        return tuple(self.missions_list)
+
+    async def mission(self, path: str) -> MissionInfo:
+        return next(item for item in self.missions_list if item.path == path)
+
+    async def launch(self, intent: Launch) -> RunSummary:
+        self.intents.append(("launch", intent))
+        if self.refuse_launch is not None:
+            raise self.refuse_launch
+        return self.runs_list[0]
+
+    async def _ack(self, verb: str, run_id: str, reason: str) -> Ack:
+        self.intents.append((verb, run_id, reason))
+        return Ack(done=True, run_id=run_id, message=f"{verb} accepted")
+
+    async def cancel(self, run_id: str, reason: str = "") -> Ack:
+        return await self._ack("cancel", run_id, reason)
+
+    async def terminate(self, run_id: str, reason: str = "") -> Ack:
+        return await self._ack("terminate", run_id, reason)
+
+    async def pause(self, run_id: str, reason: str = "") -> Ack:
+        return await self._ack("pause", run_id, reason)
+
+    async def resume(self, run_id: str, reason: str = "") -> Ack:
+        return await self._ack("resume", run_id, reason)
+
+    async def answer(self, intent: Answer) -> Ack:
+        self.intents.append(("answer", intent))
+        return Ack(done=True, run_id=RUN, message=f"{intent.resolution}")
+
+    async def runs(
+        self,
+        *,
+        text: str = "",
+        statuses: Sequence[RunStatus] = (),
+        before: tuple[str, str] | None = None,
+        limit: int = 100,
+    ) -> tuple[RunSummary, ...]:
+        return tuple(self.runs_list[:limit])
+
+    async def find(self, selector: str) -> RunSummary:
+        for run in self.runs_list:
+            if run.run_id.startswith(selector):
+                return run
+        raise Refused("RUN_UNKNOWN", f"no run {selector!r}")
+
+    async def nodes(self, run_id: str) -> tuple[NodeInfo, ...]:
+        return tuple(self.nodes_list)
+
+    async def entries(self, run_id: str, *, after: int = -1, limit: int = 500) -> tuple[EntryAppended, ...]:
+        return tuple(item for item in self.entries_list if item.run_id == run_id and item.seq > after)[:limit]
+
+    async def violations(self, run_id: str | None = None, *, limit: int = 200) -> tuple[Violation, ...]:
+        return ()
+
+    async def escalations(self, *, run_id: str | None = None, open_only: bool = True) -> tuple[Escalation, ...]:
+        return tuple(self.inbox)
+
+    async def verify(self, run_id: str) -> Verification:
+        assert self.verdict is not None
+        return self.verdict
+
+    async def artifact(self, digest: str) -> bytes | None:
+        return None
+
+    async def wait(self, run_id: str) -> RunSummary:
+        return await self.find(run_id)
+
+    def subscribe(self) -> FakeFeed:
+        feed = FakeFeed()
+        self.feeds.append(feed)
+        return feed
+
+    async def close(self) -> None:
+        return
+
+
+def run_summary(**changes: Any) -> RunSummary:
+    """A running run; override what the test cares about."""
+    members: dict[str, Any] = {
+        "run_id": RUN,
+        "session_id": "s1",
+        "lineage_id": RUN,
+        "mission": "fix-the-build",
+        "mission_version": "1",
+        "mission_path": "fix-the-build",
+        "status": RunStatus.RUNNING,
+        "created_at": AT,
+        "duration_ms": 4200,
+        "steps_done": 2,
+        "steps_total": 6,
+        "entries": 9,
+    }
+    return RunSummary(**{**members, **changes})
+
+
+NODES = [
+    NodeInfo(node_id="red", block_type="run_tests"),
+    NodeInfo(node_id="propose", block_type="llm_call", after=("red",)),
+    NodeInfo(node_id="apply", block_type="tool_invoke", after=("propose",)),
+    NodeInfo(node_id="green", block_type="run_tests", after=("apply",)),
+    NodeInfo(node_id="stage", block_type="tool_invoke", after=("green",)),
+    NodeInfo(node_id="commit", block_type="tool_invoke", after=("stage",)),
+]
+
+
+def mission(name: str = "fix-the-build", **changes: Any) -> MissionInfo:
+    """A mission as the catalogue lists it."""
+    members: dict[str, Any] = {
+        "name": name,
+        "path": name,
+        "version": "1",
+        "description": "Repair a failing test suite, prove it, commit it.",
+        "inputs": (InputInfo(name="goal", type="string", required=False, default="Make the failing tests pass."),),
+        "nodes": tuple(NODES),
+        "envelope": {
+            "allowed_paths": ["src/**", "tests/**"],
+            "allowed_tools": ["filesystem.write_file", "git.add", "git.commit"],
+            "max_budget_micros": 500_000,
+            "timeout_seconds": 120,
+        },
+        "workspace": "private copy of project (git)",
+    }
+    return MissionInfo(**{**members, **changes})
+
+
+def entry(seq: int, kind: str, run_id: str = RUN, **members: Any) -> EntryAppended:
+    """One journal entry of a run."""
+    at = f"2026-01-02T00:00:{seq:02d}.000000Z"
+    return EntryAppended(
+        run_id=run_id,
+        seq=seq,
+        kind=kind,
+        at=at,
+        entry_hash=f"sha256:{seq:064x}",
+        entry={"seq": seq, "kind": kind, **members},
+    )
+
+
+def lanes(depth: int = 1) -> tuple[LaneState, ...]:
+    """Gauges of the three lanes."""
+    return tuple(
+        LaneState(
+            lane=name,
+            depth=depth,
+            limit=limit,
+            high=limit // 2,
+            low=limit // 4,
+            saturated=False,
+            dispatched=3,
+            running=1,
+            dropped=0,
+        )
+        for name, limit in (("ControlLane", 32), ("DataLane", 128), ("TelemetryLane", 128))
+    )

@@ -19,6 +19,7 @@ from runtime.blocks.projection import project, restore
 from runtime.blocks.running import NodeCall
 from runtime.blocks.values import BlockValue
 from runtime.blocks.workflow import Workflow
+from runtime.egress.fence import EgressFence, Output
 from runtime.egress.scopes import CancelTree, Scope, ScopeKind
 from runtime.events.envelope import Lane
 from runtime.execution.attempt_world import AttemptWorld, Undo
@@ -56,6 +57,8 @@ class TurnServices:
     pool: ExecutionPool
     questions: Questions
     artifacts: ArtifactStore
+    fence: EgressFence
+    epoch: int
     history: History | None
     on_output: OnOutput
 
@@ -114,12 +117,37 @@ class TurnRunner:
         self._start(call)
         try:
             response = await work
-            self._services.scope.check()
+            self._pass_fence(call)
         except (Halted, asyncio.CancelledError):
             self._finish(call, "cancelled", {}, None, "the run was stopped")
             raise
         self._record_end(call, response)
         return response
+
+    def _pass_fence(self, call: NodeCall) -> None:
+        """Offer the result to egress; a late one is journalled as such and never accepted (turn runtime §3.20).
+
+        An accepted result is delivered in the same step: its ``step_finished`` entry is what console, log and store
+        read, so only refusals need signals of their own.
+        """
+        services = self._services
+        output_id = f"{services.scope.id}/{_label(call)}"
+        decision = services.fence.decide(
+            Output(
+                output_id=output_id,
+                turn_id=services.scope.id,
+                scope=services.scope,
+                epoch=services.epoch,
+                node_id=call.node_path,
+            )
+        )
+        if decision.accepted:
+            services.fence.completed(output_id)
+            return
+        if decision.signals:
+            services.journal.append("signal", signals=[item.record() for item in decision.signals])
+        services.scope.check()
+        raise Halted("OP_CANCELLED", decision.reason)
 
     def _start(self, call: NodeCall) -> None:
         journal = self._services.journal

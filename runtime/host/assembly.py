@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.blocks.workflow import Workflow
+from runtime.egress.fence import EgressFence
 from runtime.egress.scopes import CancelTree, Scope, ScopeKind
 from runtime.events.envelope import ControlSignal
 from runtime.execution.node_runner import TurnRunner, TurnServices
@@ -108,6 +109,8 @@ async def assemble(prepared: Prepared, shared: Shared, hooks: Hooks) -> Parts:
             pool=shared.pool,
             questions=questions,
             artifacts=shared.artifacts,
+            fence=EgressFence(prepared.emitter, epoch=lambda: prepared.emitter.epoch),
+            epoch=prepared.emitter.epoch,
             history=prepared.history,
             on_output=hooks.output,
         )

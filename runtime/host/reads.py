@@ -28,7 +28,7 @@ from runtime.kernel.ports import StoredEntry
 from runtime.missions.catalogue import Catalogue, CatalogueEntry
 from runtime.missions.loader import Mission, load
 from runtime.missions.problems import MissionInvalid
-from runtime.orchestration.journal_verify import JournalVerification, verify_entries
+from runtime.orchestration.journal_verify import JournalVerification, artifact_references, verify_entries
 from runtime.storage.journals import DamagedJournal
 from runtime.storage.store import Store
 
@@ -149,12 +149,8 @@ class StoreReads:
         return _verification(run_id, verdict, damage, timestamp(self._clock.now()), self._clock.monotonic() - started)
 
     async def _bodies_for(self, rows: Sequence[StoredEntry]) -> Mapping[str, bytes | None]:
-        """The artifacts the receipts name; a damaged one is given as stored, so that its mismatch is found."""
-        wanted: set[str] = set()
-        for entry in _bodies(rows):
-            receipt = entry.get("receipt")
-            if isinstance(receipt, Mapping):
-                wanted |= {str(receipt.get(name)) for name in ("params_hash", "output_hash", "evidence_hash")}
+        """The artifacts entries name; a damaged one is given as stored, so that its mismatch is found."""
+        wanted = {digest for entry in _bodies(rows) for digest in artifact_references(entry)}
         return {digest: await self._store.artifacts.raw(digest) for digest in sorted(wanted)}
 
 

@@ -141,7 +141,7 @@ def resolve(value: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -
 def _resolve_text(text: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
     parts = scan(text)
     values = [part if isinstance(part, str) else _value(part.item, inputs, outputs) for part in parts]
-    if False:
+    if len(parts) == 1 and isinstance(parts[0], Found):
         return values[0]
     return "".join(value if isinstance(value, str) else _as_text(value) for value in values)
 

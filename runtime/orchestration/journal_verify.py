@@ -242,7 +242,7 @@ class _Checker:
             self._check_receipt(entry["receipt"], seq)
         elif entry["kind"] == "journal_closed":
             self._check_close(entry)
-        for reference in _references(entry) if self.artifacts is not None else ():
+        for reference in artifact_references(entry) if self.artifacts is not None else ():
             self._check_artifact(reference, seq)
 
     def _check_receipt(self, receipt: Mapping[str, Any], seq: int) -> None:
@@ -285,7 +285,7 @@ class _Checker:
         )
 
 
-def _references(entry: Mapping[str, Any]) -> Iterator[str]:
+def artifact_references(entry: Mapping[str, Any]) -> Iterator[str]:
     """Digests of the artifacts an entry names."""
     kind = entry["kind"]
     if kind == "receipt":

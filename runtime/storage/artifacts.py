@@ -11,7 +11,7 @@ from typing import Final
 from runtime.kernel.canonical import digest_bytes
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import StorageError
-from runtime.storage.reader import Reader
+from runtime.storage.reader import Reader, Row
 from runtime.storage.writer import Writer
 
 #: Captured output is capped well below; a larger body is a fault, not data.
@@ -59,8 +59,15 @@ class Artifacts:
 
     async def raw(self, digest: str) -> bytes | None:
         """The body as stored, unchecked: for a verifier that reports mismatches itself."""
-        row = await self._reader.fetch_one("SELECT body FROM artifacts WHERE digest = ?", (digest,))
+        row = await self._row(digest)
+        if row is None and self._writer is not None and self._writer.poisoned is None:
+            # What this process has put may still wait for its commit.
+            await self._writer.flush()
+            row = await self._row(digest)
         if row is None:
             return None
         body = row[0]
         return body if isinstance(body, bytes) else str(body).encode("utf-8", "replace")
+
+    async def _row(self, digest: str) -> Row | None:
+        return await self._reader.fetch_one("SELECT body FROM artifacts WHERE digest = ?", (digest,))

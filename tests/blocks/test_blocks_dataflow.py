@@ -396,7 +396,7 @@ async def test_clones_run_side_by_side() -> None:
         one, other = await asyncio.gather(respond(workflow), respond(clone))
     assert one.success
     assert other.success
-    assert (await respond(workflow.clone().link("end", step("more", lambda v, c: 2)), 0)) is not None
+    clone.link("end", step("more"))
     assert "more" not in workflow.wiring.nodes
 
 

@@ -286,6 +286,11 @@ CASES: dict[str, tuple[str, str, str]] = {
     "two spellings": (
         "{type: escalate, reason: done}", "{type: gate_check, check: equals, schema: equals}", "MISSION_MISSING_PARAMETER@tell:",
     ),
+    "template syntax": ("{type: escalate, reason: done}", "{type: template, template: '{{ x'}", "template.invalid@tell:"),
+    "code from a value": (
+        "{type: escalate, reason: done}", "{type: template, template: 'a ${inputs.goal}'}", "MISSION_REFERENCE_FORBIDDEN@'a $",
+    ),
+    "choices": ("{type: escalate, reason: done}", "{type: approval, message: ok?, choices: [no]}", "validation.bad_config@tell:"),
     "empty file": (SMALL, "# nothing\n", "MISSION_EMPTY@#"),
     "not a mapping": (SMALL, "[1]\n", "MISSION_VALUE@[1]"),
 }  # fmt: skip

@@ -179,7 +179,8 @@ def test_a_file_that_changes_while_read_is_tried_again_and_then_refused(
     monkeypatch.setattr(os, "read", meddling)
     meddle_until = 1
     assert compute_state_hash(["a"], tmp_path)
-    for text in ("y", "\0"):  # growing, and the same size with another time
+    for written in ("y", "\0"):  # growing, and the same size with another time
+        text = written
         file.write_text("x")
         reads, meddle_until = 0, 100
         with pytest.raises(Refused, match="STATE_UNSTABLE"):

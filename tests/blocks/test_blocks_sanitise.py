@@ -1,0 +1,53 @@
+"""Nothing secret leaves in diagnostics, and sanitising itself never fails (blocks spec §19.3, ruling R46)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.blocks.sanitise import MAX_ITEMS, MAX_TEXT, REDACTED, clean_text, redact, scrub
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.builds(object),
+    lambda inner: st.lists(inner, max_size=30) | st.dictionaries(st.text() | st.integers(), inner, max_size=30),
+    max_leaves=40,
+)
+
+
+@given(st.dictionaries(st.text(), anything, max_size=5))
+def test_sanitising_never_raises(details: dict[str, Any]) -> None:
+    scrub(details)
+    redact(details)
+
+
+@pytest.mark.parametrize("key", ["api_key", "APIKEY", "Authorization", "access_token", "client_secret", "password"])
+def test_secrets_are_removed_in_both_strengths(key: str) -> None:
+    details = {"deep": [{key: "hunter2"}]}
+    assert "hunter2" not in scrub(details).to_json()
+    assert "hunter2" not in json.dumps(redact(details))
+
+
+@pytest.mark.parametrize("key", ["prompt", "messages", "content", "input", "output", "completion", "payload", "schema"])
+def test_content_stays_for_recovery_and_leaves_redacted(key: str) -> None:
+    assert scrub({key: "text"}).to_python() == {key: "text"}
+    assert redact({key: "text"}) == {key: REDACTED}
+
+
+@pytest.mark.parametrize("text", ["Bearer abcdef123456", "sk-abcdefghijklmnop1234", "ghp_abcdefghijklmnop1234", "AKIAABCDEFGHIJKLMNOP"])
+def test_key_like_text_is_removed(text: str) -> None:
+    assert clean_text(f"call failed with {text}!") == f"call failed with {REDACTED}!"
+
+
+def test_size_and_depth_are_bounded() -> None:
+    assert len(redact("x" * 1000)) < MAX_TEXT + 30
+    assert redact([0] * 100)[-1] == {"_truncated": 100 - MAX_ITEMS}
+    assert redact({str(number): 0 for number in range(30)})["_truncated"] == 5
+    assert redact({"a": {"b": {"c": {"d": 1}}}}) == {"a": {"b": {"c": REDACTED}}}
+
+
+def test_issues_keep_their_messages_container() -> None:
+    assert redact({"issues": [{"code": "graph.cycle"}]}) == {"issues": [{"code": "graph.cycle"}]}

@@ -63,6 +63,8 @@ def _receipt(entry: _Entry) -> str:
 
 
 def _compensation(entry: _Entry) -> str:
+    if entry.get("kind") == "compensation_started":
+        return f"compensation started  {entry['operation_id']}"
     verified = entry.get("verified")
     proof = "" if verified is None else "  verified" if verified else "  NOT verified"
     return f"compensation  {entry['operation_id']}  {entry.get('outcome') or 'started'}{proof}"

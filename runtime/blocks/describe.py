@@ -46,7 +46,7 @@ def _node(workflow: Workflow, node: Node) -> dict[str, Any]:
         "optional": node.options.optional,
         "lane": node.options.lane,
     }
-    if isinstance(block, Workflow):
+    if isinstance(block, Workflow) and not any(issue.code == "graph.recursive_workflow" for issue in block.issues()):
         picture["workflow"] = describe(block)
     return picture
 

@@ -255,7 +255,8 @@ def _stamped(attempt: Attempt, response: Response, duration_ms: float) -> Respon
     if attempt.annotations:
         metadata.update((key, value.to_python()) for key, value in attempt.annotations.items())
     metadata["duration_ms"] = max(0.0, duration_ms)
-    metadata.setdefault("side_effect_class", declared_class(attempt.block, response).value)
+    if "side_effect_class" not in metadata:
+        metadata["side_effect_class"] = declared_class(attempt.block, response).value
     return response.with_metadata(**metadata)
 
 

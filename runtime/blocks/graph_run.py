@@ -112,7 +112,7 @@ class GraphRun:
         outcome.attempts += 1
         outcome.duration_ms += response.metadata.get("duration_ms", 0.0)
         if self.worst_effect is not SideEffects.NON_IDEMPOTENT:
-            self.worst_effect = worst(self.worst_effect, attempt_effect(response, visit.node.block.side_effects))
+            self.worst_effect = worst(self.worst_effect, attempt_effect(response, visit.node.block))
 
     def commit(self, name: str, response: Response) -> None:
         """Store a node's data under its key, with where it came from."""

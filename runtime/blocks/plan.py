@@ -116,8 +116,16 @@ def output_node(wiring: Wiring, reached: set[str], follow: Mapping[str, list[str
 def workflow_contracts(wiring: Wiring) -> tuple[BlockValueContract, BlockValueContract]:
     """Input and output contract of a workflow node (blocks spec §10)."""
     entry = wiring.nodes.get(wiring.entry_name or "")
-    if entry is None:
+    if entry is None or wiring.asked:
         return BlockValueContract(), BlockValueContract()
+    wiring.asked = True  # a workflow that contains itself would ask for ever; validation reports it
+    try:
+        return entry.block.input_contract, _output_contract(wiring, entry)
+    finally:
+        wiring.asked = False
+
+
+def _output_contract(wiring: Wiring, entry: Node) -> BlockValueContract:
     follow = successors(wiring)
     reached = topology.reachable(follow, [entry.name])
     if is_routed(wiring):
@@ -125,12 +133,10 @@ def workflow_contracts(wiring: Wiring) -> tuple[BlockValueContract, BlockValueCo
         for name in wiring.nodes:
             if name in reached and not follow[name]:
                 kinds |= data_kinds(effective_output(wiring, wiring.nodes[name]))
-        output = BlockValueContract(BlockMode.ONCE, kinds or BlockValueKindSet.ANY)
-    else:
-        last = output_node(wiring, reached, follow)
-        contract = effective_output(wiring, wiring.nodes[last]) if last else BlockValueContract()
-        output = BlockValueContract(BlockMode.ONCE, data_kinds(contract))
-    return entry.block.input_contract, output
+        return BlockValueContract(BlockMode.ONCE, kinds or BlockValueKindSet.ANY)
+    last = output_node(wiring, reached, follow)
+    contract = effective_output(wiring, wiring.nodes[last]) if last else BlockValueContract()
+    return BlockValueContract(BlockMode.ONCE, data_kinds(contract))
 
 
 def build_nodes(wiring: Wiring, conditions: Mapping[int, Predicate | StatefulCondition]) -> dict[str, PlanNode]:
@@ -167,8 +173,10 @@ def _arm(case: Case, conditions: Mapping[int, Predicate | StatefulCondition]) ->
     return Arm(condition=conditions.get(id(case)), label=case.label, target=str(case.target))
 
 
-def wiring_version(workflow: Workflow) -> tuple[int, ...]:
-    """Changes whenever the wiring of this workflow or of one inside it does."""
-    own = (workflow.wiring.version,)
-    nested = workflow.nested()
-    return own if not nested else own + tuple(part for inner in nested for part in wiring_version(inner))
+def wiring_version(workflow: Workflow, inside: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Changes whenever the wiring of this workflow or of one inside it does; ends where one contains itself."""
+    if id(workflow.wiring) in inside:
+        return ()
+    deeper = (*inside, id(workflow.wiring))
+    parts = [wiring_version(inner, deeper) for inner in workflow.nested()]
+    return (workflow.wiring.version, *(number for part in parts for number in part))

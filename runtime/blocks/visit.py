@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from runtime.blocks.effects import SideEffects, worst
+from runtime.blocks.effects import SideEffects
 from runtime.blocks.envelope import Request, Response, failed, span_of
 from runtime.blocks.errors import BlockInternalError, engine_error
 from runtime.blocks.execute import declared_class
@@ -18,6 +18,7 @@ from runtime.blocks.sanitise import clean_text
 from runtime.kernel.clock import timestamp
 
 if TYPE_CHECKING:
+    from runtime.blocks.block import Block
     from runtime.blocks.graph_run import GraphRun
 
 
@@ -151,7 +152,7 @@ class Visit:
         return failed({**call.request.metadata, "duration_ms": 0.0}, internal, "run")
 
 
-def attempt_effect(response: Response, block_class: SideEffects) -> SideEffects:
+def attempt_effect(response: Response, block: Block) -> SideEffects:
     """What one attempt did at worst, for judging the workflow around it."""
     stamped = response.metadata.get("side_effect_class")
-    return block_class if stamped is None else worst(SideEffects.parse(stamped))
+    return block.side_effects if stamped is None else SideEffects.parse(stamped)

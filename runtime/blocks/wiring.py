@@ -93,6 +93,8 @@ class Wiring:
         #: Problems found while importing a definition, reported with the stage they belong to.
         self.imported: list[tuple[int, Issue]] = []
         self.version = 0
+        #: True while a question about the whole graph is being answered; see the askers.
+        self.asked = False
         self._names: dict[int, str] = {}
         self._pairs: set[tuple[str, str]] = set()
 

@@ -219,7 +219,13 @@ class Workflow(Block, _engine=True):
     @property
     def config_side_effects(self) -> SideEffects:
         """The worst class among the nodes."""
-        return worst(*(node.variant().side_effects for node in self.wiring.nodes.values()))
+        if self.wiring.asked:
+            return SideEffects.NONE  # contains itself: validation reports it
+        self.wiring.asked = True
+        try:
+            return worst(*(node.variant().side_effects for node in self.wiring.nodes.values()))
+        finally:
+            self.wiring.asked = False
 
     def nested(self) -> tuple[Workflow, ...]:
         """The workflows directly inside this one."""
@@ -227,7 +233,7 @@ class Workflow(Block, _engine=True):
 
     def plan(self) -> Plan:
         """The validated plan, compiled again only after the wiring changed."""
-        if self._plan is None or self._plan.version != _version(self):
+        if self._plan is None or self._plan.version != planning.wiring_version(self):
             self._plan = compile_plan(self)
         return self._plan
 
@@ -292,10 +298,6 @@ class Workflow(Block, _engine=True):
         if issue is not None:
             raise WorkflowValidationFailed((issue,))
         return RunHandle(self, Request(value), runner, host, scope or Scope())
-
-
-def _version(workflow: Workflow) -> tuple[int, ...]:
-    return planning.wiring_version(workflow)
 
 
 def _refusal(attempt: Attempt, plan: Plan) -> Response | None:

@@ -31,7 +31,7 @@ from runtime.kernel.model import MICROS
 from runtime.kernel.ports import ArtifactStore, ModelProvider
 from runtime.missions.build import build_workflow
 from runtime.missions.loader import Mission
-from runtime.missions.model import LimitsSpec
+from runtime.missions.sections import LimitsSpec
 from runtime.missions.yaml_reader import read
 from runtime.orchestration.budget import Ledger, Limits
 from runtime.orchestration.gate import WorkGate
@@ -167,7 +167,7 @@ async def _executor(prepared: Prepared, shared: Shared, scope: Scope, timer: Act
         scratch_root=shared.scratch,
         git=prepared.git,
         python=mission.spec.commands.python,
-        commands={name: _command(command) for name, command in mission.spec.commands.templates.items()},
+        commands=mission.spec.commands.templates,
         models=ModelSettings(
             provider=provider,
             free=isinstance(provider, ScriptedProvider),
@@ -265,10 +265,6 @@ def _limits(declared: LimitsSpec) -> SandboxLimits:
         "open_files": declared.open_files,
     }
     return SandboxLimits(**{name: value for name, value in given.items() if value is not None})
-
-
-def _command(command: Any) -> dict[str, Any]:
-    return {key: value for key, value in command.model_dump(mode="json").items() if value is not None}
 
 
 def writable_roots(mission: Mission) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class RuntimeHost(StoreReads):
         self._hub = EventHub()
         self._runs: dict[str, LiveRun] = {}
         self._starting = 0
-        self._verifiers: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         tree = CancelTree(clock)
         self._shared = Shared(
@@ -218,29 +218,29 @@ class RuntimeHost(StoreReads):
     def _adopt(self, run: LiveRun) -> None:
         self._runs[run.run_id] = run
         run.start()
-        self._keep(f"end-{run.run_id}", self._outlive(run))
-        self._keep(f"verify-{run.run_id}", self._verify_live(run))
+        task = asyncio.create_task(self._outlive(run), name=f"outlive-{run.run_id[:8]}")
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
         self._changed(run.summary)
 
-    def _keep(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._verifiers[name] = task
-        task.add_done_callback(lambda done: self._finished(name, done))
-
-    def _finished(self, name: str, task: asyncio.Task[None]) -> None:
-        self._verifiers.pop(name, None)
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _LOG.error("%s failed", name, exc_info=error)
+            _LOG.error("%s failed", task.get_name(), exc_info=error)
 
     async def _outlive(self, run: LiveRun) -> None:
-        """See a run to its end, then show its last verdict."""
+        """Verify a run while it lives, see it to its end, then show its last verdict."""
+        verifying = asyncio.create_task(self._verify_live(run), name=f"verify-{run.run_id[:8]}")
         try:
             final = await run.done()
-            self._hub.publish(RunChanged(run=final))
-            if not self._closing and self._store.poisoned is None:
-                self._hub.publish(JournalVerified(verification=await self.verify(run.run_id)))
         finally:
+            verifying.cancel()
+            await asyncio.wait({verifying})
+            self._finished(verifying)
             self._runs.pop(run.run_id, None)
+        self._hub.publish(RunChanged(run=final))
+        if not self._closing and self._store.poisoned is None:
+            self._hub.publish(JournalVerified(verification=await self.verify(run.run_id)))
 
     async def _verify_live(self, run: LiveRun) -> None:
         """Check the chain on disk while the run goes on, never taking more than a tenth of the time."""
@@ -316,9 +316,8 @@ class RuntimeHost(StoreReads):
         runs = list(self._runs.values())
         for run in runs:
             run.leave()
-        tasks = set(self._verifiers.values())
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+        if self._tasks:
+            _, late = await asyncio.wait(set(self._tasks), timeout=CLOSE_SECONDS)
             for task in late:
                 task.cancel()
             if late:

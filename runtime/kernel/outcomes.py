@@ -67,7 +67,7 @@ class FailureClass(Enum):
     HALT = "halt"
 
 
-_POLICY_PREFIXES: Final = ("ENV_", "PATH_", "POLICY_", "SELFMOD_", "ROOT_")
+_POLICY_PREFIXES: Final = ("ENV_", "PATH_", "POLICY_", "SELFMOD_", "ROOT_FORBIDDEN", "ROOT_CHANGED")
 _BUDGET_CODES: Final = frozenset({"BUDGET_EXCEEDED", "BUDGET_PRICE_UNKNOWN"})
 _TIME_CODES: Final = frozenset({"ENV_DEADLINE"})
 _APPROVAL_CODES: Final = frozenset({"APPROVAL_REFUSED", "APPROVAL_MISSING"})

@@ -192,7 +192,9 @@ async def test_templates_cannot_harm(template: str) -> None:
     assert (await answer("template", template=template)).code == "template.render_failed"
 
 
-@pytest.mark.parametrize("reach", ["{{ ''.__class__.__mro__ }}", "{{ value.__init__.__globals__ }}", "{{ x.__class__ }}"])
+@pytest.mark.parametrize(
+    "reach", ["{{ ''.__class__.__mro__ }}", "{{ value.__init__.__globals__ }}", "{{ x.__class__ }}"]
+)
 async def test_templates_cannot_reach_python(reach: str) -> None:
     response = await answer("template", "v", template=reach)
     assert response.code == "template.render_failed" or response.data == BlockValue.of("")
@@ -236,14 +238,19 @@ async def test_combine_names_joined_sources() -> None:
     assert (await respond(workflow)).data.to_python() == {"x": [2], "y": 1}
 
 
-@pytest.mark.parametrize(("value", "code"), [([], "input.empty_list"), (None, "input.empty_list"), ([1], "input.element_kind"), (5, "input.kind_mismatch")])
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [([], "input.empty_list"), (None, "input.empty_list"), ([1], "input.element_kind"), (5, "input.kind_mismatch")],
+)
 async def test_select_first_refuses(value: Any, code: str) -> None:
     assert (await answer("select_first", value)).code == code
 
 
 async def test_delay_waits_on_the_services_clock() -> None:
     clock = ManualClock()
-    task = asyncio.create_task(REGISTRY.create("delay", {"seconds": 60}).execute(Request(BlockValue.of(7)), scope=scope(clock)))
+    task = asyncio.create_task(
+        REGISTRY.create("delay", {"seconds": 60}).execute(Request(BlockValue.of(7)), scope=scope(clock))
+    )
     for _ in range(5):
         await asyncio.sleep(0)
     assert not task.done()
@@ -256,7 +263,9 @@ def refuse(value: BlockValue) -> None:
 
 
 async def test_map_input() -> None:
-    block = map_input(lambda value: value.expect_string().strip(), name="trim", input=once("string"), output=once("string"))
+    block = map_input(
+        lambda value: value.expect_string().strip(), name="trim", input=once("string"), output=once("string")
+    )
     assert (await respond(block, " x ")).data == BlockValue.of("x")
     assert block.block_name == "trim"
     assert (await respond(block, 5)).code == "input.kind_mismatch"

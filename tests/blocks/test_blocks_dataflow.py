@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from runtime.blocks.contracts import multiple, once
 from runtime.blocks.envelope import Request
-from runtime.blocks.errors import BlockInputError, BlockSkip, WorkflowRunFailed, WorkflowValidationFailed, WorkflowWiringError
+from runtime.blocks.errors import (
+    BlockInputError,
+    BlockSkip,
+    WorkflowRunFailed,
+    WorkflowValidationFailed,
+    WorkflowWiringError,
+)
 from runtime.blocks.policies import RetryPolicy
 from runtime.blocks.results import Multiple
 from runtime.blocks.values import BlockValue
@@ -35,7 +41,11 @@ async def test_a_chain_hands_values_on_and_a_start_value_in() -> None:
     workflow = Workflow("w").link(step("a", lambda v, c: v.payload + 1), step("b", lambda v, c: v.payload * 10))
     response = await respond(workflow, 1)
     assert response.data == BlockValue.of(20)
-    assert (response.metadata["source"], response.metadata["composite"], response.metadata["last_node"]) == ("b", "w", "b")
+    assert (response.metadata["source"], response.metadata["composite"], response.metadata["last_node"]) == (
+        "b",
+        "w",
+        "b",
+    )
 
 
 async def test_a_join_lists_values_in_link_order_whatever_finished_first() -> None:
@@ -104,7 +114,11 @@ async def test_siblings_of_a_failure_finish_and_the_next_level_never_starts() ->
         finished.append("slow")
 
     workflow, start, never = Workflow("w"), step("start"), step("never")
-    late, early, sibling = failing("late", code="demo.first"), failing("early", code="demo.second"), step("sibling", slow)
+    late, early, sibling = (
+        failing("late", code="demo.first"),
+        failing("early", code="demo.second"),
+        step("sibling", slow),
+    )
     workflow.link(start, sibling).link(start, late).link(start, early).link(sibling, never)
     response = await respond(workflow)
     assert finished == ["slow"]
@@ -273,7 +287,14 @@ async def test_commits_follow_registration_order_and_reads_are_declared() -> Non
     report = await workflow.run_async("go")
     assert report.ledger is not None
     assert states == [{"$input": "go", "limit": 3, "quick": "fast"}]
-    assert [op.key for op in report.ledger.log() if op.entry is not None] == ["limit", "$input", "start", "slow", "quick", "end"]
+    assert [op.key for op in report.ledger.log() if op.entry is not None] == [
+        "limit",
+        "$input",
+        "start",
+        "slow",
+        "quick",
+        "end",
+    ]
     entry = report.ledger.get_entry("quick")
     assert entry is not None
     assert entry.source_block_id == "fast"
@@ -310,7 +331,7 @@ async def test_the_same_graph_gives_the_same_story_under_any_timing() -> None:
         assert await story(seed) == first
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_each_reachable_node_runs_exactly_once_after_its_predecessors(data: st.DataObject) -> None:
     size = data.draw(st.integers(2, 7))
@@ -421,7 +442,10 @@ async def test_level_events_are_well_formed() -> None:
     events = Events()
     await Workflow("w").link(step("a"), step("b")).execute(Request(), scope=scope(observer=events))
     assert events.names("level.") == ["level.started", "level.completed"] * 2
-    assert events.names("block.") == ["block.started"] * 2 + ["block.succeeded"] + ["block.started"] + ["block.succeeded"] * 2
+    assert (
+        events.names("block.")
+        == ["block.started"] * 2 + ["block.succeeded"] + ["block.started"] + ["block.succeeded"] * 2
+    )
 
 
 async def test_namespaced_metadata_travels_only_where_listed() -> None:

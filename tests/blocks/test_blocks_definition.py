@@ -18,7 +18,7 @@ from runtime.blocks.errors import BlockDefinitionError, BlockInputError, BlockVa
 from runtime.blocks.policies import BubblePolicy, RepairPolicy, RetryPolicy
 
 
-class Colour(str, Enum):
+class Colour(str, Enum):  # noqa: UP042 - the older spelling must work too
     RED = "red"
     BLUE = "blue"
 

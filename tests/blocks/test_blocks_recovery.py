@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.blocks.block import Block
@@ -37,7 +37,9 @@ def stack(*policies: object) -> Mapping[type[Exception], Sequence[object]]:
     return {Exception: policies}
 
 
-async def attempts(block: Block, *policies: object, runner: Recorder | None = None, **options: Any) -> tuple[Response, list[int]]:
+async def attempts(
+    block: Block, *policies: object, runner: Recorder | None = None, **options: Any
+) -> tuple[Response, list[int]]:
     runner = runner or Recorder()
     response = await respond(single(block, recovery=stack(*policies), **options), runner=runner)
     return response, [call.attempt for call in runner.calls]
@@ -66,6 +68,7 @@ async def test_a_repair_that_helps_ends_the_stack() -> None:
     assert response.success
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["retry1", "retry2", "retry4", "repair", "bubble"]), max_size=5))
 def test_executions_are_bounded_and_numbered_without_gaps(names: list[str]) -> None:
     made = {"repair": RepairPolicy(same), "bubble": BubblePolicy()}
@@ -167,7 +170,8 @@ async def test_a_repair_that_fails_consumes_no_attempt_and_the_next_policy_is_tr
 
 
 @pytest.mark.parametrize(
-    ("payload", "key"), [({"prompt": "p"}, "prompt"), ({"content": "c"}, "content"), ({"n": 1}, "prompt"), ("text", None)]
+    ("payload", "key"),
+    [({"prompt": "p"}, "prompt"), ({"content": "c"}, "content"), ({"n": 1}, "prompt"), ("text", None)],
 )
 async def test_add_validation_feedback(payload: Any, key: str | None) -> None:
     def action(value: Any, ctx: Any) -> None:
@@ -227,7 +231,9 @@ async def test_an_unknown_policy_is_reported_and_a_failing_lookup_bubbles() -> N
     events = Events()
     response = await Workflow("w").add(Choosy(policies="raise")).execute(Request(), scope=scope(observer=events))
     assert response.code == "demo.broken"
-    assert [fields["code"] for name, fields in events.seen if name == "recovery.failed"] == ["recovery.policy_lookup_failed"]
+    assert [fields["code"] for name, fields in events.seen if name == "recovery.failed"] == [
+        "recovery.policy_lookup_failed"
+    ]
 
 
 async def test_recovery_events_tell_the_story() -> None:
@@ -243,9 +249,10 @@ async def test_recovery_events_tell_the_story() -> None:
         "recovery.succeeded",
     ]
     node = [name for name, fields in events.seen if name.startswith("block.") and fields.get("node_path") == "f"]
-    assert node == ["block.started", "block.failed", "block.retry_scheduled"] + ["block.started", "block.failed"] + [
-        "block.started",
-        "block.succeeded",
+    assert [name.removeprefix("block.") for name in node] == [
+        *("started", "failed", "retry_scheduled"),
+        *("started", "failed"),
+        *("started", "succeeded"),
     ]
 
 
@@ -282,7 +289,7 @@ async def test_safety_matrix(effects: str | None, policy: object, again: bool) -
 
 
 async def test_a_failure_that_proves_no_effect_may_be_repeated() -> None:
-    _, seen = await attempts(failing("f", effects="non_idempotent", **{"retry_disposition": None}), RetryPolicy(2))
+    _, seen = await attempts(failing("f", effects="non_idempotent"), RetryPolicy(2))
     assert seen == [1]
 
     def action(value: Any, ctx: Any) -> None:
@@ -311,7 +318,8 @@ async def test_safety_is_only_asked_when_a_reexecution_would_happen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inner", "again"), [(("none", "none"), True), (("none", "non_idempotent"), False), (("non_idempotent", "none"), False)]
+    ("inner", "again"),
+    [(("none", "none"), True), (("none", "non_idempotent"), False), (("non_idempotent", "none"), False)],
 )
 async def test_a_nested_workflow_is_safe_only_if_every_attempt_inside_was(inner: tuple[str, str], again: bool) -> None:
     nested = Workflow("inner").link(step("first", effects=inner[0]), failing("second", effects=inner[1]))
@@ -398,7 +406,11 @@ async def test_accept_comes_after_recovery_and_lists_exact_codes() -> None:
 
 async def test_refusals_bypass_everything_but_accept() -> None:
     runner = Recorder()
-    options: dict[str, Any] = {"recovery": stack(RetryPolicy(5), RepairPolicy(same)), "fallback": "other", "optional": True}
+    options: dict[str, Any] = {
+        "recovery": stack(RetryPolicy(5), RepairPolicy(same)),
+        "fallback": "other",
+        "optional": True,
+    }
     workflow = Workflow("w").add(step("other")).add(refused("op.path_traversal")).set_entry("tests")
     workflow.configure("tests", **options)
     response = await workflow.execute(Request(), runner=runner)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.blocks.conditions import ConditionRegistry, case, otherwise, when
@@ -44,7 +44,11 @@ async def test_the_first_true_case_wins_and_later_ones_are_not_asked() -> None:
         return condition
 
     workflow = Workflow("w")
-    cases = [when(ask("a", False), tagged("one")), when(ask("b", True), tagged("two")), when(ask("c", True), tagged("three"))]
+    cases = [
+        when(ask("a", False), tagged("one")),
+        when(ask("b", True), tagged("two")),
+        when(ask("c", True), tagged("three")),
+    ]
     workflow.branch(step("start"), *cases, otherwise(tagged("four")))
     response = await respond(workflow)
     assert response.data.payload == "two"
@@ -69,6 +73,7 @@ async def test_a_cycle_ends_by_its_condition() -> None:
     assert runner.sequence() == [("count", visit, 1) for visit in (1, 2, 3, 4)] + [("end", 1, 1)]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40))
 async def test_a_cycle_is_bounded_by_exactly_max_steps_visits(limit: int) -> None:
     spin = step("spin")
@@ -79,7 +84,9 @@ async def test_a_cycle_is_bounded_by_exactly_max_steps_visits(limit: int) -> Non
 
 
 async def test_attempts_do_not_count_as_steps() -> None:
-    workflow = Workflow("w", max_steps=2).branch(failing("f", 3), otherwise(step("end"))).configure("f", retry=RetryPolicy(4))
+    workflow = (
+        Workflow("w", max_steps=2).branch(failing("f", 3), otherwise(step("end"))).configure("f", retry=RetryPolicy(4))
+    )
     assert (await respond(workflow)).success
 
 

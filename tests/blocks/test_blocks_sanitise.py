@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.blocks.sanitise import MAX_ITEMS, MAX_TEXT, REDACTED, clean_text, redact, scrub
@@ -18,6 +18,7 @@ anything = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(st.text(), anything, max_size=5))
 def test_sanitising_never_raises(details: dict[str, Any]) -> None:
     scrub(details)
@@ -37,7 +38,9 @@ def test_content_stays_for_recovery_and_leaves_redacted(key: str) -> None:
     assert redact({key: "text"}) == {key: REDACTED}
 
 
-@pytest.mark.parametrize("text", ["Bearer abcdef123456", "sk-abcdefghijklmnop1234", "ghp_abcdefghijklmnop1234", "AKIAABCDEFGHIJKLMNOP"])
+@pytest.mark.parametrize(
+    "text", ["Bearer abcdef123456", "sk-abcdefghijklmnop1234", "ghp_abcdefghijklmnop1234", "AKIAABCDEFGHIJKLMNOP"]
+)
 def test_key_like_text_is_removed(text: str) -> None:
     assert clean_text(f"call failed with {text}!") == f"call failed with {REDACTED}!"
 

@@ -182,6 +182,11 @@ def test_independent_faults_are_all_reported_in_stage_order() -> None:
     ]
 
 
+def test_a_workflow_that_contains_itself_can_still_be_described() -> None:
+    picture = describe(recursive())
+    assert [issue["code"] for issue in picture["issues"]] == ["graph.recursive_workflow"]
+
+
 def test_warnings_stop_nothing() -> None:
     workflow = Workflow("w").add(step("a")).set_entry("a").add(step("lonely"))
     workflow.branch("a", when(lambda response: True, step("b")))

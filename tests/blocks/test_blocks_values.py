@@ -25,7 +25,9 @@ scalars = (
     | texts
     | st.binary(max_size=20)
 )
-plain = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=12)
+plain = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=12
+)
 
 
 @given(plain)
@@ -53,7 +55,7 @@ def test_numbers_and_booleans_never_blur() -> None:
     assert BlockValue.of(1) != 1
 
 
-class Colour(str, enum.Enum):
+class Colour(str, enum.Enum):  # noqa: UP042 - the older spelling must work too
     RED = "red"
 
 
@@ -160,7 +162,15 @@ def test_structural_matching() -> None:
 
 @pytest.mark.parametrize(
     ("obj", "text"),
-    [("plain", "plain"), (None, ""), (True, "true"), (-7, "-7"), (0.1, "0.1"), (b"hi", "hi"), ({"ä": [1, b"\xff"]}, '{"ä":[1,{"$bytes":"/w=="}]}')],
+    [
+        ("plain", "plain"),
+        (None, ""),
+        (True, "true"),
+        (-7, "-7"),
+        (0.1, "0.1"),
+        (b"hi", "hi"),
+        ({"ä": [1, b"\xff"]}, '{"ä":[1,{"$bytes":"/w=="}]}'),
+    ],
 )
 def test_text_forms(obj: object, text: str) -> None:
     assert BlockValue.of(obj).text() == text

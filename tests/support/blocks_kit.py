@@ -75,7 +75,9 @@ def tagged(name: str) -> Step:
     return step(name, lambda value, ctx: name)
 
 
-def failing(name: str, times: int = 1_000_000, code: str = "demo.broken", effects: str | None = "none", **fields: Any) -> Step:
+def failing(
+    name: str, times: int = 1_000_000, code: str = "demo.broken", effects: str | None = "none", **fields: Any
+) -> Step:
     """Fails its first ``times`` executions, then returns the number of the attempt."""
     left = [times]
 

@@ -105,7 +105,7 @@ class TestsHandler:
                 argv=[*argv, *data["args"], "--", *data["targets"]],
                 cwd=settings.root,
                 root=settings.root,
-                env=_environment(settings.sandbox_env, folder),
+                env=_environment(settings.sandbox_env, folder, python),
                 writable=[folder],
                 scratch=[settings.root / name for name in settings.sandbox_scratch],
                 network=settings.network,
@@ -223,6 +223,9 @@ def _python_files(root: Path, folder: str) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in found)
 
 
-def _environment(extra: Mapping[str, str], folder: Path) -> dict[str, str]:
+def _environment(extra: Mapping[str, str], folder: Path, python: Path) -> dict[str, str]:
     own = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1", "NO_COLOR": "1"}
+    if python == Path(sys.executable):
+        # Plugins beside our own interpreter are ours; they must neither slow nor change the project's tests.
+        own["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     return rebuilt({**extra, **own}, home=folder / "home", temp=folder / "tmp")

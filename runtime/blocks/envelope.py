@@ -168,7 +168,7 @@ def span_of(envelope_id: str) -> str:
 def completed_metadata(request: Request, block: _Named, clock: _Times, ids: _Ids) -> dict[str, Any]:
     """The request's metadata with every missing base key filled (blocks spec §7.3)."""
     given = request.metadata
-    if "span_id" in given and "created_at" in given and "visit" in given:
+    if "id" in given and "span_id" in given and "created_at" in given and "visit" in given:
         return dict(given)  # stamped by a workflow: complete already
     own = given.get("id") or ids.uuid()
     run = given.get("run_id") or ids.uuid()

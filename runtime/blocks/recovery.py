@@ -94,7 +94,7 @@ async def _retry(visit: Visit, policy: RetryPolicy, failure: Response) -> Respon
         if delay > 0:
             await visit.sleep(delay)
         failure = await visit.attempt_once()
-        if failure.success or failure.skipped or failure.ends_run:
+        if failure.success or failure.skipped:
             return failure
     return failure
 

@@ -66,7 +66,9 @@ class RunHandle:
         """``running`` until the end, then the terminal status, which never changes."""
         if not self._task.done():
             return "running"
-        return "canceled" if self._task.cancelled() else status_of(self._task.result())
+        if self._task.cancelled() or self._task.exception() is not None:
+            return "canceled"  # an exception here is a halt: control flow, not an outcome of the graph
+        return status_of(self._task.result())
 
     def cancel(self) -> None:
         """Cancel at once; no recovery, no failure handlers. Asking again changes nothing."""

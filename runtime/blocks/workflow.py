@@ -241,11 +241,13 @@ class Workflow(Block, _engine=True):
         """Every problem and warning; runs nothing."""
         return self.plan().issues
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Raise `WorkflowValidationFailed` if any error-level issue exists."""
         errors = self.plan().errors
         if errors:
             raise WorkflowValidationFailed(errors)
+
+    check = validate
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -293,7 +295,7 @@ class Workflow(Block, _engine=True):
     ) -> RunHandle:
         """Start running; the handle owns the task. Raises `WorkflowValidationFailed` before anything runs."""
         value = BlockValue.of(input)
-        self.check()
+        self.validate()
         issue = entry_issue(self.plan(), value)
         if issue is not None:
             raise WorkflowValidationFailed((issue,))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from runtime.blocks.effects import SideEffects
+from runtime.blocks.effects import SideEffects, worst
 from runtime.blocks.errors import BlockRuntimeError, BlockValidationError
 from runtime.blocks.running import NodeCall
 from runtime.blocks.values import BlockValue
@@ -35,45 +35,53 @@ AttemptKey = tuple[str, int, int, int]
 
 
 class Undo:
-    """What each attempt wrote, so that a failed one can be taken back before anything goes on (ruling R14)."""
+    """What each attempt did, so that a failed one can be taken back before anything goes on (ruling R14).
+
+    Receipts of successful attempts stay too, because the workflow around them may still be repeated; their number
+    is bounded by the run's operations.
+    """
 
     def __init__(self, executor: OperationExecutor) -> None:
         self._executor = executor
-        self._receipts: dict[AttemptKey, list[OperationReceipt]] = {}
+        self._receipts: dict[AttemptKey, list[tuple[int, OperationReceipt]]] = {}
+        self._noted = 0
 
     def note(self, key: AttemptKey, result: OperationResult) -> None:
-        """Remember a receipt of a live attempt."""
+        """Remember the receipt of one operation."""
         if result.receipt is not None:
-            self._receipts.setdefault(key, []).append(result.receipt)
+            self._noted += 1
+            self._receipts.setdefault(key, []).append((self._noted, result.receipt))
 
-    def forget(self, key: AttemptKey) -> None:
-        """The attempt succeeded; its receipts stay in the journal only."""
-        self._receipts.pop(key, None)
+    async def attempt(self, call: NodeCall, key: AttemptKey) -> SideEffects:
+        """Compensate the attempt's successful writes, last to first, and say which class remains.
 
-    async def attempt(self, key: AttemptKey) -> SideEffects:
-        """Compensate the attempt's successful writes, last to first, and say what class remains.
-
-        Raises `Halted` ``COMP_FAILED`` when an undo could not be verified.
+        A declared class can only worsen what the receipts say. Raises `Halted` ``COMP_FAILED`` when an undo could
+        not be verified.
         """
-        receipts = self._receipts.pop(key, [])
+        receipts = self._taken(call, key)
         writes = [item for item in receipts if item.status == "success" and item.effect == Effect.WRITE.value]
         for outcome in await self._executor.compensate_all(writes):
             if not outcome.verified:
                 raise Halted(outcome.code or "COMP_FAILED", f"an effect of {key[0]} could not be undone")
-        return _class_of(receipts)
+        declared = None if call.block.is_workflow else call.block.declared_side_effects
+        return worst(_class_of(receipts), *(() if declared is None else (declared,)))
+
+    def _taken(self, call: NodeCall, key: AttemptKey) -> list[OperationReceipt]:
+        """The attempt's receipts, oldest first; those of a nested workflow include everything inside it."""
+        inside = f"{key[0]}/"
+        keys = [
+            item for item in self._receipts if item == key or (call.block.is_workflow and item[0].startswith(inside))
+        ]
+        found = [numbered for item in keys for numbered in self._receipts.pop(item)]
+        return [receipt for _, receipt in sorted(found, key=lambda numbered: numbered[0])]
 
 
 def _class_of(receipts: Sequence[OperationReceipt]) -> SideEffects:
-    """What is left of an attempt after its writes were undone."""
-    worst = SideEffects.NONE
-    for item in receipts:
-        if item.effect != Effect.EXTERNAL.value:
-            continue
-        if item.operation_type == "llm_call":
-            worst = SideEffects.IDEMPOTENT if worst is SideEffects.NONE else worst
-        else:
-            return SideEffects.NON_IDEMPOTENT
-    return worst
+    """What is left of an attempt after its writes were undone: model calls are idempotent, other effects are not."""
+    external = [item for item in receipts if item.effect == Effect.EXTERNAL.value]
+    if any(item.operation_type != "llm_call" for item in external):
+        return SideEffects.NON_IDEMPOTENT
+    return SideEffects.IDEMPOTENT if external else SideEffects.NONE
 
 
 class AttemptWorld:

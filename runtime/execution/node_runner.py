@@ -88,7 +88,7 @@ class TurnRunner:
 
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
         """Compensate what the failed attempt wrote; its effective class comes from its receipts (ruling R14)."""
-        return await self._undo.attempt(_key(call))
+        return await self._undo.attempt(call, _key(call))
 
     # -- a fresh attempt ----------------------------------------------------------------------------------------
 

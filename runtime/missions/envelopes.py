@@ -67,9 +67,19 @@ def _written(envelope: EnvelopeSpec) -> dict[str, Any]:
 
 
 def check_feasible(document: Document, spec: MissionSpec, outer: Envelope, inner: Mapping[str, Envelope]) -> None:
-    """Report every block that could only ever be refused."""
+    """Warn of every block that could only ever be refused.
+
+    A warning, because the envelope is what refuses: the run is allowed to try, and ends with the violation on record.
+    """
     left = _MAX_COMPARED
     for name, block in spec.blocks.items():
+        if block.type == "llm_call" and spec.provider is None:
+            document.problem(
+                "MISSION_PROVIDER",
+                "the mission has no provider for model calls",
+                ("blocks", name, "type"),
+                hint="add 'provider'",
+            )
         if block.type not in OPERATION_TYPES or block.accept or document.report.full:
             continue
         stack = (outer, inner[name]) if name in inner else (outer,)
@@ -79,7 +89,11 @@ def check_feasible(document: Document, spec: MissionSpec, outer: Envelope, inner
         for key, message, hint in _refusals(spec, block, stack):
             where: Where = ("blocks", name, *key)
             document.problem(
-                "MISSION_ENVELOPE_FORBIDS", f"{name!r} would always be refused: {message}", where, hint=hint
+                "MISSION_ENVELOPE_FORBIDS",
+                f"{name!r} would always be refused: {message}",
+                where,
+                hint=hint,
+                severity="warning",
             )
     _check_sections(document, spec)
 
@@ -96,8 +110,6 @@ def _refusals(spec: MissionSpec, block: BlockSpec, stack: Sequence[Envelope]) ->
         if role and not all(role in envelope.allowed_roles for envelope in stack):
             written = block.acting_role if key == "acting_role" else block.params.get(key)
             yield (key,) if written else ("type",), f"allowed_roles does not list {role!r}", "add it to the envelope"
-    if block.type == "llm_call" and spec.provider is None:
-        yield ("type",), "the mission has no provider for model calls", "add 'provider'"
     if block.type == "tool_invoke":
         yield from _tool_refusals(block, stack)
     yield from _path_refusals(spec, block, stack)

@@ -192,8 +192,10 @@ async def test_a_halt_stops_the_siblings_and_comes_out() -> None:
 
     workflow, start = Workflow("w"), step("start")
     workflow.link(start, step("a", stuck)).link(start, step("b", halt)).link(start, step("c", halt))
+    handle = workflow.start()
     with pytest.raises(Halted):
-        await respond(workflow)
+        await handle.result()
+    assert handle.status == "canceled"
     assert cleaned == ["a"]
     assert (await respond(Workflow("w").add(step("x")))).success
 

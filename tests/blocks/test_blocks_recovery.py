@@ -327,10 +327,18 @@ async def test_a_nested_workflow_is_safe_only_if_every_attempt_inside_was(inner:
     assert seen.count(2) >= 1 if again else 2 not in seen
 
 
+async def test_a_nested_node_that_never_ran_does_not_count() -> None:
+    nested = Workflow("inner").link(failing("early", 1), step("later", effects="non_idempotent"))
+    response, seen = await attempts(nested, RetryPolicy(2))
+    assert response.success
+    assert 2 in seen
+
+
 async def test_an_inner_proof_does_not_clear_the_nested_workflow() -> None:
-    nested = Workflow("inner").link(
-        step("sent", effects="non_idempotent"), failing("late", effects="non_idempotent", retry_disposition="immediate")
-    )
+    def action(value: Any, ctx: Any) -> None:
+        raise BlockRuntimeError("demo.broken", "no", effects="none")
+
+    nested = Workflow("inner").link(step("sent", effects="non_idempotent"), step("late", action))
     response, seen = await attempts(nested, RetryPolicy(2))
     assert 2 not in seen
     assert response.code == "recovery.unsafe_to_retry"

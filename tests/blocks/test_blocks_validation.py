@@ -168,7 +168,7 @@ async def test_each_fault_is_exactly_one_issue_and_nothing_runs(name: str) -> No
         if isinstance(node.block, Step):
             assert node.block.calls == []
     with pytest.raises(WorkflowValidationFailed):
-        workflow.check()
+        workflow.validate()
 
 
 def test_independent_faults_are_all_reported_in_stage_order() -> None:
@@ -194,7 +194,7 @@ def test_warnings_stop_nothing() -> None:
         ("graph.unreachable", "warning"),
         ("graph.no_default", "warning"),
     ]
-    workflow.check()
+    workflow.validate()
 
 
 def test_handlers_and_fallbacks_are_not_unreachable() -> None:

@@ -276,7 +276,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "absolute path": ("path: src/a.txt", "path: /etc/passwd", "MISSION_ENVELOPE_FORBIDS@/etc"),
     "climbing path": ("path: src/a.txt", "path: src/../x", "MISSION_ENVELOPE_FORBIDS@src/.."),
     "denied operation": ("envelope:\n", "envelope:\n  allow_ops: [escalate]\n", "MISSION_ENVELOPE_FORBIDS@tool_invoke"),
-    "no provider": ("{type: escalate, reason: done}", "{type: llm_call, prompt: hi}", "MISSION_ENVELOPE_FORBIDS@llm_call"),
+    "no provider": ("{type: escalate, reason: done}", "{type: llm_call, prompt: hi}", "MISSION_PROVIDER@llm_call"),
     "gate": ("{type: escalate, reason: done}", "{type: gate_check, check: ../x}", "GATE_UNKNOWN@../x"),
     "gate schema": ("{type: escalate, reason: done}", "{type: gate_check, schema: 'schema:x'}", "GATE_UNKNOWN@'schema:x'"),
     "gate condition": (

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SAMPLES: Final = ROOT / "sample_missions"
+#: The installed command, as `pip install` made it.
+COMMAND: Final = Path(sys.executable).with_name("quarterdeck")
 #: Generous: two loaded cores. A healthy wait ends in a fraction of it.
 PATIENCE: Final = 30.0
 _LOOK: Final = 0.01
@@ -45,7 +47,7 @@ def poll(what: str, look: Callable[[], T | None], *, limit: float = PATIENCE) ->
         time.sleep(_LOOK)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Done:
     """What one command printed and returned."""
 
@@ -80,7 +82,7 @@ class Done:
     def run_id(self) -> str:
         return str(self.launch["run_id"])
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.command}: exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
 
@@ -93,7 +95,7 @@ class Going:
         self._out, self._err = hand.folder / f"{number}.out", hand.folder / f"{number}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "console.cli", *arguments],
+                [str(COMMAND), *arguments],
                 cwd=ROOT,
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
@@ -163,8 +165,6 @@ class Deckhand:
             "HOME": str(self.home),
             "TMPDIR": str(self._temp),
             "LANG": "C.UTF-8",
-            "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "",
             "QUARTERDECK_HOME": str(self.store),
         }
 

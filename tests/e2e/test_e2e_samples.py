@@ -1,0 +1,197 @@
+"""Every sample mission, run offline by the real command, and what each one promises to show."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.deckhand import SAMPLES, Deckhand, deckhand, git, git_state, mission, poll, sample, tree
+
+pytestmark = pytest.mark.slow
+
+WRONG = "return sum(entries) + 1  # still wrong"
+
+
+@pytest.fixture(scope="module")
+def deck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deckhand]:
+    """One store for the whole module, as an operator has."""
+    with deckhand(tmp_path_factory.mktemp("deck")) as hand:
+        yield hand
+
+
+def test_hello_greets(deck: Deckhand) -> None:
+    done = deck.run("run", str(SAMPLES / "hello"), "--input", "name=Ada", "--json")
+    assert done.code == 0, done
+    assert done.done["outputs"] == {"greeting": "Hello, Ada. The deck is yours."}
+    assert done.launch["run_id"] == done.done["run_id"]
+    assert done.launch["work_tree"] is None
+    deck.assert_verifies(done.run_id)
+
+
+def test_fix_the_build_repairs_proves_and_commits(deck: Deckhand) -> None:
+    done = deck.run("run", str(SAMPLES / "fix-the-build"), "--json")
+    assert done.code == 0, done
+    root = Path(done.done["work_tree"])
+    assert root == Path(done.launch["work_tree"])
+    by_hand = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert by_hand.returncode == 0, by_hand.stdout
+    assert git(root, "rev-parse", "HEAD") == done.done["outputs"]["commit"]
+    assert git(root, "show", "--stat", "--format=%s", "HEAD").startswith("Fix: count the last entry of a ledger")
+    assert git(root, "status", "--porcelain", "--ignored") == ""
+    # Verified from another process, as the operator would.
+    verdict = deck.run("verify", done.run_id, "--json")
+    assert verdict.code == 0, verdict
+    assert verdict.lines[0]["entries"] == verdict.lines[0]["trusted_prefix"] == done.done["entries"]
+    assert verdict.lines[0]["closed"] is True
+
+
+def test_a_wrong_answer_leaves_the_tree_at_its_baseline(deck: Deckhand, tmp_path: Path) -> None:
+    folder = sample(tmp_path, "fix-the-build")
+    answers = folder / "answers.yaml"
+    answers.write_text(answers.read_text().replace("return sum(entries)", WRONG))
+    done = deck.run("run", str(folder), "--json")
+    assert done.code == 1, done
+    assert done.done["code"] == "op.test_failed"
+    root = Path(done.done["work_tree"])
+    state = git_state(root)
+    opened = deck.entries(done.run_id, "journal_opened")[0]
+    assert state.head == opened["baseline_commit"]
+    assert len(git(root, "log", "--all", "--format=%H").splitlines()) == 1
+    assert [line.split("\t")[-1] for line in state.index.splitlines()] == git(
+        root, "ls-tree", "-r", "--name-only", "HEAD"
+    ).splitlines()
+    assert state.status == ""
+    assert state.files == tree(folder / "project")
+    undone = deck.entries(done.run_id, "compensation_finished")
+    assert len(undone) == 1, "the one write was undone, and proven so"
+    deck.assert_verifies(done.run_id)
+
+
+LATE = """\
+mission: late
+version: "1"
+description: Write, stage, commit, and only then find out that it was all wrong.
+inputs: {root: {type: string}}
+workspace: {root: "${inputs.root}"}
+envelope:
+  allowed_paths: ["src/**"]
+  allowed_tools: [filesystem.write_file, filesystem.delete_file, filesystem.make_dir, git.add, git.commit]
+sandbox: {confinement: best_effort}
+blocks:
+  change: {type: tool_invoke, tool: filesystem.write_file, path: src/tool.py, content: "print(2)\\n"}
+  folder: {type: tool_invoke, tool: filesystem.make_dir, path: src/deep}
+  create: {type: tool_invoke, tool: filesystem.write_file, path: src/deep/new.py, content: "new = 1\\n"}
+  remove: {type: tool_invoke, tool: filesystem.delete_file, path: src/old.py, expect_sha256: "${inputs.old}"}
+  stage:  {type: tool_invoke, tool: git.add, paths: [src/tool.py, src/deep/new.py]}
+  commit: {type: tool_invoke, tool: git.commit, message: "All wrong"}
+  doubt:  {type: gate_check, check: non_empty, condition: {proof: ""}}
+links:
+  - change -> folder -> create -> remove -> stage -> commit -> doubt
+"""
+
+
+def test_failing_after_the_commit_gives_everything_back(deck: Deckhand, tmp_path: Path) -> None:
+    """HEAD, refs, index and every path, content and mode of the operator's own repository."""
+    root = tmp_path / "repo"
+    (root / "src").mkdir(parents=True)
+    git(root, "init", "-q", "-b", "main")
+    (root / "src" / "tool.py").write_text("print(1)\n")
+    (root / "src" / "tool.py").chmod(0o755)
+    (root / "src" / "old.py").write_text("old = 1\n")
+    (root / "notes.txt").write_text("mine\n")
+    identity = ("-c", "user.name=T", "-c", "user.email=t@localhost")
+    git(root, "add", "-A")
+    git(root, *identity, "commit", "-q", "-m", "first")
+    git(root, "tag", "v1")
+    before = git_state(root)
+    old = f"sha256:{subprocess.run(['sha256sum', root / 'src' / 'old.py'], capture_output=True, text=True).stdout[:64]}"
+    text = LATE.replace("inputs: {root: {type: string}}", "inputs: {root: {type: string}, old: {type: string}}")
+    path = mission(tmp_path / "m", text)
+    done = deck.run("run", path, "--input", f"root={root}", "--input", f"old={old}", "--json")
+    assert done.code == 1, done
+    assert done.done["work_tree"] == str(root)
+    assert git_state(root) == before
+    written = {item["operation_id"] for item in deck.receipts(done.run_id) if item["effect"] == "write"}
+    assert {item.partition(".")[0] for item in written} >= {"change", "folder", "create", "remove", "stage", "commit"}
+    deck.assert_verifies(done.run_id)
+
+
+def test_guarded_shows_ten_kinds_of_violations(deck: Deckhand) -> None:
+    done = deck.run("run", str(SAMPLES / "guarded"), "--json")
+    assert done.code == 0, done
+    listed = deck.inline("violations", done.run_id, "--json")
+    codes = {line["code"] for line in listed.lines}
+    assert len(codes) >= 10
+    assert all(line["accepted"] for line in listed.lines)
+    assert len(listed.lines) == done.done["violations"]
+    for line in deck.inline("violations", done.run_id).out.splitlines()[1:]:
+        assert any(code in line for code in codes), line
+    root = Path(done.done["work_tree"])
+    assert (root / "docs" / "notes.md").read_text() == "An ordinary, allowed write.\n"
+    expected = tree(SAMPLES / "guarded" / "project")
+    assert {name: item for name, item in tree(root).items() if name != "docs/notes.md"} == expected
+    deck.assert_verifies(done.run_id)
+
+
+_ACCEPT = re.compile(r", accept: \[op\.([a-z_]+)\]")
+_GUARDED = (SAMPLES / "guarded" / "mission.yaml").read_text()
+_DENIED = re.findall(r"^  (\w+): .*accept: \[op\.([a-z_]+)\]", _GUARDED, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sample(tmp_path_factory.mktemp("guarded"), "guarded")
+
+
+@pytest.mark.parametrize(("block", "code"), _DENIED, ids=[name for name, _ in _DENIED])
+def test_without_accept_a_violation_ends_the_run(deck: Deckhand, guarded: Path, block: str, code: str) -> None:
+    """The sample's own text, one ``accept`` taken away: the run begins, and ends there with exit 4."""
+    lines = [_ACCEPT.sub("", line) if line.startswith(f"  {block}:") else line for line in _GUARDED.splitlines()]
+    path = guarded / f"{block}.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    done = deck.inline("run", str(path), "--json")
+    assert done.code == 4, done
+    assert done.done["code"] == f"op.{code}"
+    assert done.done["reason"] == "policy_refused"
+    # What the honest block wrote is taken back with the rest.
+    assert tree(Path(done.done["work_tree"])) == tree(guarded / "project")
+    last = deck.entries(done.run_id)[-1]
+    assert (last["kind"], last["status"], last["exit_code"]) == ("journal_closed", "failed", 4)
+
+
+@pytest.mark.parametrize(("verb", "code", "status"), [("approve", 0, "succeeded"), ("reject", 3, "failed")])
+def test_an_approval_answered_from_another_process(deck: Deckhand, verb: str, code: int, status: str) -> None:
+    going = deck.start("run", str(SAMPLES / "approval"), "--await-approval", "--json")
+    run_id = going.run_id()
+    deck.until(run_id, "waiting")
+    published = Path(going.line("launch")["work_tree"]) / "notes" / "published.md"
+    assert not published.exists(), "nothing happens before the answer"
+    poll("the question in the inbox", lambda: deck.inline("approvals", "--json").lines)
+    answered = deck.inline(verb, run_id, "--reason", "looked at it", "--json")
+    assert answered.code == 0, answered
+    done = going.finish()
+    assert done.code == code, done
+    assert done.done["status"] == status
+    assert published.exists() == (verb == "approve")
+    notes = [item["notes"] for item in deck.entries(run_id, "escalation") if item["phase"] == "answered"]
+    assert notes == ["looked at it"]
+    assert deck.inline("approvals", "--json").lines == []
+    deck.assert_verifies(run_id)
+
+
+def test_nobody_to_ask_means_no(deck: Deckhand) -> None:
+    done = deck.inline("run", str(SAMPLES / "approval"), "--no-input", "--json")
+    assert done.code == 3, done
+    assert tree(Path(done.done["work_tree"])) == tree(SAMPLES / "approval" / "board")
+    deck.assert_verifies(done.run_id)

@@ -28,11 +28,8 @@ exit codes: 0 ok · 1 mission failed · 2 usage, lint or config error · 3 appro
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Never lets a traceback reach an operator."""
-    options = build_parser().parse_args(argv)
     try:
-        return _dispatch(options)
-    except QuarterdeckError as error:
-        return report_error(error, as_json=getattr(options, "json", False))
+        return _run(build_parser().parse_args(argv))
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
@@ -43,6 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         from console.crash import report_crash
 
         return report_crash(error)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        return _dispatch(options)
+    except QuarterdeckError as error:
+        return report_error(error, as_json=getattr(options, "json", False))
 
 
 def _dispatch(options: argparse.Namespace) -> int:

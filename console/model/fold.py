@@ -2,16 +2,18 @@
 
 The same object serves the live dashboard, a finished run opened from the list, ``quarterdeck show`` and the tests:
 feed it journal entries in order and it knows steps, turn state, violations and the tail of the journal; feed it
-gauges and it knows the lanes. Every collection is bounded; what was dropped is counted. ``revision`` grows with
-every change, so that a panel can ask cheaply whether it has anything to redraw.
+gauges and it knows the lanes. Every collection is bounded; what was dropped is counted. An entry that does not follow
+the last one is not taken but remembered in ``behind``: the reader pages what is missing from the store. ``marks`` grow
+with every change, so that a panel can ask cheaply whether it has anything to draw.
 """
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from console.model.describe import describe_entry
 from console.model.safe import SafeText, safe
@@ -35,7 +37,13 @@ from runtime.events.facts import (
 JOURNAL_TAIL: Final = 400
 LOG_TAIL: Final = 1000
 VIOLATIONS_KEPT: Final = 500
+OUTPUTS_KEPT: Final = 64
+LINE_LIMIT: Final = 4096  # a line without end is cut, not collected
+SUBJECT_LIMIT: Final = 4000  # characters of a step's input shown beside its question
 
+Part = Literal["head", "lanes", "steps", "journal", "violations", "log"]
+
+_PARTS: Final[tuple[Part, ...]] = ("head", "lanes", "steps", "journal", "violations", "log")
 _TURN_STATES: Final = {
     "turn_open_proposed": "Opening",
     "turn_open": "Active",
@@ -104,9 +112,16 @@ class RunState:
     spent_tokens: int = 0
     remaining_micros: int | None = None
     last_seq: int = -1
+    behind: int = -1
+    stalled: bool = False
+    log_total: int = 0
     log_dropped: int = 0
     last_operator_action: str | None = None
+    attempts: dict[str, int] = field(default_factory=dict)
+    outputs: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=OUTPUTS_KEPT))
     revision: int = 0
+    marks: dict[Part, int] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0))
+    _given: dict[str, object] = field(default_factory=dict)
     _partial: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @classmethod
@@ -118,77 +133,121 @@ class RunState:
         """Every step, in registration order."""
         return list(self.steps.values())
 
+    @property
+    def missing(self) -> bool:
+        """True while the store holds entries of this run that were not read yet."""
+        return self.behind > self.last_seq
+
+    @property
+    def expected(self) -> int:
+        """How many entries the journal has, as far as anybody said."""
+        return max(self.run.entries, self.behind + 1, self.last_seq + 1)
+
+    def touch(self, *parts: Part) -> None:
+        """Say that parts of the picture changed."""
+        for part in parts:
+            self.marks[part] += 1
+        self.revision += 1
+
     def apply(self, event: StreamEvent) -> bool:
         """Take one event in. Returns whether anything of this run changed."""
-        changed = self._apply(event)
-        self.revision += changed
-        return changed
+        before = self.revision
+        self._apply(event)
+        return self.revision != before
 
     def apply_all(self, events: Iterable[StreamEvent]) -> bool:
         """Take a batch in; True when anything changed."""
         before = self.revision
         for event in events:
-            self.apply(event)
+            self._apply(event)
         return self.revision != before
 
-    def _apply(self, event: StreamEvent) -> bool:
+    def preview(self, tail: Iterable[EntryAppended]) -> None:
+        """Show the newest entries before the fold has come that far; they count once the fold reaches them."""
+        for event in tail:
+            self._show_entry(event)
+        self.touch("journal")
+
+    def asked_about(self, step_id: str) -> SafeText:
+        """The value that reached a step which asks a question; empty when it is not running."""
+        given = self._given.get(step_id)
+        if given is None:
+            return SafeText("")
+        text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False, indent=2, default=str)
+        return safe(text, limit=SUBJECT_LIMIT, lines=True)
+
+    def _apply(self, event: StreamEvent) -> None:
         run_id = self.run.run_id
         match event:
             case EntryAppended() if event.run_id == run_id:
-                return self._entry(event)
+                self._entry(event)
             case RunChanged() if event.run.run_id == run_id:
                 self.run = event.run
+                self.touch("head", "lanes")
             case LanesChanged() if event.run_id == run_id:
-                self.lanes, self.pool_running, self.pool_slots = (
-                    event.lanes,
-                    event.pool_running,
-                    event.pool_slots,
-                )
+                self.lanes, self.pool_running, self.pool_slots = event.lanes, event.pool_running, event.pool_slots
+                self.touch("lanes")
             case OutputDelta() if event.run_id == run_id:
                 self._output(event)
             case JournalVerified() if event.verification.run_id == run_id:
                 self.verification = event.verification
+                self.touch("journal")
             case InboxChanged():
-                return self._inbox(event)
+                self._inbox(event)
             case StreamGap():
                 self.log_dropped += event.dropped
+                self.touch("log")
             case _:
-                return False
-        return True
+                pass
 
-    def _inbox(self, event: InboxChanged) -> bool:
+    def _inbox(self, event: InboxChanged) -> None:
         mine = tuple(item for item in event.escalations if item.run_id == self.run.run_id and item.resolved_at is None)
-        changed = mine != self.questions
-        self.questions = mine
-        return changed
+        if mine != self.questions:
+            self.questions = mine
+            self.touch("head")
 
-    def _entry(self, event: EntryAppended) -> bool:
+    def _entry(self, event: EntryAppended) -> None:
         if event.seq <= self.last_seq:
-            return False  # a page read from the store and the live stream may overlap
+            return  # a page read from the store and the live stream may overlap
+        if event.seq > self.last_seq + 1:
+            self.behind = max(self.behind, event.seq)
+            self.revision += 1
+            return
         self.last_seq = event.seq
-        entry = event.entry
-        self.journal.append(
-            JournalRow(event.seq, event.at, event.kind, describe_entry(event.kind, entry), event.entry_hash)
-        )
+        self._show_entry(event)
         handler = _HANDLERS.get(event.kind)
         if handler is not None:
-            handler(self, event, entry)
-        return True
+            handler(self, event, event.entry)
+        self.touch("journal")
+
+    def _show_entry(self, event: EntryAppended) -> None:
+        """Append to the visible tail, unless the preview showed it already."""
+        if not self.journal or event.seq > self.journal[-1].seq:
+            text = describe_entry(event.kind, event.entry)
+            self.journal.append(JournalRow(event.seq, event.at, event.kind, text, event.entry_hash))
 
     def _output(self, event: OutputDelta) -> None:
         """Whole lines go to the log; an unfinished one waits for its end."""
         key = (event.step_id, event.stream)
         *lines, rest = (self._partial.pop(key, "") + event.text).split("\n")
-        if len(rest) > 4096:  # a line without end is cut, not collected
+        if len(rest) > LINE_LIMIT:
             lines.append(rest)
             rest = ""
         if rest:
             self._partial[key] = rest
-        origin = "model" if event.stream == "model" else "tool"
         for line in lines:
-            if len(self.log) == LOG_TAIL:
-                self.log_dropped += 1
-            self.log.append(LogLine(event.step_id, origin, safe(line)))
+            self.log_line(event.step_id, event.stream, line)
+
+    def log_line(self, step_id: str, stream: str, line: str) -> None:
+        """One line of foreign output, with the mark of where it comes from."""
+        self.log.append(LogLine(step_id, "model" if stream == "model" else "tool", safe(line, limit=LINE_LIMIT)))
+        self.log_total += 1
+        self.touch("log")
+
+    def _flush_output(self, step_id: str) -> None:
+        """A step that has ended finishes its last line, newline or not."""
+        for key in [key for key in self._partial if key[0] == step_id]:
+            self.log_line(*key, self._partial.pop(key))
 
     def _step(self, step_id: str, block_type: str) -> StepRow:
         return self.steps.setdefault(step_id, StepRow(step_id, block_type, "DataLane"))
@@ -206,6 +265,9 @@ def _step_started(state: RunState, event: EntryAppended, entry: Mapping[str, Any
     row.attempt, row.visit = int(entry.get("attempt", 1)), int(entry.get("visit", 1))
     row.code = row.message = None
     row.accepted = False
+    state.attempts[row.lane] = state.attempts.get(row.lane, 0) + 1
+    state._given[row.step_id] = (entry.get("inputs") or {}).get("value")
+    state.touch("steps", "lanes")
 
 
 def _step_finished(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
@@ -214,6 +276,9 @@ def _step_finished(state: RunState, event: EntryAppended, entry: Mapping[str, An
     row.code, row.message = entry.get("code"), entry.get("error_message")
     row.accepted = bool(entry.get("accepted"))
     row.operation = None
+    state._given.pop(row.step_id, None)
+    state._flush_output(row.step_id)
+    state.touch("steps")
     if row.accepted:
         _mark_accepted(state, row)
 
@@ -223,11 +288,13 @@ def _mark_accepted(state: RunState, row: StepRow) -> None:
     for index, violation in enumerate(state.violations):
         if violation.step_id == row.step_id and not violation.accepted:
             state.violations[index] = replace(violation, accepted=True)
+            state.touch("violations")
 
 
 def _operation_started(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
     row = state._step(str(entry["step_id"]), str(entry["operation_type"]))
     row.operation = str(entry["operation_id"])
+    state.touch("steps")
 
 
 def _operation_denied(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
@@ -246,6 +313,13 @@ def _operation_denied(state: RunState, event: EntryAppended, entry: Mapping[str,
             path=entry.get("path"),
         )
     )
+    state.touch("violations", "head")
+
+
+def _receipt(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
+    receipt = entry["receipt"]
+    if receipt.get("output_hash") and not receipt.get("compensates"):
+        state.outputs.append((str(receipt["step_id"]), str(receipt["output_hash"])))
 
 
 def _signal(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
@@ -255,6 +329,7 @@ def _signal(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> 
             state.turn = _TURN_STATES[name]
         if name in ("abort", "commit", "cancel"):
             state.turn_reason = signal.get("reason") or name
+    state.touch("lanes")
 
 
 def _budget(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
@@ -262,6 +337,7 @@ def _budget(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> 
         state.spent_micros += int(entry["micros"])
         state.spent_tokens += int(entry.get("tokens") or 0)
     state.remaining_micros = entry.get("remaining_micros")
+    state.touch("head")
 
 
 def _escalation(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
@@ -272,6 +348,9 @@ def _escalation(state: RunState, event: EntryAppended, entry: Mapping[str, Any])
         for row in state.steps.values():
             if row.status == "waiting":
                 row.status = "running"
+        answered = entry.get("escalation_id")
+        state.questions = tuple(item for item in state.questions if item.escalation_id != answered)
+    state.touch("steps", "head")
 
 
 def _operator_action(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
@@ -285,6 +364,7 @@ def _compensation_finished(state: RunState, event: EntryAppended, entry: Mapping
     row = state.steps.get(step_id)
     if row is not None and row.status in ("failed", "completed"):
         row.status = "compensated"
+        state.touch("steps")
 
 
 _HANDLERS: Final = {
@@ -292,6 +372,7 @@ _HANDLERS: Final = {
     "step_finished": _step_finished,
     "operation_started": _operation_started,
     "operation_denied": _operation_denied,
+    "receipt": _receipt,
     "signal": _signal,
     "budget": _budget,
     "escalation": _escalation,

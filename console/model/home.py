@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from console.model.rows import Piece, Row, clock, piece, run_role
-from console.model.safe import safe
-from console.model.words import WARNING_GLYPH, status_glyph, status_word
-from runtime.events.facts import Escalation, Holder, HolderChanged, InboxChanged, RunChanged, RunSummary, StreamEvent
+from console.model.rows import Piece, Role, Row, clock, piece, run_role
+from console.model.safe import SafeText, safe
+from console.model.words import RESUMABLE_GLYPH, WARNING_GLYPH, status_glyph, status_word
+from runtime.events.facts import (
+    EntryAppended,
+    Escalation,
+    Holder,
+    HolderChanged,
+    InboxChanged,
+    RunChanged,
+    RunSummary,
+    StreamEvent,
+)
 from runtime.host.api import MissionInfo
 
-RUNS_KEPT: Final = 500
+RUNS_KEPT: Final = 5000
+_ANSWERS_KEPT: Final = 512
+_WIDE: Final = 96  # cells from which a run's row shows when it started
 
 
 @dataclass(slots=True)
@@ -25,39 +37,70 @@ class HomeState:
     runs: dict[str, RunSummary] = field(default_factory=dict)
     inbox: tuple[Escalation, ...] = ()
     holder: Holder | None = None
+    loading: bool = True
+    problem: str | None = None
+    oldest: tuple[str, str] | None = None
+    complete: bool = False
     revision: int = 0
+    _answered: deque[str] = field(default_factory=lambda: deque(maxlen=_ANSWERS_KEPT))
+    _sorted: tuple[int, list[RunSummary]] = (-1, [])
 
     def load(self, missions: Iterable[MissionInfo], runs: Iterable[RunSummary], inbox: Iterable[Escalation]) -> None:
         """Start from what the store says now."""
         self.missions = tuple(missions)
+        self.inbox = self._open(inbox)
+        self.loading, self.problem = False, None
+        self.add(runs)
+
+    def add(self, runs: Iterable[RunSummary]) -> None:
+        """Take a page of runs in."""
         for run in runs:
             self._keep(run)
-        self.inbox = tuple(item for item in inbox if item.resolved_at is None)
         self.revision += 1
+
+    def page(self, runs: Sequence[RunSummary], limit: int) -> None:
+        """Take the next older page in; a short one is the last."""
+        self.complete = len(runs) < limit
+        if runs:
+            self.oldest = (runs[-1].created_at, runs[-1].run_id)
+        self.add(runs)
 
     def apply(self, event: StreamEvent) -> None:
         """Take one event in."""
         match event:
             case RunChanged():
                 self._keep(event.run)
+                if event.run.status.terminal:
+                    self.inbox = tuple(item for item in self.inbox if item.run_id != event.run.run_id)
             case InboxChanged():
-                self.inbox = tuple(item for item in event.escalations if item.resolved_at is None)
+                self.inbox = self._open(event.escalations)
             case HolderChanged():
                 self.holder, self.read_only = event.holder, event.read_only
+            case EntryAppended(kind="escalation") if event.entry["phase"] == "answered":
+                # The inbox says so too, but only after the entry: an answered question must not linger.
+                self._answered.append(str(event.entry["escalation_id"]))
+                self.inbox = self._open(self.inbox)
             case _:
                 return
         self.revision += 1
 
+    def _open(self, questions: Iterable[Escalation]) -> tuple[Escalation, ...]:
+        return tuple(
+            item for item in questions if item.resolved_at is None and item.escalation_id not in self._answered
+        )
+
     def _keep(self, run: RunSummary) -> None:
         self.runs[run.run_id] = run
         if len(self.runs) > RUNS_KEPT:
-            oldest = min(self.runs.values(), key=lambda item: (item.created_at, item.run_id))
+            oldest = min(self.runs.values(), key=_age)
             del self.runs[oldest.run_id]
 
     def recent(self, text: str = "") -> list[RunSummary]:
         """Runs, newest first, whose mission, id or status contains ``text``."""
+        if self._sorted[0] != self.revision:
+            self._sorted = (self.revision, sorted(self.runs.values(), key=_age, reverse=True))
+        rows = self._sorted[1]
         wanted = text.casefold()
-        rows = sorted(self.runs.values(), key=lambda item: (item.created_at, item.run_id), reverse=True)
         return [row for row in rows if wanted in _haystack(row)] if wanted else rows
 
     def matching(self, text: str = "") -> list[MissionInfo]:
@@ -65,13 +108,21 @@ class HomeState:
         wanted = text.casefold()
         return [item for item in self.missions if wanted in f"{item.name} {item.description}".casefold()]
 
-    def last_run(self, mission: str) -> RunSummary | None:
-        """The newest run of a mission."""
-        return next((run for run in self.recent() if run.mission == mission), None)
+    def last_runs(self) -> dict[str, RunSummary]:
+        """The newest run of each mission."""
+        return {run.mission: run for run in reversed(self.recent())}
+
+    def live(self) -> list[RunSummary]:
+        """Runs this store's holder is working on, newest first."""
+        return [run for run in self.recent() if not run.status.terminal and not run.resumable]
 
     def blocking(self) -> list[Escalation]:
         """Questions that hold a run up, oldest first."""
         return sorted((item for item in self.inbox if item.blocking), key=lambda item: item.created_at)
+
+
+def _age(run: RunSummary) -> tuple[str, str]:
+    return run.created_at, run.run_id
 
 
 def _haystack(run: RunSummary) -> str:
@@ -80,17 +131,35 @@ def _haystack(run: RunSummary) -> str:
 
 def attention_row(state: HomeState) -> Row:
     """The bar on top of every screen: what needs a human, and who may write."""
-    running = sum(not run.status.terminal and not run.resumable for run in state.runs.values())
-    resumable = sum(run.resumable for run in state.runs.values())
-    questions = len(state.blocking())
+    running, questions, resumable, refused = counts(state)
     pieces: list[Piece] = [piece("quarterdeck", "accent"), piece(f"  {running} running", "plain" if running else "dim")]
     if questions:
         pieces.append(piece(f"  ! {questions} waiting for you", "warn"))
     if resumable:
-        pieces.append(piece(f"  ◌ {resumable} resumable", "warn"))
+        pieces.append(piece(f"  {RESUMABLE_GLYPH} {resumable} resumable", "warn"))
+    if refused:
+        pieces.append(piece(f"  {WARNING_GLYPH} {refused} refused", "dim"))
     if state.read_only:
         pieces.append(piece(f"  {WARNING_GLYPH} observing: {holder_text(state.holder)}", "warn"))
     return tuple(pieces)
+
+
+def counts(state: HomeState) -> tuple[int, int, int, int]:
+    """Running runs, open questions, resumable runs, refused operations of the runs listed."""
+    runs = state.recent()
+    return (
+        len(state.live()),
+        len(state.blocking()),
+        sum(run.resumable for run in runs),
+        sum(run.violations for run in runs),
+    )
+
+
+def title_text(state: HomeState) -> SafeText:
+    """The terminal's title: the same counts, for a console in the background."""
+    running, questions, resumable, refused = counts(state)
+    marks = (("!", questions), (RESUMABLE_GLYPH, resumable), (WARNING_GLYPH, refused), ("●", running))
+    return safe(" ".join(["quarterdeck", *(f"{mark}{count}" for mark, count in marks if count)]))
 
 
 def holder_text(holder: Holder | None) -> str:
@@ -100,29 +169,84 @@ def holder_text(holder: Holder | None) -> str:
     return f"writer is pid {holder.pid} on {holder.host}, since {holder.started_at[:19].replace('T', ' ')}"
 
 
-def run_cells(run: RunSummary) -> tuple[Piece, ...]:
-    """One run as table cells: id, mission, status, steps, time, started."""
+def run_header(width: int) -> Row:
+    """Column names of the runs list."""
+    return (piece(_run_line("run", "mission", "status", "steps", "time", "started", width), "dim"),)
+
+
+def run_row(run: RunSummary, width: int) -> Row:
+    """One run: id, mission, status and why, steps, time, and with room when it started."""
     word = status_word(run.status, resumable=run.resumable)
     why = f" {run.code or run.reason}" if (run.code or run.reason) and run.status.terminal else ""
+    wide = width >= _WIDE
+    name = fitted(run.mission, 20 if wide else 16)
+    state = fitted(f"{status_glyph(run.status, resumable=run.resumable)} {word}{why}", 36 if wide else 26)
     return (
-        piece(run.run_id[:8], "dim"),
-        piece(run.mission),
-        piece(f"{status_glyph(run.status, resumable=run.resumable)} {word}{why}", run_role(run)),
-        piece(f"{run.steps_done}/{run.steps_total}"),
-        piece(clock(run.duration_ms), "dim"),
-        piece(run.created_at[5:16].replace("T", " "), "dim"),
+        piece(f"{run.run_id[:8]}  ", "dim"),
+        piece(f"{name}  "),
+        piece(f"{state}  ", run_role(run)),
+        piece(f"{f'{run.steps_done}/{run.steps_total}':>7}  "),
+        piece(f"{clock(run.duration_ms):>7}", "dim"),
+        *((piece(f"  {run.created_at[5:16].replace('T', ' ')}", "dim"),) if wide else ()),
     )
+
+
+def _run_line(run: str, mission: str, status: str, steps: str, time: str, started: str, width: int) -> str:
+    if width >= _WIDE:
+        return f"{run:<8}  {mission:<20}  {status:<36}  {steps:>7}  {time:>7}  {started}"
+    return f"{run:<8}  {mission:<16}  {status:<26}  {steps:>7}  {time:>7}"
+
+
+def fitted(text: str, width: int) -> SafeText:
+    """Safe text cut or padded to a column."""
+    return SafeText(f"{safe(text, limit=width):<{width}}")
+
+
+def question_row(item: Escalation, mission: str) -> Row:
+    """One open question: severity, run, step, and what is asked."""
+    role: Role = "bad" if item.severity in ("critical", "error", "high") else "warn"
+    return (
+        piece("◐ " if item.blocking else "· ", role),
+        piece(f"{item.severity:<8} ", role),
+        piece(f"{item.run_id[:8]} {fitted(mission, 16)} ", "dim"),
+        piece(f"{fitted(item.step_id, 12)} "),
+        piece(item.reason),
+    )
+
+
+def question_details(item: Escalation, about: SafeText) -> list[Row]:
+    """A question in full, with the value that reached the step asking it."""
+    rows: list[Row] = [
+        (piece(item.reason),),
+        (),
+        *(
+            (piece(f"{label:<10}", "dim"), piece(value))
+            for label, value in (
+                ("run", item.run_id),
+                ("step", item.step_id),
+                ("severity", item.severity),
+                ("asked", item.created_at),
+                ("subject", item.subject_digest),
+            )
+        ),
+    ]
+    if about:
+        rows.extend([(), (piece("input of the step", "dim"),)])
+        rows.extend((piece("⟦mission⟧ ", "mark"), piece(line)) for line in about.splitlines())
+    return rows
 
 
 def mission_rows(missions: list[MissionInfo], state: HomeState) -> list[Row]:
     """The missions as list rows, names in one column."""
     width = min(24, max((len(item.name) for item in missions), default=0))
-    return [_mission_row(item, state.last_run(item.name), width) for item in missions]
+    last = state.last_runs()
+    return [_mission_row(item, last.get(item.name), width) for item in missions]
 
 
 def _mission_row(mission: MissionInfo, last: RunSummary | None, width: int) -> Row:
     if mission.problems:
-        state = piece(f"✗ {len(mission.problems)} problems", "bad")
+        count = len(mission.problems)
+        state = piece(f"✗ {count} problem{'s' if count != 1 else ''}", "bad")
     elif last is None:
         state = piece("never run", "dim")
     else:
@@ -139,6 +263,7 @@ def preview_rows(mission: MissionInfo) -> list[Row]:
             (piece(f"{item.line}:{item.column} ", "dim"), piece(f"{item.message} [{item.code}]", "bad"))
             for item in mission.problems
         )
+        rows.extend([(), (piece(mission.path, "dim"),)])
         return rows
     rows.append((piece(mission.description),))
     rows.append(())
@@ -150,7 +275,7 @@ def preview_rows(mission: MissionInfo) -> list[Row]:
             ("paths", _listing(envelope.get("allowed_paths"))),
             ("denied", _listing(envelope.get("denied_paths"))),
             ("tools", _listing(envelope.get("allowed_tools"))),
-            ("budget", f"${int(envelope.get('max_budget_micros', 0)) / 1_000_000:.2f}"),
+            ("budget", _budget(int(envelope.get("max_budget_micros", 0)))),
             ("timeout", f"{envelope.get('timeout_seconds', '–')} s per operation"),
         )
     )
@@ -165,6 +290,10 @@ def preview_rows(mission: MissionInfo) -> list[Row]:
         for node in mission.nodes
     )
     return rows
+
+
+def _budget(micros: int) -> str:
+    return f"${micros / 1_000_000:.2f}" if micros else "none: no paid calls"
 
 
 def _listing(value: object) -> str:

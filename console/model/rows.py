@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, Literal
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal, Self
 
-from console.model.fold import LogLine, RunState, StepRow
+from console.model.fold import JournalRow, LogLine, RunState, StepRow
 from console.model.safe import SafeText, safe
-from console.model.words import WARNING_GLYPH, glyph, status_glyph, status_word
-from runtime.events.facts import LaneState, RunSummary, Violation
+from console.model.words import RESUMABLE_GLYPH, WARNING_GLYPH, glyph, status_glyph, status_word
+from runtime.events.facts import EntryAppended, LaneState, RunSummary, Verification, Violation
+from runtime.host.api import RunStatus
 
 Role = Literal["plain", "dim", "good", "warn", "bad", "accent", "mark"]
 Piece = tuple[SafeText, Role]
@@ -17,6 +21,8 @@ Row = tuple[Piece, ...]
 _TURN_PATH: Final = ("Idle", "Opening", "Active", "Terminal", "Closed")
 _TURN_SHORT: Final = {"Opening": "Open", "Terminal": "Term"}
 _ROOMY: Final = 44  # cells from which rows spell things out
+_SPACIOUS: Final = 60  # cells from which entries show their time and hash
+_DETAIL_LINES: Final = 400
 _LANE_NAMES: Final = {"ControlLane": "CONTROL", "DataLane": "DATA", "TelemetryLane": "TELEMETRY"}
 _ENTRY_ROLES: Final[dict[str, Role]] = {
     "operation_denied": "bad",
@@ -43,7 +49,7 @@ def piece(text: object, role: Role = "plain") -> Piece:
     return (safe(text), role)
 
 
-def headline(run: RunSummary) -> Row:
+def headline(run: RunSummary, elapsed_ms: int) -> Row:
     """Run id, mission, status and progress."""
     word = status_word(run.status, resumable=run.resumable)
     role = run_role(run)
@@ -52,9 +58,40 @@ def headline(run: RunSummary) -> Row:
         piece(f"{run.run_id[:8]} ", "dim"),
         piece(f"{run.mission} v{run.mission_version}  "),
         piece(f"{status_glyph(run.status, resumable=run.resumable)} {word}", role),
-        piece(f"  {run.steps_done}/{run.steps_total} steps  {clock(run.duration_ms)}", "dim"),
+        piece(f"  {run.steps_done}/{run.steps_total} steps  {clock(elapsed_ms)}", "dim"),
         *((piece(f"  {why}", role),) if why else ()),
     )
+
+
+def notice_row(state: RunState) -> Row:
+    """The line under the headline: the open question first, else what became of the run and what to do."""
+    run = state.run
+    waiting = [item for item in state.questions if item.blocking]
+    if waiting:
+        more = f"  (+{len(waiting) - 1} more: i lists them)" if len(waiting) > 1 else ""
+        return (
+            piece("◐ ", "warn"),
+            piece(waiting[0].reason),
+            piece(f"  {waiting[0].step_id}{more}   ", "dim"),
+            piece("enter look  a approve  R reject", "accent"),
+        )
+    if run.resumable:
+        return (piece(f"{RESUMABLE_GLYPH} nobody holds this run.  ", "warn"), piece("r resume  x cancel", "accent"))
+    if run.status.value in ("failed", "timed_out", "refused"):
+        return (piece("✗ ", "bad"), piece(run.message or run.reason or run.code or "no reason recorded"))
+    if run.status is RunStatus.SUCCEEDED and run.work_tree:
+        return (piece("work tree  ", "dim"), piece(run.work_tree))
+    return ()
+
+
+def progress_row(state: RunState) -> Row:
+    """What the journal panel says while entries are still being read, or cannot be."""
+    read = state.last_seq + 1
+    if state.stalled:
+        return (piece(f"{WARNING_GLYPH} only {read} of {state.expected} entries can be read: V verifies", "warn"),)
+    if state.missing:
+        return (piece(f"… reading {read:,} of {state.expected:,} entries", "dim"),)
+    return ()
 
 
 def run_role(run: RunSummary) -> Role:
@@ -96,40 +133,77 @@ def turn_row(state: RunState, width: int) -> Row:
     return tuple(pieces)
 
 
-def step_rows(state: RunState) -> list[Row]:
-    """One row per step of the run."""
-    found = state.step_rows()
-    width = min(24, max((len(row.step_id) for row in found), default=0))
-    return [_step_row(row, width) for row in found]
+def step_width(steps: Iterable[StepRow]) -> int:
+    """The column of step names."""
+    return min(24, max((len(row.step_id) for row in steps), default=0))
 
 
-def _step_row(row: StepRow, width: int) -> Row:
+def step_row(row: StepRow, width: int) -> Row:
+    """One step: state and name, how long it took, why it failed, and what it is."""
     role: Role = "warn" if row.accepted else _STEP_ROLES.get(row.status, "plain")
-    notes = []
+    notes = [took(row.started_at, row.completed_at)] if row.completed_at else []
     if row.attempt > 1:
         notes.append(f"attempt {row.attempt}")
     if row.visit > 1:
         notes.append(f"visit {row.visit}")
-    if row.code:
-        notes.append(f"{row.code}{' (expected)' if row.accepted else ''}")
+    word = "expected" if row.accepted else row.status
     return (
         piece(f"{glyph(row.status, accepted=row.accepted)} ", role),
         piece(f"{row.step_id:<{width}} "),
-        piece(f"{row.status:<11} ", role),
-        piece(row.block_type, "dim"),
-        *((piece("  " + "  ".join(notes), "dim"),) if notes else ()),
+        piece(f"{word:<11} ", role),
+        *((piece(f"{row.code}  ", role),) if row.code else ()),
+        piece("  ".join((row.block_type, *notes)), "dim"),
     )
+
+
+def took(started: str | None, completed: str | None) -> str:
+    """Seconds between two journal times; empty when either is missing or malformed."""
+    try:
+        span = datetime.fromisoformat(completed or "") - datetime.fromisoformat(started or "")
+    except ValueError:
+        return ""
+    return f"{span.total_seconds():.1f}s"
+
+
+def step_details(row: StepRow) -> list[Row]:
+    """One step in full."""
+    members = (
+        ("block", row.block_type),
+        ("lane", _LANE_NAMES.get(row.lane, row.lane)),
+        ("status", f"{row.status}{' (as the mission expects)' if row.accepted else ''}"),
+        ("attempt", f"{row.attempt}, visit {row.visit}"),
+        ("started", row.started_at or "–"),
+        ("ended", row.completed_at or "–"),
+        ("code", row.code or "–"),
+        ("message", row.message or "–"),
+    )
+    return [(piece(f"{label:<10}", "dim"), piece(value)) for label, value in members]
 
 
 def lane_rows(state: RunState, width: int) -> list[Row]:
     """One row per lane: a depth bar with its watermarks, counts, and saturation."""
+    if state.run.status.terminal or state.run.resumable or not state.lanes:
+        return _quiet_lanes(state)
     roomy = width >= _ROOMY
     bar = max(8, min(24, width - 44)) if roomy else 8
     rows = [_lane_row(lane, bar, roomy=roomy) for lane in state.lanes]
-    if not rows:
-        rows = [(piece("no lane activity recorded; gauges are live only", "dim"),)]
     slots = f"{state.pool_running}/{state.pool_slots}" if state.pool_slots else "–"
     rows.append((piece(f"pool {slots} slots busy", "dim"), piece(f"  entries {state.last_seq + 1}", "dim")))
+    return rows
+
+
+def _quiet_lanes(state: RunState) -> list[Row]:
+    """Lanes without gauges: what the journal says ran in them."""
+    ended = state.run.status.terminal or state.run.resumable
+    rows: list[Row] = [
+        (
+            piece(f"{name:<10}", "dim"),
+            piece(f"{'closed' if ended else 'no gauge yet':<14}", "dim"),
+            piece(f"{state.attempts.get(lane, 0)} attempts"),
+        )
+        for lane, name in _LANE_NAMES.items()
+    ]
+    rows.append((piece(f"entries {state.last_seq + 1}", "dim"),))
     return rows
 
 
@@ -153,23 +227,29 @@ def _lane_row(lane: LaneState, width: int, *, roomy: bool) -> Row:
     )
 
 
-def journal_rows(state: RunState) -> list[Row]:
-    """The tail of the journal. Entries past the trusted prefix are red."""
-    verdict = state.verification
-    trusted = verdict.trusted_prefix if verdict is not None and not verdict.ok else None
-    bad = {item.seq for item in verdict.findings if item.severity == "error"} if verdict is not None else set()
-    rows: list[Row] = []
-    for entry in state.journal:
-        broken = entry.seq in bad or (trusted is not None and entry.seq >= trusted)
+@dataclass(frozen=True, slots=True)
+class JournalLook:
+    """How entries are drawn: which of them are not to be trusted, and how much room there is."""
+
+    bad: frozenset[int] = frozenset()
+    trusted: int | None = None
+    roomy: bool = True
+
+    @classmethod
+    def of(cls, verdict: Verification | None, width: int) -> Self:
+        roomy = width >= _SPACIOUS
+        if verdict is None or verdict.ok:
+            return cls(roomy=roomy)
+        bad = frozenset(item.seq for item in verdict.findings if item.severity == "error" and item.seq is not None)
+        return cls(bad, verdict.trusted_prefix, roomy)
+
+    def row(self, entry: JournalRow) -> Row:
+        """One entry. Entries past the trusted prefix are red."""
+        broken = entry.seq in self.bad or (self.trusted is not None and entry.seq >= self.trusted)
         role: Role = "bad" if broken else _ENTRY_ROLES.get(entry.kind, "plain")
-        rows.append(
-            (
-                piece(f"{'✗' if entry.seq in bad else ' '}#{entry.seq:04d} ", "bad" if broken else "dim"),
-                piece(f"{entry.at[14:23]} {entry.entry_hash[7:11]} ", "dim"),
-                piece(entry.text, role),
-            )
-        )
-    return rows
+        stamp: Row = (piece(f"{entry.at[14:23]} {entry.entry_hash[7:11]} ", "dim"),) if self.roomy else ()
+        mark = piece(f"{'✗' if entry.seq in self.bad else ' '}#{entry.seq:04d} ", "bad" if broken else "dim")
+        return (mark, *stamp, (entry.text, role))
 
 
 def journal_title(state: RunState) -> tuple[SafeText, Role]:
@@ -178,7 +258,9 @@ def journal_title(state: RunState) -> tuple[SafeText, Role]:
     if verdict is None:
         return safe("not checked yet"), "dim"
     if verdict.ok:
-        return safe(f"✓ chain good to #{verdict.entries - 1:04d}{' · closed' if verdict.closed else ''}"), "good"
+        newer = state.last_seq + 1 - verdict.entries
+        since = " · closed" if verdict.closed else f" · {newer} newer" if newer > 0 else ""
+        return safe(f"✓ chain good to #{verdict.entries - 1:04d}{since}"), "good"
     first = next((item for item in verdict.findings if item.severity == "error"), None)
     place = (
         f"entry {first.seq} {first.code}"
@@ -190,27 +272,50 @@ def journal_title(state: RunState) -> tuple[SafeText, Role]:
     return safe(f"✗ BROKEN at {place} · {verdict.trusted_prefix} trusted"), "bad"
 
 
-def violation_rows(violations: Iterable[Violation], *, with_run: bool = False) -> list[Row]:
-    """One row per refused operation; expected ones are amber, others red."""
-    rows: list[Row] = []
-    for item in violations:
-        role: Role = "warn" if item.accepted else "bad"
-        run = (piece(f"{item.run_id[:8]} {item.mission:<14} ", "dim"),) if with_run else ()
-        rows.append(
-            (
-                piece(f"{WARNING_GLYPH if item.accepted else '✗'} ", role),
-                *run,
-                piece(f"{item.step_id:<11} "),
-                piece(f"{item.code:<22} ", role),
-                piece(item.path or "", "dim"),
-            )
-        )
-    return rows
+def violation_row(item: Violation, *, with_run: bool = False) -> Row:
+    """One refused operation; an expected one is amber, others red."""
+    role: Role = "warn" if item.accepted else "bad"
+    run = (piece(f"{item.run_id[:8]} {item.mission:<14} ", "dim"),) if with_run else ()
+    return (
+        piece(f"{WARNING_GLYPH if item.accepted else '✗'} ", role),
+        *run,
+        piece(f"{item.step_id:<11} "),
+        piece(f"{item.code:<22} ", role),
+        piece(item.path or "", "dim"),
+    )
 
 
-def log_rows(lines: Iterable[LogLine]) -> list[Row]:
+def violation_details(item: Violation) -> list[Row]:
+    """One refused operation in full."""
+    members = (
+        ("reason", item.reason),
+        ("code", item.code),
+        ("check", item.check or "–"),
+        ("path", item.path or "–"),
+        ("run", f"{item.run_id[:8]} {item.mission}"),
+        ("step", item.step_id),
+        ("operation", item.operation_id),
+        ("entry", f"#{item.seq:04d} {item.at}"),
+        ("expected", "yes, the mission accepts this code" if item.accepted else "no"),
+    )
+    return [(piece(f"{label:<10}", "dim"), piece(value)) for label, value in members]
+
+
+def log_row(line: LogLine) -> Row:
     """Live output with its provenance mark, which content cannot forge because it is drawn here."""
-    return [
-        (piece(f"{line.step_id:<10} ", "dim"), piece(f"⟦{line.origin}⟧ ", "mark"), (line.text, "plain"))
-        for line in lines
-    ]
+    return (piece(f"{line.step_id:<10} ", "dim"), piece(f"⟦{line.origin}⟧ ", "mark"), (line.text, "plain"))
+
+
+def entry_details(event: EntryAppended) -> list[Row]:
+    """One journal entry as it stands in the journal."""
+    text = json.dumps(thawed(event.entry), ensure_ascii=False, indent=2, sort_keys=True)
+    return [(piece(line),) for line in text.splitlines()[:_DETAIL_LINES]]
+
+
+def thawed(value: object) -> object:
+    """Read-only views as plain containers, for printing."""
+    if isinstance(value, Mapping):
+        return {str(key): thawed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [thawed(item) for item in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

@@ -1,56 +1,69 @@
-"""A scrolling list of rows that draws only the lines on screen, however many there are."""
+"""A scrolling list that draws only the lines on screen, however many there are.
+
+The panel holds items and a function that draws one; nothing is measured or styled until its line becomes visible.
+``mark`` says whether anything changed since the last time, so that an unchanged panel costs nothing per tick.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Final
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, ClassVar, Final, TypeVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
+from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
+from textual.selection import Selection
 from textual.strip import Strip
 
 from console.model.rows import Row
 
-ROLES: Final = ("plain", "dim", "good", "warn", "bad", "accent", "mark", "cursor")
+T = TypeVar("T")
+
+ROLES: Final = ("plain", "dim", "good", "warn", "bad", "accent", "mark", "cursor", "cursor-off")
+SIDE_STEP: Final = 8
 
 
 class LinesPanel(ScrollView, can_focus=True):
-    """Rows with roles, a cursor when ``selectable``, and a tail that follows new rows until scrolled away."""
+    """Items with a cursor when ``selectable``, and a tail that ``follow``s new ones until scrolled away."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"lines--{role}" for role in ROLES}
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j,down", "move(1)", "Down", show=False),
-        Binding("k,up", "move(-1)", "Up", show=False),
-        Binding("g,home", "jump(0)", "Top", show=False),
-        Binding("G,end", "jump(-1)", "Bottom", show=False),
-        Binding("ctrl+d", "move(10)", "Half page down", show=False),
-        Binding("ctrl+u", "move(-10)", "Half page up", show=False),
-        Binding("enter", "choose", "Open", show=False),
+        Binding("j,down", "move(1)", "Down", show=False, id="panel.down"),
+        Binding("k,up", "move(-1)", "Up", show=False, id="panel.up"),
+        Binding("g,home", "jump(0)", "Top", show=False, id="panel.top"),
+        Binding("G,end", "jump(-1)", "Bottom", show=False, id="panel.bottom"),
+        Binding("ctrl+d,pagedown", "move(10)", "Half page down", show=False, id="panel.half-down"),
+        Binding("ctrl+u,pageup", "move(-10)", "Half page up", show=False, id="panel.half-up"),
+        Binding("h,left", f"side({-SIDE_STEP})", "Left", show=False, id="panel.left"),
+        Binding("l,right", f"side({SIDE_STEP})", "Right", show=False, id="panel.right"),
+        Binding("enter", "choose", "Open", show=False, id="panel.open"),
     ]
 
     class Chosen(Message):
-        """A row was opened."""
+        """An item was opened."""
 
-        def __init__(self, panel: LinesPanel, index: int) -> None:
+        def __init__(self, panel: LinesPanel, item: Any) -> None:
             super().__init__()
             self.panel = panel
-            self.index = index
+            self.item = item
 
         @property
         def control(self) -> LinesPanel:
             return self.panel
 
     class Moved(Message):
-        """The cursor is on another row."""
+        """The cursor is on another item; ``last`` when it is the last one."""
 
-        def __init__(self, panel: LinesPanel, index: int) -> None:
+        def __init__(self, panel: LinesPanel, index: int, *, last: bool) -> None:
             super().__init__()
             self.panel = panel
             self.index = index
+            self.last = last
 
         @property
         def control(self) -> LinesPanel:
@@ -58,69 +71,198 @@ class LinesPanel(ScrollView, can_focus=True):
 
     def __init__(self, *, empty: str = "nothing yet", selectable: bool = False, follow: bool = False, id: str) -> None:
         super().__init__(id=id)
-        self._rows: Sequence[Row] = ()
+        self._items: Sequence[Any] = ()
+        self._draw: Callable[[Any], Row] = _nothing
+        self._header: Row | None = None
         self._empty = empty
         self._selectable = selectable
         self._follow = follow
+        self._following = follow
+        self._mark: Hashable = None
+        self._base = 0
+        self._styles_by_role: dict[str, Style] = {}
         self.cursor = 0
 
-    def show_rows(self, rows: Sequence[Row]) -> None:
-        """Replace the rows; keeps the place, or the tail when following."""
-        at_end = self._follow and self.scroll_offset.y >= self.max_scroll_y - 1
-        self._rows = rows
-        self.cursor = min(self.cursor, max(0, len(rows) - 1))
-        width = max((sum(len(text) for text, _ in row) for row in rows[-200:]), default=0)
-        self.virtual_size = Size(width, len(rows))
-        if at_end:
-            self.scroll_end(animate=False, immediate=True, x_axis=False)
+    # -- content ------------------------------------------------------------------------------------------------
+
+    def show(
+        self,
+        items: Sequence[T],
+        draw: Callable[[T], Row],
+        *,
+        mark: Hashable = None,
+        base: int = 0,
+        empty: str | None = None,
+        header: Row | None = None,
+    ) -> bool:
+        """Replace the items; returns whether there was anything to draw.
+
+        ``base`` counts the items that fell off the front ever, so that the same ones stay in view.
+        """
+        self._empty = self._empty if empty is None else empty
+        mark = (mark, len(items), base, self._empty, header)
+        if mark[0] is not None and mark == self._mark:
+            return False
+        shift = max(0, base - self._base)
+        self._mark, self._base = mark, base
+        self._items, self._draw, self._header = items, draw, header
+        self._resize_content()
+        if self._following:
+            self._to_end()
+        else:
+            self.cursor = max(0, min(self.cursor - shift, len(items) - 1))
+            if shift:
+                self.scroll_to(y=max(0, self.scroll_offset.y - shift), animate=False, immediate=True)
         self.refresh()
+        return True
+
+    @property
+    def item(self) -> Any:
+        """What the cursor is on; None in an empty panel."""
+        return self._items[self.cursor] if self.cursor < len(self._items) else None
+
+    def _resize_content(self) -> None:
+        """Only what is in view is measured."""
+        top, height = self.scroll_offset.y, max(1, self.size.height)
+        seen = self._items[max(0, top) : top + height]
+        width = max((sum(cell_len(text) for text, _ in self._draw(item)) for item in seen), default=0)
+        size = Size(width, len(self._items) + self._offset)
+        if size != self.virtual_size:
+            self.virtual_size = size
+
+    @property
+    def _offset(self) -> int:
+        return 1 if self._header is not None and self._items else 0
+
+    def _to_end(self) -> None:
+        self.cursor = max(0, len(self._items) - 1)
+        self.scroll_end(animate=False, immediate=True, x_axis=False)
+
+    def on_resize(self) -> None:
+        if self._following:
+            self.call_after_refresh(self._to_end)
+
+    # -- drawing ------------------------------------------------------------------------------------------------
 
     def render_line(self, y: int) -> Strip:
         scroll_x, scroll_y = self.scroll_offset
-        width = self.size.width
-        index = y + scroll_y
-        base = self.rich_style
-        if not self._rows:
+        width, base = self.size.width, self.rich_style
+        if not self._items:
             text = self._empty if y == 0 else ""
             return Strip([Segment(text, base + self._role("dim"))]).crop_extend(0, width, base)
-        if index >= len(self._rows):
+        if y == 0 and self._offset and self._header is not None:
+            return self._strip(self._header, Style.null()).crop_extend(scroll_x, scroll_x + width, base)
+        index = y + scroll_y - self._offset
+        if not 0 <= index < len(self._items):
             return Strip.blank(width, base)
-        under_cursor = self._selectable and self.has_focus and index == self.cursor
-        highlight = self._role("cursor") if under_cursor else Style.null()
-        segments = [Segment(text, base + self._role(role) + highlight) for text, role in self._rows[index]]
-        return Strip(segments).crop_extend(scroll_x, scroll_x + width, base + highlight)
+        highlight = Style.null()
+        if self._selectable and index == self.cursor:
+            highlight = self._role("cursor" if self.has_focus else "cursor-off")
+        strip = self._marked(self._strip(self._draw(self._items[index]), highlight), index)
+        return strip.crop_extend(scroll_x, scroll_x + width, base + highlight).apply_offsets(scroll_x, index)
+
+    def _strip(self, row: Row, highlight: Style) -> Strip:
+        base = self.rich_style
+        return Strip([Segment(text, base + self._role(role) + highlight) for text, role in row])
+
+    def _marked(self, strip: Strip, index: int) -> Strip:
+        """The strip with the operator's mouse selection, if it covers this line."""
+        selection = self.text_selection
+        span = selection.get_span(index) if selection is not None else None
+        if span is None:
+            return strip
+        start, end = span[0], strip.cell_length if span[1] == -1 else span[1]
+        chosen = strip.crop(start, end).apply_style(self.screen.get_component_rich_style("screen--selection"))
+        return Strip.join([strip.crop(0, start), chosen, strip.crop(end)])
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        """The text under the operator's mouse selection, for ctrl+c."""
+        text = "\n".join("".join(part for part, _ in self._draw(item)) for item in self._items)
+        return selection.extract(text), "\n"
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        self.refresh()
+
+    def notify_style_update(self) -> None:
+        self._styles_by_role.clear()
+        super().notify_style_update()
 
     def _role(self, role: str) -> Style:
         """The Rich style of a role: translucent colours blended with what lies below, as Rich has no alpha."""
-        styles = self.get_component_styles(f"lines--{role}")
-        below = self.background_colors[1]
-        style = styles.text_style + Style.from_color((below + styles.color).rich_color)
-        if role == "cursor":
-            style += Style.from_color(None, (below + styles.background).rich_color)
-        return style
+        found = self._styles_by_role.get(role)
+        if found is None:
+            styles = self.get_component_styles(f"lines--{role}")
+            below = self.background_colors[1]
+            found = styles.text_style + Style.from_color((below + styles.color).rich_color)
+            if role.startswith("cursor"):
+                found += Style.from_color(None, (below + styles.background).rich_color)
+            self._styles_by_role[role] = found
+        return found
+
+    # -- moving -------------------------------------------------------------------------------------------------
 
     def action_move(self, step: int) -> None:
-        if not self._selectable:
+        if self._selectable:
+            self._place(self.cursor + step)
+        else:
             self.scroll_relative(y=step, animate=False)
-            return
-        self._place(self.cursor + step)
+            self.call_after_refresh(self._look_where)
 
     def action_jump(self, index: int) -> None:
-        if not self._selectable:
+        if self._selectable:
+            self._place(0 if index == 0 else len(self._items) - 1)
+        else:
             (self.scroll_home if index == 0 else self.scroll_end)(animate=False)
-            return
-        self._place(0 if index == 0 else len(self._rows) - 1)
+            self.call_after_refresh(self._look_where)
+
+    def action_side(self, step: int) -> None:
+        self._resize_content()
+        self.scroll_relative(x=step, animate=False)
 
     def action_choose(self) -> None:
-        if self._selectable and self._rows:
-            self.post_message(self.Chosen(self, self.cursor))
+        if self._selectable and self._items:
+            self.post_message(self.Chosen(self, self.item))
+
+    def _on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        super()._on_mouse_scroll_up(event)
+        self.call_after_refresh(self._look_where)
+
+    def _on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        super()._on_mouse_scroll_down(event)
+        self.call_after_refresh(self._look_where)
+
+    def _look_where(self) -> None:
+        """Scrolled away from the tail: stay there. Back at the tail: follow again."""
+        self._following = self._follow and self.scroll_offset.y >= self.max_scroll_y
+
+    def on_click(self, event: events.Click) -> None:
+        """A click moves the cursor, a click on the cursor opens."""
+        place = event.get_content_offset(self)
+        if not self._selectable or place is None or self.text_selection is not None:
+            return
+        index = place.y + self.scroll_offset.y - self._offset
+        if index == self.cursor:
+            self.action_choose()
+        elif 0 <= index < len(self._items):
+            self._place(index)
+
+    def select(self, index: int) -> None:
+        """Put the cursor somewhere without telling anybody."""
+        self.cursor = max(0, min(index, len(self._items) - 1))
 
     def _place(self, index: int) -> None:
-        self.cursor = max(0, min(index, len(self._rows) - 1))
+        self.select(index)
+        last = self.cursor == len(self._items) - 1
+        self._following = self._follow and last
+        line = self.cursor + self._offset
         top, height = self.scroll_offset.y, max(1, self.size.height)
         if self.cursor < top:
             self.scroll_to(y=self.cursor, animate=False)
-        elif self.cursor >= top + height:
-            self.scroll_to(y=self.cursor - height + 1, animate=False)
+        elif line >= top + height:
+            self.scroll_to(y=line - height + 1, animate=False)
         self.refresh()
-        self.post_message(self.Moved(self, self.cursor))
+        self.post_message(self.Moved(self, self.cursor, last=last))
+
+
+def _nothing(item: object) -> Row:
+    return ()

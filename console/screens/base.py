@@ -1,23 +1,27 @@
-"""What every screen shares: the attention bar on top, a footer, and one `redraw` from view state."""
+"""What every screen shares: the attention bar on top, a footer, one `redraw` from view state, and keys that explain
+themselves when they are off."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from textual import events
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from console.model.home import attention_row
+from console.model.reasons import observer_reason
 from console.model.rows import Row
+from console.model.safe import safe
 
 if TYPE_CHECKING:
     from console.app import ConsoleApp
 
 _STYLES = {
     "plain": "",
-    "dim": "$foreground 55%",
+    "dim": "$foreground 70%",
     "good": "$success",
     "warn": "$warning",
     "bad": "$error",
@@ -39,6 +43,13 @@ def block(rows: list[Row]) -> Content:
 class DeckScreen(Screen[Any]):
     """A full screen of the console."""
 
+    HELP = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: dict[str, list[Row]] = {}
+        self._availability: tuple[object, ...] = ()
+
     @property
     def console_app(self) -> ConsoleApp:
         return cast("ConsoleApp", self.app)
@@ -58,12 +69,61 @@ class DeckScreen(Screen[Any]):
     def on_screen_resume(self) -> None:
         self.redraw()
 
+    # -- drawing ------------------------------------------------------------------------------------------------
+
     def redraw(self) -> None:
         """Draw the view state; called at most once per tick."""
         if not self.is_mounted:
             return
-        self.query_one("#attention", Static).update(content(attention_row(self.console_app.home)))
+        self.put("#attention", [attention_row(self.console_app.home)])
         self.draw()
+        self._refresh_keys()
 
     def draw(self) -> None:
         """Draw what is particular to this screen."""
+
+    def put(self, selector: str, rows: list[Row], *, layout: bool = False) -> None:
+        """Show rows in a static, unless it shows them already. ``layout`` when its height may change."""
+        if self._shown.get(selector) != rows:
+            self._shown[selector] = rows
+            self.query_one(selector, Static).update(block(rows), layout=layout)
+
+    def _refresh_keys(self) -> None:
+        """The footer is rebuilt only when some key went on or off."""
+        now = tuple(
+            self.off(*_action(binding.action)) is None for _, binding in self._bindings if "." not in binding.action
+        )
+        if now != self._availability:
+            self._availability = now
+            self.refresh_bindings()
+
+    # -- keys ---------------------------------------------------------------------------------------------------
+
+    def off(self, action: str, choice: str = "") -> str | None:
+        """Why an action is off just now; None when it is on."""
+        return observer_reason(action, self.console_app.home) or self.off_here(action, choice)
+
+    def off_here(self, action: str, choice: str) -> str | None:
+        """The same, for what is particular to this screen."""
+        return None
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that make no sense now are shown disabled, not hidden."""
+        if not self.is_attached:
+            return True
+        return None if self.off(action, str(parameters[0]) if parameters else "") else True
+
+    def on_key(self, event: events.Key) -> None:
+        """A disabled key says why."""
+        active = self.active_bindings.get(event.key)
+        if active is None or active.enabled or active.node is not self:
+            return
+        event.stop()
+        reason = self.off(*_action(active.binding.action)) or "off just now"
+        self.notify(safe(reason), title=active.binding.description, severity="warning", markup=False)
+
+
+def _action(text: str) -> tuple[str, str]:
+    """``answer('approved')`` as name and first argument."""
+    name, _, rest = text.partition("(")
+    return name, rest.rstrip(")").strip("'\"")

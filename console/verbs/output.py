@@ -66,7 +66,12 @@ def print_error(error: QuarterdeckError, exit_code: int, *, as_json: bool) -> No
 
 
 def problem_text(problem: Any) -> str:
-    """``file:line:column: severity: message [CODE]``, then the source line with a caret, then the advice."""
+    """``file:line:column: severity: message [CODE]``, then the source line with a caret, then the advice.
+
+    Problems that come from no file, such as inputs given on the command line, say themselves.
+    """
+    if not hasattr(problem, "line"):
+        return f"error: {problem}"
     lines = [f"{problem.path}:{problem.line}:{problem.column}: {problem.severity}: {problem.message} [{problem.code}]"]
     if problem.snippet:
         lines.extend(f"    {line}" for line in problem.snippet.splitlines())

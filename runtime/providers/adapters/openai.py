@@ -168,6 +168,8 @@ async def _read(http: Any, response: httpx2.Response, answer: _Answer, on_delta:
     where = str(response.url)
     async for event in http.EventSource(response, max_event_size=_MAX_REPLY_BYTES):
         if event.data == _DONE:
+            # Some compatible servers end the stream without ever naming a reason.
+            answer.finish = answer.finish or ("stop" if answer.received else None)
             return
         answer.received += len(event.data)
         if answer.received > _MAX_REPLY_BYTES:

@@ -60,9 +60,8 @@ def _dispatch(options: argparse.Namespace) -> int:
 
 def report_error(error: QuarterdeckError, *, as_json: bool) -> int:
     """Print an error for people (stderr) or programs (stdout) and return its exit code."""
-    from runtime.host.codes import exit_code_of
-
     from console.verbs.output import print_error
+    from runtime.host.codes import exit_code_of
 
     code = exit_code_of(error)
     print_error(error, code, as_json=as_json)

@@ -88,6 +88,13 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def print_outputs(outputs: Mapping[str, Any] | None) -> None:
+    """The mission's outputs, one per line: text as it is, anything else as JSON."""
+    for name, value in (outputs or {}).items():
+        text = value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
+        print(f"{safe(name)}: {safe(text.rstrip(), lines=True)}")
+
+
 def duration(milliseconds: int) -> str:
     """``0.4s``, ``12s``, ``3m05``, ``2h07``."""
     seconds = milliseconds / 1000

@@ -13,7 +13,7 @@ from typing import Any, Final
 from console.model.fold import RunState, fold_entry
 from console.model.safe import safe
 from console.model.words import glyph, status_glyph, status_word
-from console.verbs.output import duration, plain, print_json, print_table, say
+from console.verbs.output import duration, plain, print_json, print_outputs, print_table, say
 from console.verbs.running import deck_for
 from runtime.events.facts import EntryAppended, Verification
 from runtime.host.api import Deck, Exit, QuarterdeckError
@@ -102,8 +102,7 @@ async def show(options: argparse.Namespace) -> int:
     for row in state.step_rows():
         note = f"  {safe(row.code)}{' (expected)' if row.accepted else ''}" if row.code else ""
         print(f"  {glyph(row.status, accepted=row.accepted)} {safe(row.step_id)}  {safe(row.block_type)}{note}")
-    for name, value in (summary.outputs or {}).items():
-        print(f"{safe(name)}: {safe(value)}")
+    print_outputs(summary.outputs)
     return Exit.OK
 
 

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from console.assets import mission_folders
-from console.model.safe import safe
 from console.model.words import STATUS_WORDS, glyph, status_glyph
-from console.verbs.output import duration, plain, print_json, say
+from console.verbs.output import duration, plain, print_json, print_outputs, say
 from runtime.events.facts import (
     EntryAppended,
     Escalation,
@@ -264,8 +263,7 @@ def _conclude(summary: RunSummary, exit_code: int, options: argparse.Namespace) 
         say(f"{ending}{why}")
         if summary.message:
             say(f"  {summary.message}")
-        for name, value in (summary.outputs or {}).items():
-            print(f"{safe(name)}: {safe(value)}")
+        print_outputs(summary.outputs)
     return int(exit_code)
 
 

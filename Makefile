@@ -17,7 +17,7 @@ run: setup
 	$(BIN)/quarterdeck
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .

@@ -8,7 +8,9 @@ is called per event, and nothing here can hold the runtime up.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -16,23 +18,29 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.command import Provider
 from textual.screen import Screen
+from textual.worker import Worker, WorkerState
 
 from console.assets import mission_folders
 from console.commands import DeckCommands
+from console.journal_reader import JournalReader
 from console.model.fold import RunState
-from console.model.home import HomeState, holder_text
+from console.model.home import HomeState, title_text
 from console.model.safe import safe
 from console.screens.base import DeckScreen
+from console.screens.dialogs import AnswerScreen
 from console.screens.help import HelpScreen
 from console.screens.home import HomeScreen
+from console.screens.leave import LeaveScreen, StoppingScreen
+from console.screens.lists import ApprovalsScreen, ViolationsScreen
 from console.screens.run import RunScreen
 from console.themes import load_themes
-from runtime.events.facts import StreamEvent
+from runtime.events.facts import Escalation, StreamEvent
 from runtime.host.api import Ack, Answer, Deck, Exit, QuarterdeckError, Subscription
 
 TICK_SECONDS: Final = 0.1
-RUNS_LOADED: Final = 200
-ENTRIES_PAGE: Final = 500
+RUNS_PAGE: Final = 200
+#: Finished runs up to this size are verified when opened; larger ones on `V`, as it takes seconds.
+VERIFIED_ON_OPEN: Final = 20_000
 DEFAULT_THEME: Final = "night-watch"
 _HERE = Path(__file__).parent
 
@@ -42,79 +50,192 @@ class ConsoleApp(App[int]):
 
     TITLE = "quarterdeck"
     ENABLE_COMMAND_PALETTE = True
-    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {DeckCommands}
-    CSS_PATH: ClassVar[list[str | Path]] = [  # type: ignore[assignment]
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = App.COMMANDS | {DeckCommands}
+    CSS_PATH: ClassVar[list[str | Path]] = [
         _HERE / "app.tcss",
         _HERE / "panels" / "lines.tcss",
         _HERE / "screens" / "home.tcss",
         _HERE / "screens" / "run.tcss",
+        _HERE / "screens" / "lists.tcss",
         _HERE / "screens" / "dialogs.tcss",
     ]
     HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (100, "-normal"), (160, "-wide")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True, show=False),
-        Binding("colon", "command_palette", "Commands", key_display=":", id="app.commands"),
+        Binding("colon", "command_palette", "Cmd", key_display=":", id="app.commands"),
         Binding("question_mark,f1", "help", "Help", key_display="?", id="app.help"),
-        Binding("exclamation_mark", "next_question", "Next question", key_display="!", id="app.question"),
+        Binding("exclamation_mark", "next_question", "Next question", key_display="!", show=False, id="app.question"),
+        Binding("i", "approvals", "Inbox", show=False, id="app.approvals"),
+        Binding("v", "violations", "Violations", show=False, id="app.violations"),
     ]
 
-    def __init__(self, deck: Deck, *, theme: str | None = None) -> None:
+    def __init__(self, deck: Deck, *, theme: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self.deck = deck
         self.home = HomeState(store=deck.store_path, read_only=deck.read_only)
         self.opened: RunState | None = None
+        self.failure: QuarterdeckError | None = None
+        self.repaints = 0
+        self._reader = JournalReader(deck)
         self._feed: Subscription | None = None
         self._wanted_theme = theme or DEFAULT_THEME
+        self._clock = clock
+        self._seen_at = 0.0
+        self._drawn: tuple[object, ...] = ()
+        self._reading: RunState | None = None
+        self._title = ""
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def on_mount(self) -> None:
         for problem in load_themes(self):
             self.notify(safe(problem), severity="warning", markup=False)
-        self.theme = self._wanted_theme if self._wanted_theme in self.available_themes else DEFAULT_THEME
+        if self._wanted_theme not in self.available_themes:
+            self.notify(safe(f"no theme {self._wanted_theme!r}; using {DEFAULT_THEME}"), markup=False)
+            self._wanted_theme = DEFAULT_THEME
+        self.theme = self._wanted_theme
         self._feed = self.deck.subscribe()
         self.push_screen(HomeScreen())
-        self.run_worker(self._load(), group="load", exit_on_error=False)
+        self.load()
         self.set_interval(TICK_SECONDS, self._tick)
 
-    async def _load(self) -> None:
-        await self.guarded(self._read_store)
+    def load(self) -> None:
+        """Read missions, the newest runs and the inbox again."""
+        self.run_worker(self._load, group="load", exclusive=True, exit_on_error=False)
 
-    async def _read_store(self) -> None:
-        self.home.holder = await self.deck.holder()
-        self.home.load(
-            await self.deck.missions(), await self.deck.runs(limit=RUNS_LOADED), await self.deck.escalations()
-        )
+    async def _load(self) -> None:
+        try:
+            self.home.holder = await self.deck.holder()
+            missions = await self.deck.missions()
+            runs = await self.deck.runs(limit=RUNS_PAGE)
+            self.home.load(missions, (), await self.deck.escalations())
+            self.home.page(runs, RUNS_PAGE)
+        except QuarterdeckError as error:
+            self.home.problem, self.home.loading = f"{error.message} [{error.code}]", False
+            self.home.revision += 1
+            self.complain(error)
         self._redraw()
 
+    def load_older(self) -> None:
+        """The next page of runs, older than all that were paged in so far."""
+        if not self.home.complete:
+            self.run_worker(partial(self.guarded, self._load_older), group="older", exclusive=True, exit_on_error=False)
+
+    async def _load_older(self) -> None:
+        self.home.page(await self.deck.runs(before=self.home.oldest, limit=RUNS_PAGE), RUNS_PAGE)
+
+    def search_runs(self, text: str) -> None:
+        """Let the store look for runs that were not paged in."""
+
+        async def search() -> None:
+            self.home.add(await self.deck.runs(text=text, limit=RUNS_PAGE))
+
+        if not self.home.complete:
+            self.run_worker(partial(self.guarded, search), group="search", exclusive=True, exit_on_error=False)
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Every worker's failure has a place to appear."""
+        if event.state is WorkerState.ERROR:
+            error = event.worker.error
+            self.notify(
+                safe(f"{type(error).__name__}: {error}"), title="internal error", severity="error", markup=False
+            )
+
+    # -- leaving ------------------------------------------------------------------------------------------------
+
     async def action_quit(self) -> None:
+        """Leave; with live runs of this console, ask what becomes of them first."""
+        if isinstance(self.screen, LeaveScreen | StoppingScreen):
+            return
+        live = [] if self.home.read_only else self.home.live()
+        if live:
+            self.push_screen(LeaveScreen(live), self._leave_as)
+        else:
+            self.leave()
+
+    def _leave_as(self, choice: str | None) -> None:
+        if choice == "leave":
+            self.leave()
+        elif choice == "cancel":
+            self.push_screen(StoppingScreen("cancelling", self._cancel_all), self._cancelled)
+
+    async def _cancel_all(self) -> None:
+        live = self.home.live()
+        for run in live:
+            await self.deck.cancel(run.run_id, "cancelled on quit")
+        for run in live:
+            await self.deck.wait(run.run_id)
+
+    def _cancelled(self, done: bool | None) -> None:
+        if done:
+            self.leave()
+
+    def leave(self) -> None:
+        """Close the deck while saying so, then exit."""
+        self.push_screen(StoppingScreen("stopping", self._close, may_stay=False), lambda _: self.exit(Exit.OK))
+
+    async def _close(self) -> None:
         if self._feed is not None:
             self._feed.close()
-        self.exit(Exit.OK)
+            self._feed = None
+        try:
+            await self.deck.close()
+        except QuarterdeckError as error:
+            self.failure = error
 
     # -- events → view state → screens --------------------------------------------------------------------------
 
     def _tick(self) -> None:
         if self._feed is None:
             return
-        events = self._feed.drain()
-        if events:
-            self.take(events)
-
-    def take(self, events: list[StreamEvent] | tuple[StreamEvent, ...] | object) -> None:
-        """Fold a batch of events and redraw the visible screen once."""
-        assert isinstance(events, list | tuple)
-        before = self.home.revision, self.opened.revision if self.opened else 0
-        for event in events:
-            self.home.apply(event)
-            if self.opened is not None:
-                self.opened.apply(event)
-        if before != (self.home.revision, self.opened.revision if self.opened else 0):
+        self.take(self._feed.drain())
+        if self.opened is not None and self.opened.missing and not self.opened.stalled:
+            self.catch_up()
+        if self._drawn != self._picture():
             self._redraw()
 
+    def take(self, events: Sequence[StreamEvent]) -> None:
+        """Fold a batch of events. Drawing is left to the tick."""
+        opened = self.opened
+        shown = opened.run if opened is not None else None
+        for event in events:
+            self.home.apply(event)
+            if opened is not None:
+                opened.apply(event)
+        if opened is not None and opened.run is not shown:
+            self._seen_at = self._clock()
+
+    def _picture(self) -> tuple[object, ...]:
+        """What the visible screen shows; another value means another picture."""
+        opened = self.opened
+        return (
+            self.home.revision,
+            opened.revision if opened is not None else None,
+            self.elapsed_ms() // 1000,
+            self.screen,
+        )
+
+    def elapsed_ms(self) -> int:
+        """The opened run's active time; between summaries of a working run the console counts on."""
+        if self.opened is None:
+            return 0
+        run = self.opened.run
+        working = run.status.value in ("running", "stopping") and not run.resumable
+        return run.duration_ms + (int((self._clock() - self._seen_at) * 1000) if working else 0)
+
     def _redraw(self) -> None:
+        self._drawn = self._picture()
         if isinstance(self.screen, DeckScreen):
+            self.repaints += 1
             self.screen.redraw()
+        self._show_title()
+
+    def _show_title(self) -> None:
+        """The terminal's title carries the counts, so that a console in the background still tells."""
+        title = title_text(self.home)
+        if title != self._title and self._driver is not None and not self.is_headless:
+            self._driver.write(f"\x1b]2;{title}\x07")
+        self._title = title
 
     # -- what screens and commands ask for ----------------------------------------------------------------------
 
@@ -132,48 +253,69 @@ class ConsoleApp(App[int]):
         hint = f"\n{error.hint}" if error.hint else ""
         self.notify(safe(f"{error.message}{hint}", lines=True), title=safe(error.code), severity="error", markup=False)
 
-    def may_write(self) -> bool:
-        """True when this console holds the store; otherwise says who does."""
-        if not self.home.read_only:
-            return True
-        self.notify(safe(holder_text(self.home.holder)), title="observing", severity="warning", markup=False)
-        return False
-
     def intend(self, work: Callable[[], Awaitable[Ack]]) -> None:
         """Send a control intent in the background and show what became of it."""
-        if self.may_write():
-            self.run_worker(self._send(work), group="intents", exit_on_error=False)
 
-    async def _send(self, work: Callable[[], Awaitable[Ack]]) -> None:
         async def acknowledged() -> None:
             ack = await work()
             self.notify(safe(ack.message), severity="information" if ack.done else "warning", markup=False)
 
-        await self.guarded(acknowledged)
+        self.run_worker(partial(self.guarded, acknowledged), group="intents", exit_on_error=False)
 
-    async def open_run(self, run_id: str) -> None:
-        """Show one run: read what its journal holds, then follow it live."""
+    def open_run(self, run_id: str) -> None:
+        """Show one run: its dashboard at once, its journal as it is read, then whatever happens."""
+        self.run_worker(
+            partial(self.guarded, lambda: self._open(run_id)), group="open", exclusive=True, exit_on_error=False
+        )
 
-        async def show() -> None:
-            run = await self.deck.find(run_id)
-            self.opened = RunState.begin(run, await self.deck.nodes(run_id))
-            await self.catch_up()
-            self.opened.questions = tuple(item for item in self.home.inbox if item.run_id == run_id)
-            if isinstance(self.screen, RunScreen):
-                self.screen.redraw()
-            else:
-                await self.push_screen(RunScreen())
+    async def _open(self, run_id: str) -> None:
+        state = await self._reader.open(run_id)
+        state.questions = tuple(item for item in self.home.inbox if item.run_id == state.run.run_id)
+        self.opened, self._seen_at = state, self._clock()
+        while isinstance(self.screen, RunScreen | ApprovalsScreen | ViolationsScreen):
+            self.pop_screen()
+        await self.push_screen(RunScreen())
+        self.catch_up()
 
-        await self.guarded(show)
+    def catch_up(self) -> None:
+        """Page in the journal entries the feed has not delivered, unless that is being done."""
+        if self.opened is not None and self._reading is not self.opened:
+            self._reading = self.opened
+            self.run_worker(self._catch_up, group="history", exclusive=True, exit_on_error=False)
 
-    async def catch_up(self) -> None:
-        """Page in the journal entries the feed has not delivered."""
-        state = self.opened
-        while state is not None:
-            page = await self.deck.entries(state.run.run_id, after=state.last_seq, limit=ENTRIES_PAGE)
-            state.apply_all(page)
-            if len(page) < ENTRIES_PAGE:
-                return
+    async def _catch_up(self) -> None:
+        state = self._reading
+        try:
+            if state is not None and await self.guarded(lambda: self._reader.catch_up(state)):
+                await self.guarded(lambda: self._after_reading(state))
+        finally:
+            if self._reading is state:
+                self._reading = None
+
+    async def _after_reading(self, state: RunState) -> None:
+        """A run nobody works on: its kept output, and a fresh verdict."""
+        if not (state.run.status.terminal or state.run.resumable):
+            return
+        if not state.log_total:
+            await self._reader.outputs(state)
+        if state.verification is None and state.expected <= VERIFIED_ON_OPEN:
+            state.verification = await self.deck.verify(state.run.run_id)
+            state.touch("journal")
+
+    def ask(self, question: Escalation, choice: str = "") -> None:
+        """Show a question in full and take the answer."""
+        about = (
+            self.opened.asked_about(question.step_id) if self._is_open(question.run_id) and self.opened else safe("")
+        )
+
+        def answered(answer: tuple[str, str] | None) -> None:
+            if answer is not None:
+                self.answer(question.escalation_id, *answer)
+
+        self.push_screen(AnswerScreen(question, about, choice), answered)
+
+    def _is_open(self, run_id: str) -> bool:
+        return self.opened is not None and self.opened.run.run_id == run_id
 
     def answer(self, escalation_id: str, resolution: str, notes: str = "") -> None:
         """Answer an open question."""
@@ -181,25 +323,37 @@ class ConsoleApp(App[int]):
         self.intend(lambda: self.deck.answer(intent))
 
     def action_help(self) -> None:
-        if not isinstance(self.screen, HelpScreen):
+        if isinstance(self.screen, DeckScreen):
             self.push_screen(HelpScreen(self.screen))
 
-    async def action_next_question(self) -> None:
+    def action_next_question(self) -> None:
         waiting = self.home.blocking()
         if waiting:
-            await self.open_run(waiting[0].run_id)
+            self.open_run(waiting[0].run_id)
         else:
             self.notify("nothing needs you", markup=False)
 
-    def get_system_commands(self, screen: Screen[object]):  # type: ignore[no-untyped-def]
+    def action_approvals(self) -> None:
+        self._show(ApprovalsScreen)
+
+    def action_violations(self) -> None:
+        self._show(ViolationsScreen)
+
+    def _show(self, kind: type[ApprovalsScreen | ViolationsScreen]) -> None:
+        if isinstance(self.screen, DeckScreen) and not isinstance(self.screen, kind):
+            self.push_screen(kind())
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterator[SystemCommand]:
         yield SystemCommand("Help", "All keys of this screen", self.action_help)
         yield SystemCommand("Next question", "Jump to the oldest question", self.action_next_question)
+        yield SystemCommand("Approvals", "All open questions", self.action_approvals)
+        yield SystemCommand("Violations", "Refused operations of all runs", self.action_violations)
         yield SystemCommand("Theme", "Change the theme", self.action_change_theme)
         yield SystemCommand("Quit", "Leave the console", self.action_quit)
 
 
 def run_console(options: argparse.Namespace) -> int:
-    """Open the console on the store; returns the process exit code."""
+    """Open the console on the store; returns the process exit code. Raises what closing the store raised."""
     import sys
 
     from console.verbs.output import say
@@ -209,4 +363,8 @@ def run_console(options: argparse.Namespace) -> int:
         say("quarterdeck: the console needs a terminal; `quarterdeck --help` lists the verbs that do not")
         return Exit.USAGE
     with open_threaded_deck(options.store, missions=mission_folders(options.missions)) as deck:
-        return ConsoleApp(deck, theme=options.theme).run() or Exit.OK
+        app = ConsoleApp(deck, theme=options.theme)
+        code = app.run() or Exit.OK
+    if app.failure is not None:
+        raise app.failure
+    return code

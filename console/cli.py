@@ -152,6 +152,18 @@ def _running_verbs(verbs: Any) -> None:
                 action="store_true",
                 help="never ask; a needed approval ends the run with exit 3",
             )
+            verb.add_argument(
+                "--await-approval", action="store_true", help="without a terminal, wait for `quarterdeck approve`"
+            )
+    latch = _verb(
+        verbs,
+        "unlatch",
+        "Let missions work again in a work tree that was halted.",
+        "quarterdeck unlatch . --reason 'restored by hand'",
+        running.unlatch,
+    )
+    latch.add_argument("path", metavar="PATH", help="the work tree")
+    latch.add_argument("--reason", required=True, help="what was checked or repaired, recorded in the store's journal")
     for name, summary in (
         ("approve", "Approve the open question of a run."),
         ("reject", "Reject the open question of a run."),

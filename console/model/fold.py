@@ -143,6 +143,13 @@ class RunState:
         """How many entries the journal has, as far as anybody said."""
         return max(self.run.entries, self.behind + 1, self.last_seq + 1)
 
+    @property
+    def waiting(self) -> tuple[Escalation, ...]:
+        """Questions that can be answered now: none once the run has ended or nobody holds it."""
+        if self.run.status.terminal or self.run.resumable:
+            return ()
+        return tuple(item for item in self.questions if item.blocking)
+
     def touch(self, *parts: Part) -> None:
         """Say that parts of the picture changed."""
         for part in parts:
@@ -240,6 +247,7 @@ class RunState:
 
     def log_line(self, step_id: str, stream: str, line: str) -> None:
         """One line of foreign output, with the mark of where it comes from."""
+        self.log_dropped += len(self.log) == LOG_TAIL
         self.log.append(LogLine(step_id, "model" if stream == "model" else "tool", safe(line, limit=LINE_LIMIT)))
         self.log_total += 1
         self.touch("log")

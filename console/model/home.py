@@ -70,8 +70,6 @@ class HomeState:
         match event:
             case RunChanged():
                 self._keep(event.run)
-                if event.run.status.terminal:
-                    self.inbox = tuple(item for item in self.inbox if item.run_id != event.run.run_id)
             case InboxChanged():
                 self.inbox = self._open(event.escalations)
             case HolderChanged():
@@ -88,6 +86,11 @@ class HomeState:
         return tuple(
             item for item in questions if item.resolved_at is None and item.escalation_id not in self._answered
         )
+
+    def _answerable(self, item: Escalation) -> bool:
+        """A question of a run that has ended, or that nobody holds, cannot be answered."""
+        run = self.runs.get(item.run_id)
+        return run is None or not (run.status.terminal or run.resumable)
 
     def _keep(self, run: RunSummary) -> None:
         self.runs[run.run_id] = run
@@ -118,7 +121,8 @@ class HomeState:
 
     def blocking(self) -> list[Escalation]:
         """Questions that hold a run up, oldest first."""
-        return sorted((item for item in self.inbox if item.blocking), key=lambda item: item.created_at)
+        waiting = (item for item in self.inbox if item.blocking and self._answerable(item))
+        return sorted(waiting, key=lambda item: item.created_at)
 
 
 def _age(run: RunSummary) -> tuple[str, str]:
@@ -133,14 +137,15 @@ def attention_row(state: HomeState) -> Row:
     """The bar on top of every screen: what needs a human, and who may write."""
     running, questions, resumable, refused = counts(state)
     pieces: list[Piece] = [piece("quarterdeck", "accent"), piece(f"  {running} running", "plain" if running else "dim")]
+    if state.read_only:
+        writer = "nobody writes" if state.holder is None else f"writer pid {state.holder.pid}"
+        pieces.append(piece(f"  {WARNING_GLYPH} observing ({writer})", "warn"))
     if questions:
         pieces.append(piece(f"  ! {questions} waiting for you", "warn"))
     if resumable:
         pieces.append(piece(f"  {RESUMABLE_GLYPH} {resumable} resumable", "warn"))
     if refused:
         pieces.append(piece(f"  {WARNING_GLYPH} {refused} refused", "dim"))
-    if state.read_only:
-        pieces.append(piece(f"  {WARNING_GLYPH} observing: {holder_text(state.holder)}", "warn"))
     return tuple(pieces)
 
 
@@ -226,7 +231,7 @@ def question_details(item: Escalation, about: SafeText) -> list[Row]:
                 ("step", item.step_id),
                 ("severity", item.severity),
                 ("asked", item.created_at),
-                ("subject", item.subject_digest),
+                ("subject", f"{item.subject_digest[:23]}…"),
             )
         ),
     ]

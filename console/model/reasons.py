@@ -28,8 +28,10 @@ def run_reason(action: str, choice: str, state: RunState | None) -> str | None:
         return _control_reason(action, state.run)
     if action == "resume":
         return resume_reason(state.run)
+    if action == "answer" and state.run.resumable:
+        return "nobody holds the run; r resumes it, and it asks again"
     if action == "answer":
-        return answer_reason(state.questions, choice)
+        return answer_reason(state.waiting, choice)
     return None
 
 

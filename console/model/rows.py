@@ -66,7 +66,7 @@ def headline(run: RunSummary, elapsed_ms: int) -> Row:
 def notice_row(state: RunState) -> Row:
     """The line under the headline: the open question first, else what became of the run and what to do."""
     run = state.run
-    waiting = [item for item in state.questions if item.blocking]
+    waiting = state.waiting
     if waiting:
         more = f"  (+{len(waiting) - 1} more: i lists them)" if len(waiting) > 1 else ""
         return (
@@ -88,7 +88,7 @@ def progress_row(state: RunState) -> Row:
     """What the journal panel says while entries are still being read, or cannot be."""
     read = state.last_seq + 1
     if state.stalled:
-        return (piece(f"{WARNING_GLYPH} only {read} of {state.expected} entries can be read: V verifies", "warn"),)
+        return (piece(f"{WARNING_GLYPH} {read:,} of {state.expected:,} entries readable", "warn"),)
     if state.missing:
         return (piece(f"… reading {read:,} of {state.expected:,} entries", "dim"),)
     return ()
@@ -138,8 +138,15 @@ def step_width(steps: Iterable[StepRow]) -> int:
     return min(24, max((len(row.step_id) for row in steps), default=0))
 
 
-def step_row(row: StepRow, width: int) -> Row:
+def step_row(row: StepRow, width: int, *, held: bool = True) -> Row:
     """One step: state and name, how long it took, why it failed, and what it is."""
+    if not held and row.status in ("running", "waiting"):
+        return (
+            piece(f"{RESUMABLE_GLYPH} ", "warn"),
+            piece(f"{row.step_id:<{width}} "),
+            piece(f"{'interrupted':<11} ", "warn"),
+            piece(row.block_type, "dim"),
+        )
     role: Role = "warn" if row.accepted else _STEP_ROLES.get(row.status, "plain")
     notes = [took(row.started_at, row.completed_at)] if row.completed_at else []
     if row.attempt > 1:
@@ -199,7 +206,7 @@ def _quiet_lanes(state: RunState) -> list[Row]:
         (
             piece(f"{name:<10}", "dim"),
             piece(f"{'closed' if ended else 'no gauge yet':<14}", "dim"),
-            piece(f"{state.attempts.get(lane, 0)} attempts"),
+            piece(f"attempts {state.attempts.get(lane, 0)}"),
         )
         for lane, name in _LANE_NAMES.items()
     ]

@@ -122,13 +122,21 @@ class LinesPanel(ScrollView, can_focus=True):
         return self._items[self.cursor] if self.cursor < len(self._items) else None
 
     def _resize_content(self) -> None:
-        """Only what is in view is measured."""
-        top, height = self.scroll_offset.y, max(1, self.size.height)
-        seen = self._items[max(0, top) : top + height]
-        width = max((sum(cell_len(text) for text, _ in self._draw(item)) for item in seen), default=0)
-        size = Size(width, len(self._items) + self._offset)
+        """Tell the scroll bars; the panel's own place on the screen stays, so no layout is asked for."""
+        size = Size(self.virtual_size.width, len(self._items) + self._offset)
         if size != self.virtual_size:
-            self.virtual_size = size
+            self._set_virtual(size)
+
+    def _set_virtual(self, size: Size) -> None:
+        self.set_reactive(LinesPanel.virtual_size, size)
+        self._scroll_update(size)
+
+    def _measure(self) -> None:
+        """How far the lines in view reach to the right. Only what is in view is measured."""
+        top, height = self.scroll_offset.y, max(1, self.size.height)
+        seen = self._items[top : top + height]
+        width = max((sum(cell_len(text) for text, _ in self._draw(item)) for item in seen), default=0)
+        self._set_virtual(Size(width, self.virtual_size.height))
 
     @property
     def _offset(self) -> int:
@@ -146,24 +154,27 @@ class LinesPanel(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         scroll_x, scroll_y = self.scroll_offset
-        width, base = self.size.width, self.rich_style
+        width, plain = self.size.width, self._role("plain")
         if not self._items:
             text = self._empty if y == 0 else ""
-            return Strip([Segment(text, base + self._role("dim"))]).crop_extend(0, width, base)
+            return Strip([Segment(text, self._role("dim"))]).crop_extend(0, width, plain)
         if y == 0 and self._offset and self._header is not None:
-            return self._strip(self._header, Style.null()).crop_extend(scroll_x, scroll_x + width, base)
+            return self._strip(self._header, None).crop_extend(scroll_x, scroll_x + width, plain)
         index = y + scroll_y - self._offset
         if not 0 <= index < len(self._items):
-            return Strip.blank(width, base)
-        highlight = Style.null()
+            return Strip.blank(width, plain)
+        highlight: str | None = None
         if self._selectable and index == self.cursor:
-            highlight = self._role("cursor" if self.has_focus else "cursor-off")
+            highlight = "cursor" if self.has_focus else "cursor-off"
         strip = self._marked(self._strip(self._draw(self._items[index]), highlight), index)
-        return strip.crop_extend(scroll_x, scroll_x + width, base + highlight).apply_offsets(scroll_x, index)
+        rest = plain + self._role(highlight) if highlight else plain
+        return strip.crop_extend(scroll_x, scroll_x + width, rest).apply_offsets(scroll_x, index)
 
-    def _strip(self, row: Row, highlight: Style) -> Strip:
-        base = self.rich_style
-        return Strip([Segment(text, base + self._role(role) + highlight) for text, role in row])
+    def _strip(self, row: Row, highlight: str | None) -> Strip:
+        if highlight is None:
+            return Strip([Segment(text, self._role(role)) for text, role in row])
+        over = self._role(highlight)
+        return Strip([Segment(text, self._role(role) + over) for text, role in row])
 
     def _marked(self, strip: Strip, index: int) -> Strip:
         """The strip with the operator's mouse selection, if it covers this line."""
@@ -187,17 +198,25 @@ class LinesPanel(ScrollView, can_focus=True):
         self._styles_by_role.clear()
         super().notify_style_update()
 
+    def watch_has_focus(self, has_focus: bool) -> None:
+        self._styles_by_role.clear()
+        super().watch_has_focus(has_focus)
+
     def _role(self, role: str) -> Style:
         """The Rich style of a role: translucent colours blended with what lies below, as Rich has no alpha."""
         found = self._styles_by_role.get(role)
         if found is None:
-            styles = self.get_component_styles(f"lines--{role}")
-            below = self.background_colors[1]
-            found = styles.text_style + Style.from_color((below + styles.color).rich_color)
-            if role.startswith("cursor"):
-                found += Style.from_color(None, (below + styles.background).rich_color)
-            self._styles_by_role[role] = found
+            found = self._styles_by_role[role] = self._look_up(role)
         return found
+
+    def _look_up(self, role: str) -> Style:
+        styles = self.get_component_styles(f"lines--{role}")
+        below = self.background_colors[1]
+        ground = Style.from_color(None, (below + styles.background).rich_color)
+        if role == "cursor-off":
+            return ground
+        text = styles.text_style + Style.from_color((below + styles.color).rich_color)
+        return text + ground if role == "cursor" else self.rich_style + text
 
     # -- moving -------------------------------------------------------------------------------------------------
 
@@ -216,7 +235,7 @@ class LinesPanel(ScrollView, can_focus=True):
             self.call_after_refresh(self._look_where)
 
     def action_side(self, step: int) -> None:
-        self._resize_content()
+        self._measure()
         self.scroll_relative(x=step, animate=False)
 
     def action_choose(self) -> None:

@@ -119,8 +119,14 @@ class DeckScreen(Screen[Any]):
         if active is None or active.enabled or active.node is not self:
             return
         event.stop()
-        reason = self.off(*_action(active.binding.action)) or "off just now"
-        self.notify(safe(reason), title=active.binding.description, severity="warning", markup=False)
+        self.explain(*_action(active.binding.action))
+
+    def explain(self, action: str, choice: str = "") -> bool:
+        """Say why an action is off; False when it is on."""
+        reason = self.off(action, choice)
+        if reason is not None:
+            self.notify(safe(reason), title=action, severity="warning", markup=False)
+        return reason is not None
 
 
 def _action(text: str) -> tuple[str, str]:

@@ -9,11 +9,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Input, Label, Static
+from textual.widgets import Input, Label, OptionList, Static
+from textual.widgets.option_list import Option
 
-from console.model.rows import Row
-from console.model.safe import SafeText
-from console.screens.base import block
+from console.model.home import question_details
+from console.model.rows import Row, piece
+from console.model.safe import SafeText, safe
+from console.screens.base import block, content
+from runtime.events.facts import Escalation
 
 
 class ConfirmScreen(ModalScreen[str | None]):
@@ -56,9 +59,61 @@ class DetailScreen(ModalScreen[None]):
         self._rows = rows
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll(classes="dialog"):
+        with VerticalScroll(classes="dialog wide"):
             yield Label(self._title, markup=False, classes="title")
-            yield Static(block(self._rows), markup=False)
+            yield Static(block(self._rows), markup=False, classes="text")
+            yield Label("j k scroll   esc close", markup=False, classes="keys")
+
+    def key_j(self) -> None:
+        self.query_one(VerticalScroll).scroll_down(animate=False)
+
+    def key_k(self) -> None:
+        self.query_one(VerticalScroll).scroll_up(animate=False)
 
     def action_close(self) -> None:
+        self.dismiss(None)
+
+
+class AnswerScreen(ModalScreen[tuple[str, str] | None]):
+    """A question in full, the answers it offers, and a note for the journal."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "Not now")]
+
+    def __init__(self, question: Escalation, about: SafeText, choice: str) -> None:
+        super().__init__()
+        self._question = question
+        self._about = about
+        self._choice = choice
+
+    def compose(self) -> ComposeResult:
+        question = self._question
+        with Vertical(classes="dialog"):
+            yield Label(safe(f"question from {question.step_id}"), markup=False, classes="title")
+            with VerticalScroll(id="asked"):
+                yield Static(block(question_details(question, self._about)), markup=False)
+            yield Input(placeholder="a note for the journal (optional)", id="note")
+            options = [Option(content((piece(choice),))) for choice in question.choices]
+            yield OptionList(*options, id="choices", markup=False)
+            yield Label("enter answer   tab note   esc not now", markup=False, classes="keys")
+
+    def on_mount(self) -> None:
+        choices = self.query_one("#choices", OptionList)
+        if self._choice in self._question.choices:
+            choices.highlighted = self._question.choices.index(self._choice)
+        choices.focus()
+
+    @on(OptionList.OptionSelected)
+    def _chosen(self, event: OptionList.OptionSelected) -> None:
+        self._answer(event.option_index)
+
+    @on(Input.Submitted)
+    def _noted(self) -> None:
+        highlighted = self.query_one("#choices", OptionList).highlighted
+        if highlighted is not None:
+            self._answer(highlighted)
+
+    def _answer(self, index: int) -> None:
+        self.dismiss((self._question.choices[index], self.query_one("#note", Input).value.strip()))
+
+    def action_back(self) -> None:
         self.dismiss(None)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen, Screen
+from textual.screen import ModalScreen
 from textual.widgets import Label, Static
 
 from console.model.rows import Row, piece
-from console.screens.base import block
+from console.screens.base import DeckScreen, block
 
 _GLOSSARY = (
     ("mission", "a graph of blocks with an envelope"),
@@ -33,6 +33,14 @@ _GLYPHS = (
     ("⊘", "cancelled", "warn"),
     ("○", "not started", "dim"),
 )
+_EVERYWHERE = (
+    ("j k g G", "move in a panel; G follows the newest"),
+    ("h l", "look left and right in a panel"),
+    ("enter", "open what the cursor is on"),
+    ("tab", "next panel"),
+    ("ctrl+p", "command palette"),
+    ("ctrl+c", "copy what is selected with the mouse"),
+)
 
 
 class HelpScreen(ModalScreen[None]):
@@ -40,7 +48,7 @@ class HelpScreen(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1", "close", "Close")]
 
-    def __init__(self, over: Screen[Any]) -> None:
+    def __init__(self, over: DeckScreen) -> None:
         super().__init__()
         self._over = over
 
@@ -50,7 +58,7 @@ class HelpScreen(ModalScreen[None]):
             yield Static(block(self._rows()), markup=False)
 
     def _rows(self) -> list[Row]:
-        rows: list[Row] = [(piece(getattr(self._over, "HELP", "")),), ()]
+        rows: list[Row] = [(piece(self._over.HELP),), ()]
         rows.extend(self._key_rows())
         rows.extend([(), (piece("glyphs", "accent"),)])
         rows.extend((piece(f"  {glyph}  ", role), piece(meaning)) for glyph, meaning, role in _GLYPHS)  # type: ignore[arg-type]
@@ -59,21 +67,25 @@ class HelpScreen(ModalScreen[None]):
         return rows
 
     def _key_rows(self) -> list[Row]:
-        """Keys of the screen and of the application; an action that is off now says so."""
+        """Keys of the screen and of the application; an action that is off now says why."""
         rows: list[Row] = [(piece("keys", "accent"),)]
         seen: set[str] = set()
         for active in self._over.active_bindings.values():
             binding = active.binding
-            if not binding.description or binding.action in seen or active.node not in (self._over, self.app):
+            listed = binding.id is not None and active.node in (self._over, self.app)
+            if not binding.description or binding.action in seen or not listed:
                 continue
             seen.add(binding.action)
-            key = binding.key_display or self.app.get_key_display(binding)
-            note = piece("" if active.enabled else "   off now", "dim")
-            rows.append(
-                (piece(f"  {key:<10}", "accent" if active.enabled else "dim"), piece(binding.description), note)
-            )
-        rows.append((piece(f"  {'j k g G':<10}", "accent"), piece("move in a panel")))
+            rows.append(self._key_row(binding, enabled=active.enabled))
+        rows.extend((piece(f"  {keys:<10}", "accent"), piece(meaning)) for keys, meaning in _EVERYWHERE)
         return rows
+
+    def _key_row(self, binding: Binding, *, enabled: bool) -> Row:
+        key = binding.key_display or self.app.get_key_display(binding)
+        name, _, rest = binding.action.partition("(")
+        reason = None if enabled else self._over.off(name, rest.rstrip(")").strip("'"))
+        note = piece(f"   off: {reason}" if reason else "", "dim")
+        return (piece(f"  {key:<10}", "accent" if enabled else "dim"), piece(binding.description), note)
 
     def action_close(self) -> None:
         self.dismiss(None)

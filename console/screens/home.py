@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from functools import partial
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
-from textual.widgets import DataTable, Input, Static
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Input, Static
 
-from console.model.home import mission_rows, preview_rows, run_cells
+from console.model.home import mission_rows, preview_rows, run_header, run_row
+from console.model.reasons import launch_reason, resume_reason
+from console.model.rows import Row, piece
 from console.panels.lines import LinesPanel
-from console.screens.base import DeckScreen, block, content
+from console.screens.base import DeckScreen
 from console.screens.launch import LaunchScreen
 from runtime.events.facts import RunSummary
 from runtime.host.api import MissionInfo
 
-_ROOMY: Final = 100
-_WIDE_COLUMNS: Final = (("run", 8), ("mission", 20), ("status", 34), ("steps", 7), ("time", 7), ("started", 11))
-_NARROW_COLUMNS: Final = (("run", 8), ("mission", 16), ("status", 26), ("steps", 5), ("time", 7))
+_SEARCH_FROM = 2  # characters from which the store is asked too
 
 
 class HomeScreen(DeckScreen):
@@ -28,11 +29,13 @@ class HomeScreen(DeckScreen):
     HELP = "Missions and runs. Select a mission and press n to launch it; enter on a run opens its dashboard."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "launch", "New run", id="mission.launch"),
-        Binding("enter", "open", "Open", id="home.open"),
         Binding("r", "resume", "Resume", id="run.resume"),
         Binding("slash", "filter", "Filter", key_display="/", id="home.filter"),
+        Binding("v", "app.violations", "Violations", id="home.violations"),
+        Binding("i", "app.approvals", "Inbox", id="home.approvals"),
         Binding("1", "panel('missions')", "Missions", show=False, id="home.missions"),
         Binding("2", "panel('runs')", "Runs", show=False, id="home.runs"),
+        Binding("3", "panel('side')", "Preview", show=False, id="home.preview"),
         Binding("ctrl+r", "reload", "Reload", show=False, id="home.reload"),
         Binding("escape", "clear_filter", "Clear filter", show=False, id="home.clear"),
     ]
@@ -40,108 +43,102 @@ class HomeScreen(DeckScreen):
     def __init__(self) -> None:
         super().__init__()
         self._missions: list[MissionInfo] = []
-        self._runs: list[RunSummary] = []
 
     def body(self) -> ComposeResult:
         yield Input(placeholder="filter missions and runs", id="filter", select_on_focus=False)
         with Horizontal(id="upper"):
-            yield LinesPanel(id="missions", selectable=True, empty="no missions found; `quarterdeck init` makes one")
-            with Vertical(id="side"):
+            yield LinesPanel(id="missions", selectable=True)
+            with VerticalScroll(id="side"):
                 yield Static("", id="preview", markup=False)
-        yield DataTable(id="runs", cursor_type="row", zebra_stripes=False)
+        yield LinesPanel(id="runs", selectable=True)
 
     def on_mount(self) -> None:
-        table = self.query_one("#runs", DataTable)
-        self.query_one("#missions", LinesPanel).border_title = "1 missions"
-        self.query_one("#side").border_title = "preview"
-        table.border_title = "2 runs"
-        self.query_one("#filter", Input).display = False
-        self.query_one("#missions", LinesPanel).focus()
+        self.query_one("#missions").border_title = "1 missions"
+        self.query_one("#side").border_title = "3 preview"
+        self.query_one("#filter").display = False
+        self.query_one("#missions").focus()
         super().on_mount()
 
     def on_resize(self) -> None:
-        """Columns follow the width; a narrow terminal leaves out when a run started."""
-        columns = _WIDE_COLUMNS if self.app.size.width >= _ROOMY else _NARROW_COLUMNS
-        table = self.query_one("#runs", DataTable)
-        if [str(column.value) for column in table.columns] != [label for label, _ in columns]:
-            table.clear(columns=True)
-            for label, width in columns:
-                table.add_column(label, width=width, key=label)
-            self._runs = []
-            self.redraw()
+        self.redraw()
 
     # -- drawing ------------------------------------------------------------------------------------------------
 
     def draw(self) -> None:
-        home = self.console_app.home
-        text = self.query_one("#filter", Input).value
+        home, text = self.console_app.home, self.query_one("#filter", Input).value
         self._missions = home.matching(text)
-        self.query_one("#missions", LinesPanel).show_rows(mission_rows(self._missions, home))
+        missions = mission_rows(self._missions, home)
+        found = dict(zip((item.path for item in self._missions), missions, strict=True))
+        self.query_one("#missions", LinesPanel).show(
+            self._missions,
+            lambda item: found.get(item.path, ()),
+            mark=(home.revision, text),
+            empty=self._empty("no missions found; `quarterdeck init` makes one", text),
+        )
         self._draw_preview()
-        self._draw_runs(home.recent(text))
+        self._draw_runs(text)
+
+    def _empty(self, nothing: str, text: str) -> str:
+        home = self.console_app.home
+        if home.loading:
+            return "reading …"
+        if home.problem is not None:
+            return "could not be read; ctrl+r tries again"
+        return f"nothing matches {text!r}; esc clears the filter" if text else nothing
 
     def _draw_preview(self) -> None:
-        mission = self.selected_mission()
-        rows = preview_rows(mission) if mission is not None else []
-        self.query_one("#preview", Static).update(block(rows))
+        mission, home = self.selected_mission(), self.console_app.home
+        rows: list[Row] = preview_rows(mission) if mission is not None else []
+        if home.problem is not None:
+            rows = [(piece(home.problem, "bad"),)]
+        self.put("#preview", rows, layout=True)
 
-    def _draw_runs(self, runs: list[RunSummary]) -> None:
-        """Touch only the cells that changed; rebuild when the list itself did."""
-        table = self.query_one("#runs", DataTable)
-        if not table.columns:
-            return
-        if [run.run_id for run in runs] != [run.run_id for run in self._runs]:
-            row = table.cursor_row
-            table.clear()
-            for run in runs:
-                table.add_row(*(content((cell,)) for cell in run_cells(run)[: len(table.columns)]), key=run.run_id)
-            table.move_cursor(row=min(row, max(0, len(runs) - 1)))
-        else:
-            for old, new in zip(self._runs, runs, strict=True):
-                if old != new:
-                    for column, cell in zip(table.columns, run_cells(new), strict=False):
-                        table.update_cell(new.run_id, column, content((cell,)))
-        self._runs = runs
+    def _draw_runs(self, text: str) -> None:
+        home, panel = self.console_app.home, self.query_one("#runs", LinesPanel)
+        runs = home.recent(text)
+        width = panel.scrollable_content_region.width or self.app.size.width - 4
+        more = "" if home.complete or home.loading else "+"
+        panel.border_title = f"2 runs  {len(runs)}{more}" if runs else "2 runs"
+        panel.show(
+            runs,
+            partial(run_row, width=width),
+            mark=(home.revision, text, width),
+            header=run_header(width),
+            empty=self._empty("no runs yet; n launches the selected mission", text),
+        )
 
     def selected_mission(self) -> MissionInfo | None:
-        index = self.query_one("#missions", LinesPanel).cursor
-        return self._missions[index] if index < len(self._missions) else None
+        item = self.query_one("#missions", LinesPanel).item
+        return item if isinstance(item, MissionInfo) else None
 
     def selected_run(self) -> RunSummary | None:
-        row = self.query_one("#runs", DataTable).cursor_row
-        return self._runs[row] if 0 <= row < len(self._runs) else None
+        item = self.query_one("#runs", LinesPanel).item
+        return item if isinstance(item, RunSummary) else None
 
     # -- actions ------------------------------------------------------------------------------------------------
 
+    def off_here(self, action: str, choice: str) -> str | None:
+        if action == "launch":
+            return launch_reason(self.selected_mission())
+        if action == "resume":
+            return resume_reason(self.selected_run())
+        return None
+
     def action_launch(self) -> None:
         mission = self.selected_mission()
-        if mission is None or not self.console_app.may_write():
-            return
-        if mission.problems:
-            self.notify("this mission does not load; the preview lists its problems", severity="warning", markup=False)
-            return
-        self.app.push_screen(LaunchScreen(mission))
-
-    async def action_open(self) -> None:
-        if self.query_one("#runs", DataTable).has_focus:
-            run = self.selected_run()
-            if run is not None:
-                await self.console_app.open_run(run.run_id)
-        else:
-            self.action_launch()
+        if mission is not None:
+            self.app.push_screen(LaunchScreen(mission))
 
     def action_resume(self) -> None:
         run = self.selected_run()
-        if run is None:
-            self.notify("select a run first (2 jumps to the runs)", severity="warning", markup=False)
-            return
-        self.console_app.intend(lambda: self.console_app.deck.resume(run.run_id, "resumed from the console"))
+        if run is not None:
+            self.console_app.intend(lambda: self.console_app.deck.resume(run.run_id, "resumed from the console"))
 
     def action_panel(self, name: str) -> None:
-        self.query_one(f"#{name}").focus()
+        self.set_focus(self.query_one(f"#{name}"))
 
-    async def action_reload(self) -> None:
-        await self.console_app._load()
+    def action_reload(self) -> None:
+        self.console_app.load()
 
     def action_filter(self) -> None:
         box = self.query_one("#filter", Input)
@@ -150,15 +147,17 @@ class HomeScreen(DeckScreen):
 
     def action_clear_filter(self) -> None:
         box = self.query_one("#filter", Input)
-        box.value = ""
-        box.display = False
-        self.query_one("#missions").focus()
-        self.redraw()
+        if box.display:
+            box.value = ""
+            box.display = False
+            self.query_one("#missions").focus()
 
     # -- messages -----------------------------------------------------------------------------------------------
 
     @on(Input.Changed, "#filter")
-    def _filter_changed(self) -> None:
+    def _filter_changed(self, event: Input.Changed) -> None:
+        if len(event.value) >= _SEARCH_FROM:
+            self.console_app.search_runs(event.value)
         self.redraw()
 
     @on(Input.Submitted, "#filter")
@@ -167,12 +166,20 @@ class HomeScreen(DeckScreen):
 
     @on(LinesPanel.Chosen, "#missions")
     def _mission_chosen(self) -> None:
-        self.action_launch()
+        if not self.explain("launch"):
+            self.action_launch()
 
     @on(LinesPanel.Moved, "#missions")
     def _mission_moved(self) -> None:
         self._draw_preview()
+        self._refresh_keys()
 
-    @on(DataTable.RowSelected, "#runs")
-    async def _run_chosen(self, event: DataTable.RowSelected) -> None:
-        await self.console_app.open_run(str(event.row_key.value))
+    @on(LinesPanel.Moved, "#runs")
+    def _run_moved(self, event: LinesPanel.Moved) -> None:
+        self._refresh_keys()
+        if event.last:
+            self.console_app.load_older()
+
+    @on(LinesPanel.Chosen, "#runs")
+    def _run_chosen(self, event: LinesPanel.Chosen) -> None:
+        self.console_app.open_run(event.item.run_id)

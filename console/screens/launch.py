@@ -9,6 +9,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Checkbox, Input, Label, Select
 
@@ -49,15 +50,14 @@ class LaunchScreen(ModalScreen[None]):
     def _field(self, item: InputInfo) -> Input | Checkbox | Select[Any]:
         name = f"input-{item.name}"
         if item.choices:
-            options = [(safe(choice), choice) for choice in item.choices]
+            options = [(Content(safe(choice)), choice) for choice in item.choices]
             if item.default is None:
                 return Select(options, id=name, prompt="choose")
             return Select(options, id=name, value=item.default, allow_blank=False)
         if item.type == "boolean":
-            return Checkbox(item.name, value=bool(item.default), id=name)
-        text = "" if item.default is None else str(item.default)
+            return Checkbox(Content(safe(item.name)), value=bool(item.default), id=name)
         kind = cast("Any", _KINDS.get(item.type, "text"))
-        return Input(text, id=name, type=kind, valid_empty=True)
+        return Input(_default_text(item), id=name, type=kind, valid_empty=True)
 
     def on_mount(self) -> None:
         fields = self.query("Input, Checkbox, Select")
@@ -65,7 +65,7 @@ class LaunchScreen(ModalScreen[None]):
             fields.first().focus()
 
     def _values(self) -> Mapping[str, Any]:
-        """What was filled in; empty fields are left to the mission's defaults."""
+        """What was filled in; empty and untouched fields are left to the mission's defaults."""
         values: dict[str, Any] = {}
         for item in self._mission.inputs:
             field = self.query_one(f"#input-{item.name}")
@@ -74,7 +74,7 @@ class LaunchScreen(ModalScreen[None]):
             elif isinstance(field, Select):
                 if not field.is_blank():
                     values[item.name] = field.value
-            elif isinstance(field, Input) and field.value != "":
+            elif isinstance(field, Input) and field.value not in ("", _default_text(item)):
                 values[item.name] = field.value
         return values
 
@@ -92,7 +92,7 @@ class LaunchScreen(ModalScreen[None]):
     def action_start(self) -> None:
         if not self._starting:
             self._starting = True
-            self.run_worker(self._start(), exclusive=True, group="launch", exit_on_error=False)
+            self.run_worker(self._start, exclusive=True, group="launch", exit_on_error=False)
 
     async def _start(self) -> None:
         from console.app import ConsoleApp
@@ -113,5 +113,11 @@ class LaunchScreen(ModalScreen[None]):
             problem.update(safe(f"refused: {run.code} {run.message or ''}"))
             self._starting = False
             return
+        # The run is opened by the application: this screen's workers end with it.
+        app.open_run(run.run_id)
         self.dismiss(None)
-        await app.open_run(run.run_id)
+
+
+def _default_text(item: InputInfo) -> str:
+    """A default as the field shows it: an input field draws its text as it is, so it must be safe."""
+    return "" if item.default is None else safe(item.default)

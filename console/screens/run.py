@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 from textual import on
@@ -11,12 +12,13 @@ from textual.containers import Grid
 from textual.widgets import Static
 
 from console.model import rows
-from console.model.fold import RunState
+from console.model.fold import JournalRow, RunState, StepRow
+from console.model.reasons import run_reason
 from console.model.safe import safe
 from console.panels.lines import LinesPanel
-from console.screens.base import DeckScreen, block, content
+from console.screens.base import DeckScreen
 from console.screens.dialogs import ConfirmScreen, DetailScreen
-from runtime.events.facts import Escalation
+from runtime.events.facts import Violation
 
 _PANELS = ("lanes", "steps", "journal", "violations", "log")
 
@@ -26,25 +28,28 @@ class RunScreen(DeckScreen):
 
     HELP = "One run. The journal panel's title is the verdict of the last hash-chain check; V checks again now."
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p", "pause", "Pause/resume", id="run.pause"),
+        Binding("p", "pause", "Pause", id="run.pause"),
         Binding("x", "cancel", "Cancel", id="run.cancel"),
         Binding("X", "terminate", "Terminate", id="run.terminate"),
-        Binding("a", "answer('approved')", "Approve", id="question.approve"),
-        Binding("R", "answer('rejected')", "Reject", id="question.reject"),
         Binding("r", "resume", "Resume", show=False, id="run.resume"),
+        Binding("a", "answer('approved')", "Approve", show=False, id="question.approve"),
+        Binding("R", "answer('rejected')", "Reject …", show=False, id="question.reject"),
         Binding("V", "verify", "Verify", id="run.verify"),
-        Binding("slash", "violations", "All violations", key_display="/", show=False, id="run.violations"),
-        *(Binding(str(index), f"panel('{name}')", name, show=False) for index, name in enumerate(_PANELS, 1)),
+        Binding("f", "full", "Full", id="run.full"),
+        *(
+            Binding(str(index), f"panel('{name}')", f"Panel {name}", show=False, id=f"run.{name}")
+            for index, name in enumerate(_PANELS, 1)
+        ),
         Binding("escape,q", "back", "Back", id="run.back"),
     ]
 
     def body(self) -> ComposeResult:
         yield Static("", id="headline", markup=False)
-        yield Static("", id="question", markup=False)
+        yield Static("", id="notice", markup=False)
         with Grid(id="panels"):
             yield Static("", id="lanes", markup=False)
-            yield LinesPanel(id="steps", empty="no steps")
-            yield LinesPanel(id="journal", empty="no entries yet", follow=True)
+            yield LinesPanel(id="steps", empty="this run has no plan: it ended before one was frozen", selectable=True)
+            yield LinesPanel(id="journal", empty="no entries yet", follow=True, selectable=True)
             yield LinesPanel(id="violations", empty="nothing refused", selectable=True)
             yield LinesPanel(id="log", empty="no output yet", follow=True)
 
@@ -54,6 +59,9 @@ class RunScreen(DeckScreen):
         self.query_one("#lanes").can_focus = True
         self.query_one("#journal").focus()
         super().on_mount()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.redraw)
 
     @property
     def state(self) -> RunState | None:
@@ -65,55 +73,60 @@ class RunScreen(DeckScreen):
         state = self.state
         if state is None:
             return
-        self.query_one("#headline", Static).update(content(rows.headline(state.run)))
-        self._draw_question(state.questions)
-        lanes = self.query_one("#lanes", Static)
-        width = lanes.content_size.width
-        lanes.update(block([rows.turn_row(state, width), *rows.lane_rows(state, width)]))
-        self.query_one("#steps", LinesPanel).show_rows(rows.step_rows(state))
-        journal = self.query_one("#journal", LinesPanel)
-        title, role = rows.journal_title(state)
-        journal.border_title = f"3 journal  {title}"
-        journal.set_class(role == "bad", "-broken")
-        journal.set_class(role == "good", "-good")
-        journal.show_rows(rows.journal_rows(state))
-        violations = self.query_one("#violations", LinesPanel)
+        self.put("#headline", [rows.headline(state.run, self.console_app.elapsed_ms())])
+        self._draw_notice(state)
+        width = self.query_one("#lanes").content_size.width
+        self.put("#lanes", [rows.turn_row(state, width), *rows.lane_rows(state, width)])
+        steps = state.step_rows()
+        held = not state.run.resumable
+        draw = partial(rows.step_row, width=rows.step_width(steps), held=held)
+        self._panel("steps").show(steps, draw, mark=(state.marks["steps"], held))
+        self._draw_journal(state)
+        violations = self._panel("violations")
         violations.border_title = f"4 violations  {state.violation_count}"
         violations.set_class(bool(state.violation_count), "-some")
-        violations.show_rows(rows.violation_rows(state.violations))
-        log = self.query_one("#log", LinesPanel)
+        base = state.violation_count - len(state.violations)
+        violations.show(tuple(state.violations), rows.violation_row, mark=state.marks["violations"], base=base)
+        self._draw_log(state)
+
+    def _draw_notice(self, state: RunState) -> None:
+        row = rows.notice_row(state)
+        bar = self.query_one("#notice", Static)
+        bar.display = bool(row)
+        bar.set_class(bool(state.waiting) or state.run.resumable, "-asks")
+        self.put("#notice", [row], layout=True)
+
+    def _draw_journal(self, state: RunState) -> None:
+        journal = self._panel("journal")
+        verdict, role = rows.journal_title(state)
+        journal.border_title = f"3 journal  {verdict}"
+        journal.border_subtitle = "".join(text for text, _ in rows.progress_row(state))
+        journal.set_class(role == "bad", "-broken")
+        journal.set_class(role == "good", "-good")
+        width = journal.content_size.width
+        look = rows.JournalLook.of(state.verification, width)
+        first = state.journal[0].seq if state.journal else 0
+        journal.show(tuple(state.journal), look.row, mark=(state.marks["journal"], width), base=first)
+
+    def _draw_log(self, state: RunState) -> None:
+        log = self._panel("log")
         log.border_title = f"5 log  {state.log_dropped} lines dropped" if state.log_dropped else "5 log"
-        log.show_rows(rows.log_rows(state.log))
-        self.refresh_bindings()
+        ended = state.run.status.terminal or state.run.resumable
+        log.show(
+            tuple(state.log),
+            rows.log_row,
+            mark=state.marks["log"],
+            base=state.log_total - len(state.log),
+            empty="its steps printed nothing" if ended else "no output yet",
+        )
 
-    def _draw_question(self, questions: tuple[Escalation, ...]) -> None:
-        bar = self.query_one("#question", Static)
-        waiting = [item for item in questions if item.blocking]
-        bar.display = bool(waiting)
-        if waiting:
-            item = waiting[0]
-            more = f"  (+{len(waiting) - 1} more)" if len(waiting) > 1 else ""
-            row = (
-                rows.piece("◐ ", "warn"),
-                rows.piece(item.reason),
-                rows.piece(f"   {item.step_id}  subject {item.subject_digest[7:15]}…{more}   ", "dim"),
-                rows.piece("a approve   R reject", "accent"),
-            )
-            bar.update(content(row))
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keys that make no sense now are shown disabled, not hidden."""
-        state = self.state
-        if state is None:
-            return True
-        ended = state.run.status.terminal
-        if action in ("cancel", "terminate", "pause") and (ended or state.run.resumable):
-            return None
-        if action == "answer" and not any(item.blocking for item in state.questions):
-            return None
-        return True
+    def _panel(self, name: str) -> LinesPanel:
+        return self.query_one(f"#{name}", LinesPanel)
 
     # -- actions ------------------------------------------------------------------------------------------------
+
+    def off_here(self, action: str, choice: str) -> str | None:
+        return run_reason(action, choice, self.state)
 
     def action_cancel(self) -> None:
         self._control("cancel")
@@ -134,7 +147,7 @@ class RunScreen(DeckScreen):
 
     def action_terminate(self) -> None:
         state = self.state
-        if state is None or not self.console_app.may_write():
+        if state is None:
             return
         run_id = state.run.run_id
 
@@ -145,17 +158,21 @@ class RunScreen(DeckScreen):
         self.app.push_screen(ConfirmScreen(run_id[:8], "Kill this run and keep what it has done?"), confirmed)
 
     def action_answer(self, resolution: str) -> None:
-        waiting = [item for item in self.state.questions if item.blocking] if self.state is not None else []
-        if waiting:
-            self.console_app.answer(waiting[0].escalation_id, resolution, "answered in the console")
+        """Approving is one key; rejecting ends the run, so it asks for a reason first."""
+        waiting = self.state.waiting if self.state is not None else ()
+        if waiting and resolution == "approved":
+            self.console_app.answer(waiting[0].escalation_id, resolution)
+        elif waiting:
+            self.console_app.ask(waiting[0], resolution)
 
     def action_verify(self) -> None:
-        self.run_worker(self._verify(), exclusive=True, group="verify", exit_on_error=False)
+        self.run_worker(self._verify, exclusive=True, group="verify", exit_on_error=False)
 
     async def _verify(self) -> None:
         state = self.state
         if state is None:
             return
+        self._panel("journal").border_title = "3 journal  checking …"
 
         async def check() -> None:
             state.verification = await self.console_app.deck.verify(state.run.run_id)
@@ -163,40 +180,56 @@ class RunScreen(DeckScreen):
             self.notify(title, severity="error" if role == "bad" else "information", markup=False)
 
         await self.console_app.guarded(check)
-        self.redraw()
+        state.touch("journal")
 
     def action_panel(self, name: str) -> None:
-        self.query_one(f"#{name}").focus()
+        if self.maximized is not None:
+            self.minimize()
+        self.set_focus(self.query_one(f"#{name}"))
 
-    def action_violations(self) -> None:
-        self.query_one("#violations").focus()
+    def action_full(self) -> None:
+        """The focused panel alone, and back."""
+        if self.maximized is not None:
+            self.minimize()
+        elif isinstance(self.focused, LinesPanel):
+            self.maximize(self.focused, container=False)
 
     def action_back(self) -> None:
-        self.app.pop_screen()
+        if self.maximized is not None:
+            self.minimize()
+        else:
+            self.app.pop_screen()
+
+    # -- one thing in full --------------------------------------------------------------------------------------
 
     @on(LinesPanel.Chosen, "#violations")
     def _violation_chosen(self, event: LinesPanel.Chosen) -> None:
+        item: Violation = event.item
+        self.app.push_screen(DetailScreen(safe(item.code), rows.violation_details(item)))
+
+    @on(LinesPanel.Chosen, "#steps")
+    def _step_chosen(self, event: LinesPanel.Chosen) -> None:
+        item: StepRow = event.item
+        self.app.push_screen(DetailScreen(safe(f"step {item.step_id}"), rows.step_details(item)))
+
+    @on(LinesPanel.Chosen, "#journal")
+    def _entry_chosen(self, event: LinesPanel.Chosen) -> None:
+        """The open question is what enter means while one waits; else the entry as the journal has it."""
+        waiting = self.state.waiting if self.state is not None else ()
+        if waiting and self.off("answer") is None:
+            self.console_app.ask(waiting[0])
+        else:
+            self.run_worker(partial(self._show_entry, event.item), group="entry", exclusive=True, exit_on_error=False)
+
+    async def _show_entry(self, row: JournalRow) -> None:
         state = self.state
-        if state is None or event.index >= len(state.violations):
+        if state is None:
             return
-        item = state.violations[event.index]
-        self.app.push_screen(
-            DetailScreen(
-                safe(item.code),
-                [
-                    (rows.piece(item.reason),),
-                    (),
-                    *(
-                        (rows.piece(f"{label:<10}", "dim"), rows.piece(value))
-                        for label, value in (
-                            ("step", item.step_id),
-                            ("operation", item.operation_id),
-                            ("path", item.path or "–"),
-                            ("check", item.check or "–"),
-                            ("entry", f"#{item.seq:04d} {item.at}"),
-                            ("expected", "yes, the mission accepts this code" if item.accepted else "no"),
-                        )
-                    ),
-                ],
-            )
-        )
+
+        async def show() -> None:
+            found = await self.console_app.deck.entries(state.run.run_id, after=row.seq - 1, limit=1)
+            unreadable: rows.Row = (rows.piece("it cannot be read", "bad"),)
+            details = rows.entry_details(found[0]) if found else [unreadable]
+            self.app.push_screen(DetailScreen(safe(f"entry #{row.seq:04d} {row.kind}"), details))
+
+        await self.console_app.guarded(show)

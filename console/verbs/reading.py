@@ -226,6 +226,8 @@ async def verify(options: argparse.Namespace) -> int:
     async with deck_for(options, writing=False) as deck:
         run_id = await _run_id(deck, options.selector)
         verdict = await deck.verify(run_id)
+        if verdict.entries == 0:
+            await deck.find(options.selector)  # says that there is no such run, when there is none
     if options.json:
         print_json(verdict)
     else:

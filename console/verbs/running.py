@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from console.assets import mission_folders
-from console.model.words import STATUS_WORDS, glyph, status_glyph
+from console.model.words import STATUS_WORDS, glyph, status_glyph, status_word
 from console.verbs.output import duration, plain, print_json, print_outputs, say
 from runtime.events.facts import (
     EntryAppended,
@@ -60,21 +60,29 @@ async def run(options: argparse.Namespace) -> int:
         feed = deck.subscribe()
         try:
             summary = await deck.launch(intent)
-            return await _attend(deck, feed, summary, options)
+            code = await _attend(deck, feed, summary, options)
+            await _stay(deck)
+            return code
         finally:
             feed.close()
 
 
 async def resume(options: argparse.Namespace) -> int:
-    """``quarterdeck resume RUN``: continue a paused run in its holder, or repair a crashed one here and see it end."""
+    """``quarterdeck resume RUN``: continue a paused run in its holder, or repair a crashed one here and see it end.
+
+    Whether a repaired run may ask is up to this face: where nobody can answer, it must not wait for ever.
+    """
+    attended = not options.no_input and (options.await_approval or sys.stdin.isatty())
     async with deck_for(options, writing=True) as deck:
         feed = deck.subscribe()
         try:
             summary = await deck.find(options.selector)
-            ack = await deck.resume(summary.run_id, options.reason)
+            ack = await deck.resume(summary.run_id, options.reason, unattended=not attended)
             if not ack.done or not summary.resumable:
                 return _acknowledge(ack, options)
-            return await _attend(deck, feed, await deck.find(summary.run_id), options)
+            code = await _attend(deck, feed, await deck.find(summary.run_id), options)
+            await _stay(deck)
+            return code
         finally:
             feed.close()
 
@@ -89,6 +97,12 @@ async def terminate(options: argparse.Namespace) -> int:
 
 async def pause(options: argparse.Namespace) -> int:
     return await _control("pause", options)
+
+
+async def unlatch(options: argparse.Namespace) -> int:
+    """``quarterdeck unlatch PATH --reason TEXT``: let missions work again in a tree where an undo went wrong."""
+    async with deck_for(options, writing=True) as deck:
+        return _acknowledge(await deck.unlatch(_absolute(options.path), options.reason), options)
 
 
 async def approve(options: argparse.Namespace) -> int:
@@ -153,6 +167,18 @@ async def _attend(deck: Deck, feed: Subscription, summary: RunSummary, options: 
         if signal.SIGTERM in signals and summary.status is RunStatus.CANCELLED:
             return _conclude(summary, Exit.TERMINATED, options)
     return _conclude(summary, summary.exit_code if summary.exit_code is not None else Exit.FAILED, options)
+
+
+async def _stay(deck: Deck) -> None:
+    """Runs other terminals attached live in this process: leaving now would cut them short."""
+    others = asyncio.create_task(deck.drained())
+    try:
+        await asyncio.wait({others}, timeout=_TICK)
+        if not others.done():
+            say("staying until the runs of other terminals end; Ctrl-C leaves them resumable")
+        await others
+    finally:
+        others.cancel()
 
 
 @asynccontextmanager
@@ -258,7 +284,10 @@ def _conclude(summary: RunSummary, exit_code: int, options: argparse.Namespace) 
     if options.json:
         print_json({"event": "done", **done_record(summary), "exit_code": int(exit_code)})
     else:
-        ending = f"{status_glyph(summary.status)} {STATUS_WORDS[summary.status]} in {duration(summary.duration_ms)}"
+        state = f"{status_glyph(summary.status, resumable=summary.resumable)} " + status_word(
+            summary.status, resumable=summary.resumable
+        )
+        ending = f"{state} in {duration(summary.duration_ms)}"
         why = f"  {summary.code or summary.reason}" if summary.code or summary.reason else ""
         say(f"{ending}{why}")
         if summary.message:
@@ -272,6 +301,7 @@ def done_record(summary: RunSummary) -> dict[str, Any]:
     return {
         "run_id": summary.run_id,
         "status": plain(summary.status),
+        "resumable": summary.resumable,
         "reason": summary.reason,
         "code": summary.code,
         "message": summary.message,

@@ -12,11 +12,12 @@ from typing import Any
 
 from runtime.blocks.effects import SideEffects, worst
 from runtime.blocks.errors import BlockRuntimeError, BlockValidationError
+from runtime.blocks.projection import project
 from runtime.blocks.running import NodeCall
 from runtime.blocks.values import BlockValue
 from runtime.execution.pause import PauseGate
 from runtime.execution.questions import Questions
-from runtime.kernel.errors import Halted, ModelError
+from runtime.kernel.errors import Halted, JournalError, ModelError, StorageError
 from runtime.kernel.ids import operation_id
 from runtime.kernel.model import (
     CompensationType,
@@ -43,14 +44,13 @@ class Undo:
 
     def __init__(self, executor: OperationExecutor) -> None:
         self._executor = executor
-        self._receipts: dict[AttemptKey, list[tuple[int, OperationReceipt]]] = {}
+        self._receipts: dict[AttemptKey, dict[str, tuple[int, OperationReceipt]]] = {}
         self._noted = 0
 
-    def note(self, key: AttemptKey, result: OperationResult) -> None:
-        """Remember the receipt of one operation."""
-        if result.receipt is not None:
-            self._noted += 1
-            self._receipts.setdefault(key, []).append((self._noted, result.receipt))
+    def note(self, key: AttemptKey, receipt: OperationReceipt) -> None:
+        """Remember what one operation did; a receipt that is handed out again counts once."""
+        self._noted += 1
+        self._receipts.setdefault(key, {}).setdefault(receipt.receipt_hash, (self._noted, receipt))
 
     async def attempt(self, call: NodeCall, key: AttemptKey) -> SideEffects:
         """Compensate the attempt's successful writes, last to first, and say which class remains.
@@ -72,7 +72,7 @@ class Undo:
         keys = [
             item for item in self._receipts if item == key or (call.block.is_workflow and item[0].startswith(inside))
         ]
-        found = [numbered for item in keys for numbered in self._receipts.pop(item)]
+        found = [numbered for item in keys for numbered in self._receipts.pop(item).values()]
         return [receipt for _, receipt in sorted(found, key=lambda numbered: numbered[0])]
 
 
@@ -136,7 +136,10 @@ class AttemptWorld:
             )
         except InvalidCompensation as error:
             raise BlockValidationError(block_code(error.code), error.message) from error
-        self._undo.note(self._key, result)
+        except StorageError as error:
+            raise Halted(error.code, error.message) from error
+        if result.receipt is not None:
+            self._undo.note(self._key, result.receipt)
         return result
 
     def _operation(
@@ -169,13 +172,16 @@ class AttemptWorld:
         path, tick, visit, attempt = self._key
         index = f"ask{self._asked}"
         self._asked += 1
-        reply = await self._questions.ask(
-            question_id=operation_id(path, index, tick=tick, visit=visit, attempt=attempt),
-            step_id=path,
-            prompt=prompt,
-            choices=tuple(choices) or ("approved", "rejected"),
-            subject=None if subject is None else subject.to_json(),
-        )
+        try:
+            reply = await self._questions.ask(
+                question_id=operation_id(path, index, tick=tick, visit=visit, attempt=attempt),
+                step_id=path,
+                prompt=prompt,
+                choices=tuple(choices) or ("approved", "rejected"),
+                subject=None if subject is None else project(subject)[0],
+            )
+        except (JournalError, StorageError) as error:
+            raise Halted(error.code, error.message) from error
         if reply.resolution == "rejected":
             note = f": {reply.notes}" if reply.notes else ""
             raise BlockRuntimeError(

@@ -28,16 +28,20 @@ from runtime.execution.pool import ExecutionPool, Task
 from runtime.execution.questions import Questions
 from runtime.flow.lanes import LaneItem
 from runtime.flow.loop import LaneLoop
-from runtime.kernel.errors import Halted
-from runtime.kernel.model import Envelope, ExecutionContext
+from runtime.kernel.errors import Halted, JournalError, StorageError
+from runtime.kernel.model import Envelope, ExecutionContext, thawed
 from runtime.kernel.outcomes import block_code, operation_code
 from runtime.kernel.ports import ArtifactStore
-from runtime.orchestration.journal_history import FinishedStep, History
+from runtime.orchestration.journal_history import FinishedStep, History, step_of_operation
 from runtime.orchestration.mission_journal import MissionJournal
 from runtime.orchestration.operations import OperationExecutor
 
+#: The fence's reason when the process goes and the run stays resumable (ruling R35).
+LEAVING: Final = "session_end"
 #: A node visit without its own timeout ends after this many seconds (ruling R32).
 NODE_SECONDS: Final = 1800.0
+
+HUMAN: Final = "human"
 
 OnOutput = Callable[[str, str, str], None]
 
@@ -69,11 +73,22 @@ class TurnRunner:
     def __init__(self, services: TurnServices) -> None:
         self._services = services
         self._undo = Undo(services.executor)
+        if services.history is not None:
+            # Attempts answered from the journal left their writes in this life's world.
+            for receipt in services.journal.operations.successful_writes():
+                self._undo.note(step_of_operation(receipt.step_id, receipt.operation_id), receipt)
 
     async def attempt(self, call: NodeCall) -> Response:
         """Answer from the journal, or wait for lane and slot and execute."""
+        try:
+            return await self._attempt(call)
+        except (JournalError, StorageError) as error:
+            # History that cannot be written is no failure of the block, to be retried or handled (ruling R17).
+            raise Halted(error.code, error.message) from error
+
+    async def _attempt(self, call: NodeCall) -> Response:
         if isinstance(call.block, Workflow):
-            return await self._recorded(call, call.execute(runner=self))
+            return await self._recorded(call, lambda: call.execute(runner=self))
         known = self._finished(call)
         if known is not None:
             return await self._answer(call, known)
@@ -84,6 +99,9 @@ class TurnRunner:
         )
         async with services.loop.slot(item):
             await services.gate.passed()
+            if _step_type(call) == HUMAN:
+                # Waiting for a person takes no worker: eight open questions must not stop every other run.
+                return await self._execute(call)
             return await services.pool.submit(Task(id=call.node_path, run=lambda: self._execute(call), wait=True))
 
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
@@ -108,21 +126,27 @@ class TurnRunner:
             on_output=services.on_output,
         )
         try:
-            return await self._recorded(call, call.execute(runner=self, host=world))
+            return await self._recorded(call, lambda: call.execute(runner=self, host=world))
         finally:
             scope.close()
 
-    async def _recorded(self, call: NodeCall, work: Awaitable[Response]) -> Response:
+    async def _recorded(self, call: NodeCall, work: Callable[[], Awaitable[Response]]) -> Response:
         """Journal the start and the end of an attempt around ``work``; a fenced result is never accepted."""
         self._start(call)
         try:
-            response = await work
+            response = await work()
             self._pass_fence(call)
         except (Halted, asyncio.CancelledError):
-            self._finish(call, "cancelled", {}, None, "the run was stopped")
+            if not self._leaving():
+                self._finish(call, "cancelled", {}, None, "the run was stopped")
             raise
         self._record_end(call, response)
         return response
+
+    def _leaving(self) -> bool:
+        """Does the process go and the run stay? Then the attempt stays open, as after a crash, and is resumed."""
+        fence = self._services.scope.fence_in_force
+        return fence is not None and fence.reason == LEAVING
 
     def _pass_fence(self, call: NodeCall) -> None:
         """Offer the result to egress; a late one is journalled as such and never accepted (turn runtime §3.20).
@@ -211,7 +235,8 @@ class TurnRunner:
         return recorded_response(call.request, code=known.code, message=known.record.error_message or "", output=output)
 
     async def _restored(self, projected: Any) -> BlockValue:
-        return await restore(projected, self._services.artifacts.get)
+        # Journal entries are read-only views; a value is rebuilt from plain JSON.
+        return await restore(thawed(projected), self._services.artifacts.get)
 
 
 def _key(call: NodeCall) -> tuple[str, int, int, int]:
@@ -227,7 +252,7 @@ def _step_type(call: NodeCall) -> str:
     if isinstance(call.block, Workflow):
         return "mission"
     type_id = call.block.spec.type_id
-    return "human" if type_id == "approval" else type_id
+    return HUMAN if type_id == "approval" else type_id
 
 
 def _accepts(accept: Sequence[str], code: str | None) -> bool:

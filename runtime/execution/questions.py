@@ -1,7 +1,8 @@
 """Asking a human: blocking escalations of one run, journalled when asked and when answered (ruling R8).
 
-A question is bound to the digest of its subject. After a crash an answer with the same digest is reused; a different
-subject is asked again. A run without a human ends here with ``approval.missing`` instead of waiting.
+A question is bound to its place in the run and to the digest of its subject. After a crash an answer to the same
+question about the same subject is reused; a different subject, or another visit of a loop, is asked again. A run
+without a human ends here with ``approval.missing`` instead of waiting.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from runtime.kernel.canonical import digest
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import Refused
 
+#: What became of a question whose asker has gone.
+WITHDRAWN: Final = "withdrawn"
 MAX_OPEN: Final = 256  # questions of one run waiting at once; a run that asks more is refused
 
 
@@ -36,7 +39,11 @@ class Reply:
 
 
 class Questions:
-    """The open questions of one run. ``changed`` is told of every question asked and answered."""
+    """The open questions of one run. ``changed`` is told of every question asked and answered.
+
+    ``answered`` are the answers of before a crash, by escalation id and subject digest. ``leaving`` says that the
+    process goes and the run stays: its questions then stay open for whoever resumes it.
+    """
 
     def __init__(
         self,
@@ -45,8 +52,9 @@ class Questions:
         journal: Journal,
         clock: Clock,
         unattended: bool,
-        answered: Mapping[str, Reply],
+        answered: Mapping[tuple[str, str], Reply],
         changed: Callable[[Escalation], None],
+        leaving: Callable[[], bool] = lambda: False,
     ) -> None:
         self._run_id = run_id
         self._journal = journal
@@ -54,10 +62,12 @@ class Questions:
         self._unattended = unattended
         self._answered = dict(answered)
         self._changed = changed
+        self._leaving = leaving
         self._open: dict[str, tuple[Escalation, asyncio.Future[Reply]]] = {}
 
     @property
     def open(self) -> tuple[Escalation, ...]:
+        """What still needs an answer, oldest first."""
         return tuple(item for item, _ in self._open.values())
 
     async def ask(
@@ -75,7 +85,8 @@ class Questions:
         Raises `BlockRuntimeError` ``approval.missing`` when nobody can answer.
         """
         subject_digest = digest({"schema": "question/1", "step": step_id, "prompt": prompt, "subject": subject})
-        known = self._answered.get(subject_digest)
+        escalation_id = f"{self._run_id}/{question_id}"
+        known = self._answered.get((escalation_id, subject_digest))
         if known is not None:
             return known
         if self._unattended:
@@ -89,7 +100,7 @@ class Questions:
                 "approval.missing", f"more than {MAX_OPEN} questions are open", retry_disposition="never"
             )
         escalation = Escalation(
-            escalation_id=f"{self._run_id}/{question_id}",
+            escalation_id=escalation_id,
             run_id=self._run_id,
             step_id=step_id,
             reason=prompt,
@@ -119,20 +130,17 @@ class Questions:
         try:
             return await future
         finally:
-            if self._open.pop(escalation.escalation_id, None) is not None and not future.done():
-                self._withdraw(escalation)
-
-    def _withdraw(self, escalation: Escalation) -> None:
-        """The attempt that asked is gone: the inbox must not show its question any longer."""
-        self._changed(_resolved(escalation, "withdrawn", "runtime", "", self._clock))
+            # An answer takes the question off the list itself; if it is still there, the attempt that asked is gone.
+            if self._open.pop(escalation.escalation_id, None) is not None and not self._leaving():
+                self._changed(_resolved(escalation, WITHDRAWN, "runtime", "", self._clock))
 
     async def answer(self, escalation_id: str, *, resolution: str, by: str, notes: str) -> None:
-        """Record an answer durably, then let the asker continue.
+        """Record an answer durably, then let the asker continue. The first answer counts.
 
         Raises `Refused`: ``APPROVAL_UNKNOWN`` when it is not open, ``APPROVAL_CHOICE`` for an answer not offered.
         """
         found = self._open.get(escalation_id)
-        if found is None:
+        if found is None or found[1].done():
             raise Refused("APPROVAL_UNKNOWN", f"question {escalation_id} is not open", hint="it may have been answered")
         escalation, future = found
         if resolution not in escalation.choices:
@@ -147,8 +155,8 @@ class Questions:
             resolved_by=by,
             notes=notes,
         )
+        del self._open[escalation_id]
         reply = Reply(resolution=resolution, by=by, notes=notes)
-        self._answered[escalation.subject_digest] = reply
         self._changed(_resolved(escalation, resolution, by, notes, self._clock))
         await appended.durable
         if not future.done():

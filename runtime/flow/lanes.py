@@ -25,7 +25,6 @@ NOTICE_EVERY: Final = 256
 REASON_HIGH: Final = "lane_queue_high_watermark"
 REASON_PRESSURE: Final = "backpressure_asserted"
 REASON_FULL: Final = "lane_queue_capacity_exceeded"
-REASON_OVERFLOW: Final = "control_lane_overflow"
 REASON_DROP: Final = "telemetry_best_effort_drop"
 
 

@@ -20,6 +20,7 @@ from runtime.governance.roles import Capability, capabilities, check_capability,
 from runtime.governance.self_mod_protection import SelfModProtector
 from runtime.kernel import globs
 from runtime.kernel.errors import ContractError
+from runtime.kernel.ids import KILL_SWITCH_FILE
 from runtime.kernel.model import (
     Access,
     Envelope,
@@ -35,17 +36,14 @@ __all__ = ["EnvelopeEnforcer", "EnvelopeViolation", "PathTicket", "normalise_req
 #: Limits of operations spec §15.
 MAX_PATHS: Final = 256
 MAX_OPERATION_BYTES: Final = 16 * 1024 * 1024
-#: A plan whose price nobody knows says so with a negative reservation.
-PRICE_UNKNOWN: Final = -1
-#: Stopping a mission is the operator's act; the runtime's own names are added by whoever builds the enforcer.
-KILL_SWITCH: Final = "STOP_AUTONOMY"
 
 
 class EnvelopeEnforcer:
     """The checks of one workspace.
 
     ``protector`` defaults to the built-in protected set; its reserved names are refused as such.
-    ``names="native"`` (to be given to the protector, too) waives L16, L17 and L19–L21 for files that exist under exactly that name (relaxation 5).
+    ``names="native"`` (to be given to the protector, too) waives L16, L17 and L19–L21 for files that exist under
+    exactly that name (relaxation 5).
     ``write_paths`` further narrows everything but reading (relaxation 3); ``state_files`` are the exact paths a
     steward may write; ``strict_links`` refuses even reading files that have further names.
     Raises `Refused` ``ROOT_FORBIDDEN`` or ``ENFORCER_UNSUPPORTED_PLATFORM``.
@@ -67,7 +65,8 @@ class EnvelopeEnforcer:
             globs.check(pattern)
         self._root = Root(repo_root)
         self._protected = (protector or SelfModProtector(self._root.path, names=names)).protected
-        self._reserved = (KILL_SWITCH, *self._protected.reserved)
+        # Stopping a mission is the operator's act, never a mission's.
+        self._reserved = (KILL_SWITCH_FILE, *self._protected.reserved)
         self._native = names == "native"
         self._write_paths = write_paths
         self._state_files = frozenset(state_files)
@@ -176,14 +175,21 @@ class EnvelopeEnforcer:
         create_parents: bool = False,
         directory: bool = False,
     ) -> PathTicket:
-        """The same checks, ending in a single-use permission. Raises `EnvelopeViolation`."""
+        """The same checks, ending in a single-use permission. Raises `EnvelopeViolation`.
+
+        Deleting a ``directory`` with ``create_parents`` takes back a folder made on the way to an allowed path: like
+        its making, that needs no allowed pattern of its own, only that nothing forbids it.
+        """
         envelopes, check = _stacked(stack), "path.lexical"
         try:
             wanted = _access(access)
             native = self._lexical(path)
             assert isinstance(path, str)  # the lexical checks refuse everything else
             check = "path.policy"
-            self._policy(path, wanted, envelopes)
+            if not (create_parents and directory and wanted is Access.DELETE):
+                self._policy(path, wanted, envelopes)
+            elif (found := self._forbidden(path, wanted, envelopes)) is not None:
+                raise PathDenied(found.code, found.text, **found.evidence)
             check = "path.filesystem"
             parts = self._resolved(path, wanted, envelopes)
             place = self._visit(parts, wanted, create_parents=create_parents, directory=directory)
@@ -365,7 +371,7 @@ def _check_deadline(
 def _check_budget(
     operation: Operation, plan: OperationPlan, envelopes: Sequence[Envelope], remaining: int | None
 ) -> ValidationResult | None:
-    if plan.reserve_micros < 0:
+    if plan.reserve_micros < 0:  # how a plan says that nobody knows its price
         return _deny("BUDGET_PRICE_UNKNOWN", "the price of this operation is unknown", "envelope.budget", operation)
     limits = [envelope.max_budget_micros for envelope in envelopes]
     left = min(limits if remaining is None else [remaining, *limits])

@@ -16,6 +16,7 @@ from runtime.kernel import globs
 from runtime.kernel.canonical import digest
 from runtime.kernel.errors import ModelError, Refused
 from runtime.kernel.globs import folded
+from runtime.kernel.ids import KILL_SWITCH_FILE
 from runtime.kernel.model import Access
 
 #: What no mission may change, whatever its envelope says (operations spec §9.1).
@@ -43,7 +44,7 @@ BUILT_IN: Final = (
     "**/.gitignore",
     "**/.gitattributes",
     "**/.gitmodules",
-    "STOP_AUTONOMY",
+    KILL_SWITCH_FILE,
     "**/.git/",
 )
 #: Patterns whose files the operator's rules file may open by exact path (relaxation 8).

@@ -143,8 +143,18 @@ class Deck(Protocol):
 
     async def pause(self, run_id: str, reason: str = "") -> Ack: ...
 
-    async def resume(self, run_id: str, reason: str = "") -> Ack:
-        """Continue a paused run, or repair and continue a resumable one."""
+    async def resume(self, run_id: str, reason: str = "", *, unattended: bool | None = None) -> Ack:
+        """Continue a paused run, or repair and continue a resumable one.
+
+        ``unattended`` says whether this face can answer questions of a resumable run; None keeps what it had.
+        """
+        ...
+
+    async def unlatch(self, path: str, reason: str) -> Ack:
+        """Clear the halt latch of the work tree at ``path``; the reason goes into the store's journal.
+
+        Raises `Refused` ``LATCH_REASON`` without a reason, ``ROOT_MISSING`` when there is no such folder.
+        """
         ...
 
     async def answer(self, intent: Answer) -> Ack: ...
@@ -178,6 +188,10 @@ class Deck(Protocol):
 
     async def wait(self, run_id: str) -> RunSummary:
         """Return the summary once the run is terminal."""
+        ...
+
+    async def drained(self) -> None:
+        """Return when no run, of whatever face, needs this process any more (ruling R35)."""
         ...
 
     def subscribe(self) -> Subscription: ...

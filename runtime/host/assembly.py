@@ -12,7 +12,7 @@ from runtime.blocks.workflow import Workflow
 from runtime.egress.fence import EgressFence
 from runtime.egress.scopes import CancelTree, Scope, ScopeKind
 from runtime.events.envelope import ControlSignal
-from runtime.execution.node_runner import TurnRunner, TurnServices
+from runtime.execution.node_runner import LEAVING, TurnRunner, TurnServices
 from runtime.execution.pause import PauseGate
 from runtime.execution.pool import ExecutionPool
 from runtime.execution.questions import Questions, Reply
@@ -81,9 +81,18 @@ class Parts:
 
 
 async def assemble(prepared: Prepared, shared: Shared, hooks: Hooks) -> Parts:
-    """Wire one run. Raises `Refused` for a provider or command the mission declares wrongly."""
-    spec = prepared.mission.spec
+    """Wire one run. Raises `Refused` for a provider or command the mission declares wrongly, leaving nothing open."""
     scope = shared.scopes.open(ScopeKind.TURN, prepared.run_id, shared.session_scope)
+    try:
+        return await _wire(prepared, shared, hooks, scope)
+    except BaseException:
+        hooks.close()
+        scope.close()
+        raise
+
+
+async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) -> Parts:
+    spec = prepared.mission.spec
     gate = PauseGate(scope)
     timer = ActiveTimer(shared.clock, limit_seconds=spec.budgets.time or TURN_SECONDS, spent=prepared.spent_seconds)
     questions = Questions(
@@ -93,8 +102,9 @@ async def assemble(prepared: Prepared, shared: Shared, hooks: Hooks) -> Parts:
         unattended=prepared.unattended,
         answered=_answers(prepared),
         changed=hooks.question,
+        leaving=lambda: (fence := scope.fence_in_force) is not None and fence.reason == LEAVING,
     )
-    executor = await _executor(prepared, shared, scope, timer)
+    executor = await _executor(prepared, shared, scope, timer, hooks)
     loop = _lane_loop(prepared, shared, hooks)
     runner = TurnRunner(
         TurnServices(
@@ -148,7 +158,9 @@ def _lane_loop(prepared: Prepared, shared: Shared, hooks: Hooks) -> LaneLoop:
     return loop
 
 
-async def _executor(prepared: Prepared, shared: Shared, scope: Scope, timer: ActiveTimer) -> OperationExecutor:
+async def _executor(
+    prepared: Prepared, shared: Shared, scope: Scope, timer: ActiveTimer, hooks: Hooks
+) -> OperationExecutor:
     workspace, mission = prepared.workspace, prepared.mission
     root = workspace.root
     protector = SelfModProtector(root)
@@ -184,10 +196,12 @@ async def _executor(prepared: Prepared, shared: Shared, scope: Scope, timer: Act
         scope.check()
         prepared.control.check()
 
+    enforcer = EnvelopeEnforcer(root, protector=protector, write_paths=envelope.write_paths)
+    hooks.closing.append(enforcer.close)
     return OperationExecutor(
         journal=prepared.journal,
         handlers=build(settings),
-        enforcer=EnvelopeEnforcer(root, protector=protector, write_paths=envelope.write_paths),
+        enforcer=enforcer,
         protector=protector,
         workspace=probe,
         artifacts=shared.artifacts,
@@ -218,10 +232,10 @@ def _table(prepared: Prepared) -> OperationTable:
     return OperationTable(prepared.past)
 
 
-def _answers(prepared: Prepared) -> dict[str, Reply]:
-    """Answers given before a crash, by subject (ruling R8)."""
+def _answers(prepared: Prepared) -> dict[tuple[str, str], Reply]:
+    """Answers given before a crash, by question and subject (ruling R8)."""
     return {
-        str(entry["subject_digest"]): Reply(
+        (str(entry["escalation_id"]), str(entry["subject_digest"])): Reply(
             resolution=str(entry["resolution"]), by=str(entry["resolved_by"]), notes=str(entry.get("notes") or "")
         )
         for entry in prepared.past

@@ -8,9 +8,27 @@ from runtime.kernel.errors import JournalError, QuarterdeckError
 from runtime.kernel.outcomes import Exit, FailureClass, classify
 
 #: Another process or run holds what was asked for.
-_LOCKED: Final = frozenset({"STORE_LOCKED", "STORE_UNRESPONSIVE", "STORE_SUPERSEDED", "LOCK_HELD"})
+_LOCKED: Final = frozenset({"STORE_LOCKED", "STORE_UNRESPONSIVE", "STORE_SUPERSEDED", "STORE_BUSY", "LOCK_HELD"})
 _USAGE_PREFIXES: Final = ("MISSION_", "INPUT_", "RUN_", "STEP_", "APPROVAL_UNKNOWN", "APPROVAL_AMBIGUOUS", "EXPORT_")
-_UNVERIFIED: Final = frozenset({"STORE_CORRUPT"})
+_UNVERIFIED: Final = frozenset({"STORE_CORRUPT", "STORE_ARTIFACT_DAMAGED"})
+#: The state folder is not one we can use: a mistake of set-up, not a mission that failed.
+_CONFIG: Final = frozenset(
+    {
+        "STORE_CANNOT_OPEN",
+        "STORE_FOREIGN",
+        "STORE_MISSING",
+        "STORE_NOT_FOLDER",
+        "STORE_NOT_OURS",
+        "STORE_READ_ONLY",
+        "STORE_SYMLINK",
+        "STORE_TOO_NEW",
+        "STORE_TOO_OLD",
+        "STORE_TOO_OPEN",
+        "STORE_UNWRITABLE",
+        "CONTROL_PATH",
+        "LATCH_REASON",
+    }
+)
 
 
 def exit_code_of(error: QuarterdeckError) -> Exit:
@@ -20,7 +38,7 @@ def exit_code_of(error: QuarterdeckError) -> Exit:
         return Exit.LOCKED
     if code in _UNVERIFIED or isinstance(error, JournalError) or code.startswith("J_"):
         return Exit.UNVERIFIED
-    if code.startswith(_USAGE_PREFIXES):
+    if code in _CONFIG or code.startswith(_USAGE_PREFIXES):
         return Exit.USAGE
     return {
         FailureClass.POLICY: Exit.POLICY,

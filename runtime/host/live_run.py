@@ -9,7 +9,7 @@ the end shown. A store that stops accepting changes leaves a run without an end:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -18,12 +18,13 @@ from runtime.blocks.running import Scope as BlockScope
 from runtime.blocks.services import Services
 from runtime.blocks.values import BlockValue
 from runtime.events.envelope import Role
-from runtime.events.facts import Escalation, LanesChanged, OutputDelta, RunSummary, StreamEvent
+from runtime.events.facts import Escalation, LanesChanged, OutputDelta, RunChanged, RunSummary, StreamEvent
+from runtime.execution.node_runner import LEAVING
 from runtime.host.assembly import Parts
 from runtime.host.prepared import Prepared
 from runtime.host.settlement import Settlement
 from runtime.kernel.clock import Clock
-from runtime.kernel.errors import Halted, JournalError, QuarterdeckError, StorageError
+from runtime.kernel.errors import ContractError, Halted, JournalError, QuarterdeckError, StorageError
 from runtime.kernel.ids import IdSource
 from runtime.kernel.outcomes import RunStatus
 from runtime.missions.build import run_outputs
@@ -40,18 +41,21 @@ _RUNTIME: Final = "runtime"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPorts:
-    """What the host lends a run: ``publish`` shows an event, ``changed`` and ``asked`` also store what they are told."""
+    """What the host lends a run: ``publish`` shows an event, ``record`` stores a summary, ``changed`` and ``asked`` do
+    both. None of them raises: a store in trouble ends runs in its own way."""
 
     clock: Clock
     ids: IdSource
     publish: Callable[[StreamEvent], None]
+    record: Callable[[RunSummary], None]
     changed: Callable[[RunSummary], None]
     asked: Callable[[Escalation], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stop:
-    """Why the run was cut short. ``undo`` false keeps what was done; ``leave`` ends the process, not the run."""
+    """Why the run was cut short. ``undo`` false keeps what was done; ``leave`` ends the process, not the run;
+    ``recorded``: the journal says so already, the process that began it is gone."""
 
     verb: str
     actor: str
@@ -59,6 +63,7 @@ class _Stop:
     trigger: Trigger
     undo: bool = True
     leave: bool = False
+    recorded: bool = False
 
 
 class LiveRun:
@@ -80,23 +85,47 @@ class LiveRun:
         self._ports = ports
         self._closing = closing
         self._stop: _Stop | None = None
+        self._settling = False
+        self._ended = False
+        self._done: set[str] = set()
         self._work: asyncio.Task[Response] | None = None
         self._main: asyncio.Task[RunSummary] | None = None
         self._last_gauges = -_GAUGE_SECONDS
+        if prepared.past:
+            self._count_again(prepared.past)
         parts.scope.on_fence(self._fenced)
 
     @property
     def run_id(self) -> str:
         return self.summary.run_id
 
+    @property
+    def stopping(self) -> bool:
+        """Is its end under way, so that no verb can change it any more?"""
+        return self._stop is not None or self._settling
+
+    @property
+    def over(self) -> bool:
+        """Has it ended, or been left?"""
+        return self._main is not None and self._main.done()
+
     def start(self) -> None:
-        """Begin. The task belongs to this object."""
+        """Begin. The task belongs to this object. A stop that a crash interrupted goes on at once."""
+        stop = recorded_stop(self.prepared.past)
+        if stop is not None:
+            self._stop_with(stop)
         self._main = asyncio.create_task(self._live(), name=f"run-{self.run_id[:8]}")
 
     async def done(self) -> RunSummary:
         """The summary at the end; a waiter may be cancelled without touching the run."""
         assert self._main is not None, "start comes first"
         return await asyncio.shield(self._main)
+
+    async def abandon(self) -> None:
+        """The process cannot wait any longer: drop everything where it is; the run is resumable."""
+        if self._main is not None:
+            self._main.cancel()
+            await asyncio.wait({self._main})
 
     # -- intents ------------------------------------------------------------------------------------------------
 
@@ -109,16 +138,21 @@ class LiveRun:
         stop = _Stop(verb="terminate", actor=actor, reason=reason, trigger=arbiter.cancelled(), undo=False)
         return self._stop_with(stop)
 
-    def leave(self) -> bool:
-        """Stop without an end, because this process goes: the run stays resumable (ruling R35)."""
-        trigger = arbiter.cancelled("session_end")
+    def leave(self, error: QuarterdeckError | None = None) -> bool:
+        """Stop without an end, because this process or its store goes: the run stays resumable (ruling R35).
+
+        ``error`` is what the store failed with, for whoever waits for the run.
+        """
+        trigger = arbiter.cancelled(LEAVING)
+        if error is not None:
+            self._settlement.refused(error)
         return self._stop_with(
-            _Stop(verb="leave", actor=_RUNTIME, reason="session_end", trigger=trigger, undo=False, leave=True)
+            _Stop(verb="leave", actor=_RUNTIME, reason=LEAVING, trigger=trigger, undo=False, leave=True)
         )
 
     def pause(self, *, reason: str, actor: str) -> bool:
         """Start nothing more until resumed; what runs finishes. False when it is paused or stopping."""
-        if self._stop is not None or not self.parts.gate.pause():
+        if self.stopping or not self.parts.gate.pause():
             return False
         self.parts.timer.hold("paused")
         self.prepared.session.pause(self.run_id)
@@ -128,7 +162,7 @@ class LiveRun:
 
     def resume(self, *, reason: str, actor: str) -> bool:
         """Let a paused run go on. False when it is not paused."""
-        if not self.parts.gate.resume():
+        if self.stopping or not self.parts.gate.resume():
             return False
         self.parts.timer.release("paused")
         self.prepared.session.resume(self.run_id)
@@ -137,35 +171,50 @@ class LiveRun:
         return True
 
     def questions_changed(self) -> None:
-        """Time stands still while the run solely waits for a human (ruling R27)."""
-        if self._stop is not None:
+        """A question was asked, answered or withdrawn."""
+        if self.stopping:
             return
-        waiting = len(self.parts.questions.open)
-        solely = waiting > 0 and self.parts.loop.running <= waiting
-        (self.parts.timer.hold if solely else self.parts.timer.release)("human")
+        self._keep_time()
         if not self.parts.gate.paused:
             self._show(status=self._going())
+
+    def lanes_moved(self) -> None:
+        """Attempts began or ended: whether the run solely waits for a human may have changed."""
+        if not self.stopping:
+            self._keep_time()
+        self.show_gauges()
+
+    def _keep_time(self) -> None:
+        """Time stands still while the run solely waits for a human (ruling R27)."""
+        waiting = len(self.parts.questions.open)
+        solely = waiting > 0 and self.parts.loop.running <= waiting
+        if solely != ("human" in self.parts.timer.held):
+            (self.parts.timer.hold if solely else self.parts.timer.release)("human")
 
     def _going(self) -> RunStatus:
         return RunStatus.WAITING if self.parts.questions.open else RunStatus.RUNNING
 
     def _stop_with(self, stop: _Stop) -> bool:
-        if self._stop is not None or self.parts.scope.fenced or self.parts.scope.closed:
+        if self.stopping or self.parts.scope.fenced or self.parts.scope.closed:
             return False
         self._stop = stop
         return self.parts.scope.fence(stop.trigger.reason or "operator_cancel", actor=stop.actor)
 
     def _fenced(self) -> None:
         """The same synchronous step as the fence: record it, show it, cut the work short (ruling R26)."""
+        if self._settling:
+            return  # its end is decided; undoing is not covered by the turn's fence
         stop, fence = self._stop, self.parts.scope.fence_in_force
         if stop is None:
-            reason, actor = (fence.reason, fence.actor) if fence is not None else ("session_end", _RUNTIME)
+            reason, actor = (fence.reason, fence.actor) if fence is not None else (LEAVING, _RUNTIME)
             stop = self._stop = _Stop(verb="cancel", actor=actor, reason=reason, trigger=arbiter.cancelled(reason))
-        if not stop.leave:
-            self._record_stop(stop)
-            self._show(status=RunStatus.STOPPING)
         if self._work is not None:
             self._work.cancel()
+        if stop.leave:
+            return
+        if not stop.recorded:
+            self._record_stop(stop)
+        self._show(status=RunStatus.STOPPING)
 
     def _record_stop(self, stop: _Stop) -> None:
         try:
@@ -175,7 +224,7 @@ class LiveRun:
             self.prepared.journal.append("signal", signals=[signal.record()])
             if stop.actor != _RUNTIME:
                 self._operator(stop.verb, stop.actor, stop.reason)
-        except (JournalError, StorageError) as error:
+        except QuarterdeckError as error:
             # A fence never waits for the disk (ruling R25); that the disk refused is what ends the run then.
             self._settlement.refused(error)
 
@@ -185,44 +234,73 @@ class LiveRun:
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def _live(self) -> RunSummary:
-        lanes = asyncio.create_task(self.parts.loop.run(), name=f"lanes-{self.run_id[:8]}")
+        lanes = asyncio.create_task(self._serve_lanes(), name=f"lanes-{self.run_id[:8]}")
         watch = asyncio.create_task(self._watch(), name=f"watch-{self.run_id[:8]}")
         scope = BlockScope(services=Services(clock=self._ports.clock, ids=self._ports.ids))
         try:
             return await self._to_the_end(scope)
-        except (JournalError, StorageError) as error:
+        except QuarterdeckError as error:
             return self._lost(error)
+        except Exception as error:  # noqa: BLE001 - a fault of ours costs this run its end, never its record
+            return self._lost(ContractError("runtime_internal_error", f"{type(error).__name__}: {error}"))
         finally:
             watch.cancel()
             self.parts.loop.close()
-            await asyncio.wait({watch, lanes})
-            self.parts.scope.close()
-            self._closing()
+            try:
+                await asyncio.wait({watch, lanes})
+            finally:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Give back whatever this run held; its work tree stays marked when there is something to settle."""
+        self.parts.scope.close()
+        self._closing()
+        if self._ended:
             self.prepared.control.release()
+        else:
+            self.prepared.control.leave()
+
+    async def _serve_lanes(self) -> None:
+        """A lane loop that fails would leave every attempt waiting: the run ends instead."""
+        try:
+            await self.parts.loop.run()
+        except QuarterdeckError as error:
+            self._settlement.refused(error)
+            self._trip(arbiter.no_legal_path("runtime_internal_error", code=error.code))
 
     async def _to_the_end(self, scope: BlockScope) -> RunSummary:
         triggers = [await self._work_through(scope)]
         if self._stop is not None:
             triggers.append(self._stop.trigger)
             if self._stop.leave:
-                return self._show(resumable=True)
+                return self._left()
         terminal = arbiter.choose(triggers)
         assert terminal is not None, "there is always the work's own trigger"
+        self._settling = True
         if self._undoes(terminal):
             terminal = await self._settlement.undo(terminal)
         outputs = self._outputs(scope) if terminal.ending.status is RunStatus.SUCCEEDED else None
-        final = replace(self._figures(), outputs=outputs)
+        final = replace(self.figures(), outputs=outputs)
         self.summary = await self._settlement.close(terminal, final, self.parts.loop.queues.flush())
+        self._ended = True
+        self._ports.publish(RunChanged(run=self.summary))
         return self.summary
+
+    def _left(self) -> RunSummary:
+        """Shown as resumable, with why when it was the store's doing."""
+        error = self._settlement.refusal
+        if error is not None:
+            return self._lost(error)
+        return self._show(resumable=True, message="its process closed; resume it to go on")
 
     async def _work_through(self, scope: BlockScope) -> Trigger:
         """Repair what a crash left, run the workflow, and say what that amounts to."""
         try:
             if self.prepared.history is not None:
                 await self._settlement.repair()
-            return _trigger_of(await self._execute(scope))
+            trigger = _trigger_of(await self._execute(scope))
         except Halted as halted:
-            return replace(arbiter.node_failed(halted.code), reason=halted.message)
+            trigger = _because(arbiter.node_failed(halted.code), halted.message)
         except asyncio.CancelledError:
             if self._stop is None:
                 raise  # the event loop is going down under us
@@ -230,7 +308,12 @@ class LiveRun:
         except (JournalError, StorageError):
             raise
         except QuarterdeckError as error:
-            return replace(arbiter.node_failed(error.code), reason=error.message)
+            trigger = _because(arbiter.node_failed(error.code), error.message)
+        if trigger.rank is not arbiter.Rank.CANCELLED:
+            return trigger
+        # The work met a fence, or the stop file before our own look at it did: there is one stop, and it says why.
+        self._trip(trigger)
+        return self._stop.trigger if self._stop is not None else trigger
 
     async def _execute(self, scope: BlockScope) -> Response:
         self.parts.scope.check()
@@ -256,8 +339,8 @@ class LiveRun:
 
     def _lost(self, error: QuarterdeckError) -> RunSummary:
         """The store does not hold the end, so there is none: shown as resumable, from memory (ruling R25)."""
-        self.summary = replace(self._figures(), resumable=True, code=error.code, message=error.message)
-        self._ports.changed(self.summary)
+        self.summary = replace(self.figures(), resumable=True, code=error.code, message=error.message)
+        self._ports.publish(RunChanged(run=self.summary))
         return self.summary
 
     # -- watching -----------------------------------------------------------------------------------------------
@@ -266,7 +349,7 @@ class LiveRun:
         """Time and the kill switch: two more triggers of the same fence."""
         exhausted = asyncio.create_task(self.parts.timer.wait_exhausted())
         try:
-            while not self.parts.scope.fenced:
+            while not (self.parts.scope.fenced or self._settling):
                 await asyncio.wait({exhausted}, timeout=KILL_SWITCH_POLL)
                 if exhausted.done():
                     self._trip(arbiter.budget_exhausted(by_time=True))
@@ -289,16 +372,26 @@ class LiveRun:
 
     def entered(self, entry: Mapping[str, Any]) -> None:
         """An entry joined the journal: keep the summary's figures in step."""
+        self._count(entry)
+        if entry["kind"] in ("step_started", "step_finished", "operation_denied") and not self._settling:
+            self._show()
+            self.show_gauges()
+
+    def _count_again(self, past: Iterable[Mapping[str, Any]]) -> None:
+        """A crash may have come between an entry and its figures: the journal knows."""
+        self.summary = replace(self.summary, violations=0)
+        for entry in past:
+            self._count(entry)
+
+    def _count(self, entry: Mapping[str, Any]) -> None:
         kind = entry["kind"]
         figures: dict[str, Any] = {"entries": entry["seq"] + 1, "head_hash": entry["entry_hash"]}
         if kind == "operation_denied":
             figures["violations"] = self.summary.violations + 1
-        elif kind == "step_finished" and (entry["status"] in ("completed", "skipped") or entry.get("accepted")):
-            figures["steps_done"] = self.summary.steps_done + 1
-        self.summary = replace(self.summary, **figures)
-        if kind in ("step_started", "step_finished", "operation_denied"):
-            self._show()
-            self.show_gauges()
+        elif kind == "step_finished" and entry["step_id"] in self.prepared.mission.spec.blocks:
+            done = entry["status"] in ("completed", "skipped") or entry.get("accepted")
+            (self._done.add if done else self._done.discard)(entry["step_id"])
+        self.summary = replace(self.summary, **figures, steps_done=len(self._done))
 
     def show_gauges(self) -> None:
         """Publish lane and pool gauges, at most ten times a second."""
@@ -316,11 +409,12 @@ class LiveRun:
             )
         )
 
-    def _figures(self) -> RunSummary:
+    def figures(self) -> RunSummary:
+        """The summary as of now."""
         return replace(self.summary, duration_ms=int(self.parts.timer.elapsed * 1000))
 
     def _show(self, **changes: Any) -> RunSummary:
-        self.summary = replace(self._figures(), **changes)
+        self.summary = replace(self.figures(), **changes)
         self._ports.changed(self.summary)
         return self.summary
 
@@ -330,4 +424,25 @@ def _trigger_of(response: Response) -> Trigger:
         return arbiter.succeeded()
     if response.skipped:
         return replace(arbiter.succeeded(skipped=True), code=response.code, reason=response.message)
-    return replace(arbiter.node_failed(response.code), reason=response.message)
+    return _because(arbiter.node_failed(response.code), response.message)
+
+
+def _because(trigger: Trigger, message: str) -> Trigger:
+    """Say why in the work's own words; a stop keeps the reason it is recognised by."""
+    return trigger if trigger.rank is arbiter.Rank.CANCELLED else replace(trigger, reason=message)
+
+
+def recorded_stop(past: Iterable[Mapping[str, Any]]) -> _Stop | None:
+    """The stop a journal tells of that has no end yet: whoever continues the run finishes that, not the work."""
+    reason, verb = None, "cancel"
+    for entry in past:
+        if entry["kind"] == "signal":
+            told = [item for item in entry["signals"] if item["signal"] == "cancel"]
+            reason = str(told[0].get("reason")) if told else reason
+        elif entry["kind"] == "operator_action" and entry["action"] in ("cancel", "terminate"):
+            verb = str(entry["action"])
+    if reason is None:
+        return None
+    by_time = reason == "budget_exhausted"
+    trigger = arbiter.budget_exhausted(by_time=True) if by_time else arbiter.cancelled(reason)
+    return _Stop(verb=verb, actor=_RUNTIME, reason=reason, trigger=trigger, undo=verb != "terminate", recorded=True)

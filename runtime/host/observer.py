@@ -21,12 +21,15 @@ from runtime.host.stream import EventHub, Feed
 from runtime.kernel.clock import Clock
 from runtime.kernel.errors import QuarterdeckError, Refused, StorageError
 from runtime.kernel.outcomes import RunStatus
+from runtime.missions.inputs import bind
+from runtime.missions.loader import load
 from runtime.storage.layout import StateDir
 from runtime.storage.store import Store
 
 POLL_SECONDS: Final = 0.25
 _WATCHED_RUNS: Final = 20
 _PAGE: Final = 500
+_GOING: Final = tuple(status for status in RunStatus if not status.terminal)
 
 
 class Observer(StoreReads):
@@ -56,7 +59,10 @@ class Observer(StoreReads):
     async def pause(self, run_id: str, reason: str = "") -> Ack:
         raise await self._refusal()
 
-    async def resume(self, run_id: str, reason: str = "") -> Ack:
+    async def resume(self, run_id: str, reason: str = "", *, unattended: bool | None = None) -> Ack:
+        raise await self._refusal()
+
+    async def unlatch(self, path: str, reason: str) -> Ack:
         raise await self._refusal()
 
     async def answer(self, intent: Answer) -> Ack:
@@ -71,6 +77,9 @@ class Observer(StoreReads):
             if run.status.terminal or run.resumable:
                 return run
             await self._clock.sleep(POLL_SECONDS)
+
+    async def drained(self) -> None:
+        """Nobody's work depends on one who only looks."""
 
     def subscribe(self) -> Feed:
         loop = asyncio.get_running_loop()
@@ -109,13 +118,15 @@ class Observer(StoreReads):
 
     async def _look(self) -> None:
         await self._look_at_holder()
-        runs = await self._store.runs.list(limit=_WATCHED_RUNS)
+        newest = await self._store.runs.list(limit=_WATCHED_RUNS)
+        going = await self._store.runs.list(statuses=_GOING, limit=_WATCHED_RUNS)
+        runs = {run.run_id: run for run in (*newest, *going)}.values()
         first = self._seen is None
         seen = self._seen if self._seen is not None else {}
         for run in runs:
             known = seen.get(run.run_id)
             last = known[1] if known else (run.entries - 1 if first else -1)
-            if known is None or known[0].entries != run.entries:
+            if last < run.entries - 1:
                 last = await self._publish_entries(run, last)
             if known is None or known[0] != run:
                 self._hub.publish(RunChanged(run=run))
@@ -124,10 +135,11 @@ class Observer(StoreReads):
         await self._look_at_inbox()
 
     async def _publish_entries(self, run: RunSummary, after: int) -> int:
-        page = await self.entries(run.run_id, after=after, limit=_PAGE)
-        for event in page:
-            self._hub.publish(event)
-        return page[-1].seq if page else after
+        while page := await self.entries(run.run_id, after=after, limit=_PAGE):
+            for event in page:
+                self._hub.publish(event)
+            after = page[-1].seq
+        return after
 
     async def _look_at_holder(self) -> None:
         holder = await self.holder()
@@ -169,6 +181,9 @@ class RemoteDeck(Observer):
         return False
 
     async def launch(self, intent: Launch) -> RunSummary:
+        # Checked here first: what is wrong with a file comes as a list of problems, which one message cannot carry.
+        mission = await asyncio.to_thread(load, intent.path)
+        bind(mission.spec.inputs, intent.inputs)
         return summary_of(await self._ask("launch", **asdict(intent)))
 
     async def cancel(self, run_id: str, reason: str = "") -> Ack:
@@ -180,14 +195,26 @@ class RemoteDeck(Observer):
     async def pause(self, run_id: str, reason: str = "") -> Ack:
         return await self._control("pause", run_id, reason)
 
-    async def resume(self, run_id: str, reason: str = "") -> Ack:
-        return await self._control("resume", run_id, reason)
+    async def resume(self, run_id: str, reason: str = "", *, unattended: bool | None = None) -> Ack:
+        return Ack(**await self._ask("resume", run_id=run_id, reason=reason, unattended=unattended))
+
+    async def unlatch(self, path: str, reason: str) -> Ack:
+        return Ack(**await self._ask("unlatch", path=path, reason=reason))
 
     async def answer(self, intent: Answer) -> Ack:
         return Ack(**await self._ask("answer", **asdict(intent)))
 
     async def wait(self, run_id: str) -> RunSummary:
-        return summary_of(await self._ask("wait", run_id=run_id))
+        """As the holder says; when it goes away meanwhile, as the database says."""
+        try:
+            return summary_of(await self._ask("wait", run_id=run_id))
+        except StorageError as error:
+            found = await self._store.runs.get(run_id)
+            if error.code != "STORE_UNRESPONSIVE" or found is None:
+                raise
+            if not (found.status.terminal or found.resumable):
+                raise
+            return found
 
     async def _control(self, verb: str, run_id: str, reason: str) -> Ack:
         return Ack(**await self._ask(verb, run_id=run_id, reason=reason))

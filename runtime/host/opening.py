@@ -41,7 +41,22 @@ async def open_deck(store: str | None, *, writing: bool, missions: Sequence[str]
     except StorageError as error:
         if error.code != "STORE_LOCKED":
             raise
-    return await RemoteDeck.connect(state, missions=folders, clock=clock, socket=_socket_of(state))
+    return await _through_holder(state, folders, clock)
+
+
+async def _through_holder(state: StateDir, folders: tuple[Path, ...], clock: SystemClock) -> RemoteDeck:
+    try:
+        return await RemoteDeck.connect(state, missions=folders, clock=clock, socket=_socket_of(state))
+    except StorageError as error:
+        holder = read_holder(state.lock)
+        if error.code != "STORE_UNRESPONSIVE" or holder is None:
+            raise
+        raise StorageError(
+            error.code,
+            f"process {holder.pid} on {holder.host}, which holds the store since {holder.started_at}, does not answer",
+            where=error.where,
+            hint=error.hint,
+        ) from error
 
 
 async def open_console_deck(store: str | None, *, missions: Sequence[str] = ()) -> Deck:

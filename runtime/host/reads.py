@@ -29,7 +29,7 @@ from runtime.missions.catalogue import Catalogue, CatalogueEntry
 from runtime.missions.loader import Mission, load
 from runtime.missions.problems import MissionInvalid
 from runtime.orchestration.journal_verify import JournalVerification, artifact_references, verify_entries
-from runtime.storage.journals import DamagedJournal
+from runtime.storage.journals import STORE_JOURNAL, DamagedJournal
 from runtime.storage.store import Store
 
 LATEST: Final = "@latest"
@@ -90,7 +90,12 @@ class StoreReads:
 
     async def nodes(self, run_id: str) -> tuple[NodeInfo, ...]:
         record = await self._store.runs.record(run_id)
-        body = await self._store.artifacts.get(record.plan_digest) if record and record.plan_digest else None
+        try:
+            body = await self._store.artifacts.get(record.plan_digest) if record and record.plan_digest else None
+        except StorageError as error:
+            if error.code != "STORE_ARTIFACT_DAMAGED":
+                raise
+            body = None  # what else is known of the run can still be shown; `verify` names the damage
         if body is None:
             return ()
         contract = json.loads(body)["contract"]["contract"]
@@ -135,23 +140,44 @@ class StoreReads:
         return await self._store.artifacts.get(digest)
 
     async def verify(self, run_id: str) -> Verification:
-        """Recompute a journal from disk. Damage SQLite itself refuses becomes a finding with the trusted prefix."""
+        """Recompute a journal from disk. Damage SQLite itself refuses becomes a finding with the trusted prefix.
+
+        Raises `Refused` ``RUN_UNKNOWN`` when the store knows neither a run nor entries of that id.
+        """
         started = self._clock.monotonic()
         rows: list[StoredEntry] = []
-        damage: StorageError | None = None
+        damage: list[StorageError] = []
+        # The row first: a row that tells of an end was written with the end, so the journal read after it has one.
+        row = await self._row(run_id, damage)
         try:
             async for item in self._store.journals.stream(run_id):
                 rows.append(item)
         except DamagedJournal as error:
-            damage = error
-        bodies = await self._bodies_for(rows)
+            damage.append(error)
+        if not rows and row is None and not damage and run_id != STORE_JOURNAL:
+            raise Refused("RUN_UNKNOWN", f"there is no run {run_id}", hint="`quarterdeck runs` lists them")
+        bodies = await self._bodies_for(rows, damage)
         verdict = await asyncio.to_thread(verify_entries, rows, artifacts=bodies.get, run_id=run_id)
-        return _verification(run_id, verdict, damage, timestamp(self._clock.now()), self._clock.monotonic() - started)
+        found = [*_damage_findings(damage, verdict.entries), *_end_findings(row, verdict)]
+        return _verification(run_id, verdict, found, timestamp(self._clock.now()), self._clock.monotonic() - started)
 
-    async def _bodies_for(self, rows: Sequence[StoredEntry]) -> Mapping[str, bytes | None]:
+    async def _row(self, run_id: str, damage: list[StorageError]) -> RunSummary | None:
+        try:
+            return await self._store.runs.get(run_id)
+        except StorageError as error:
+            damage.append(error)
+            return None
+
+    async def _bodies_for(self, rows: Sequence[StoredEntry], damage: list[StorageError]) -> dict[str, bytes | None]:
         """The artifacts entries name; a damaged one is given as stored, so that its mismatch is found."""
         wanted = {digest for entry in _bodies(rows) for digest in artifact_references(entry)}
-        return {digest: await self._store.artifacts.raw(digest) for digest in sorted(wanted)}
+        bodies: dict[str, bytes | None] = {}
+        for digest in sorted(wanted):
+            try:
+                bodies[digest] = await self._store.artifacts.raw(digest)
+            except StorageError as error:
+                damage.append(error)
+        return bodies
 
 
 def entry_event(run_id: str, stored: StoredEntry) -> EntryAppended | None:
@@ -198,17 +224,40 @@ def _violation(entry: Mapping[str, Any], names: Mapping[str, str], accepted: set
     )
 
 
+def _damage_findings(damage: Sequence[StorageError], entries: int) -> list[Finding]:
+    """What SQLite refused to give up; only a journal's own damage has a place in it."""
+    return [
+        Finding(
+            code=item.code,
+            severity="error",
+            seq=entries if isinstance(item, DamagedJournal) else None,
+            detail=item.message,
+        )
+        for item in damage
+    ]
+
+
+def _end_findings(row: RunSummary | None, verdict: JournalVerification) -> list[Finding]:
+    """A chain whose end was cut off still holds; the run's row remembers where it ended."""
+    if row is None or not row.status.terminal or row.status is RunStatus.REFUSED:
+        return []
+    if (row.entries, row.head_hash) == (verdict.entries, verdict.head_hash):
+        return []
+    detail = f"the run ended with {row.entries} entries and head {row.head_hash}, the journal has {verdict.entries}"
+    code = "J_TRUNCATED" if verdict.entries < row.entries else "J_WITNESS_MISMATCH"
+    return [Finding(code=code, severity="error", seq=verdict.entries, detail=detail)]
+
+
 def _verification(
-    run_id: str, verdict: JournalVerification, damage: StorageError | None, at: str, seconds: float
+    run_id: str, verdict: JournalVerification, found: Sequence[Finding], at: str, seconds: float
 ) -> Verification:
     findings = [
         Finding(code=item.code, severity=item.severity, seq=item.seq, detail=item.detail) for item in verdict.findings
     ]
-    if damage is not None:
-        findings.append(Finding(code=damage.code, severity="error", seq=verdict.entries, detail=damage.message))
+    findings.extend(found)
     return Verification(
         run_id=run_id,
-        ok=verdict.ok and damage is None,
+        ok=verdict.ok and not found,
         entries=verdict.entries,
         trusted_prefix=verdict.trusted_prefix,
         head_seq=verdict.head_seq,

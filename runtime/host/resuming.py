@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from runtime.events.facts import RunSummary
 from runtime.host.versions import BEHAVIOUR_VERSION
-from runtime.kernel.canonical import parse_strict
+from runtime.kernel.canonical import CanonicalizationError, parse_strict
 from runtime.kernel.errors import QuarterdeckError, Refused
 from runtime.kernel.model import frozen, thawed
+from runtime.kernel.outcomes import RunStatus
 from runtime.kernel.ports import StoredEntry
 from runtime.missions.loader import Mission, load_bytes
 from runtime.missions.problems import MissionInvalid
 from runtime.orchestration.journal_history import History
 from runtime.orchestration.journal_verify import verify_entries
+from runtime.storage.runs import update_run
 from runtime.storage.store import Store
 from runtime.turns.plan import ResolvedTurnPlan, load_plan
 
@@ -73,6 +75,36 @@ async def read_past(store: Store, run_id: str) -> Past:
         entries=entries,
         history=await asyncio.to_thread(History.fold, stored),
     )
+
+
+#: Ruling R4 read backwards; what is not here keeps its name.
+_STATUS_OF: Final = {"completed": RunStatus.SUCCEEDED, "halted": RunStatus.CANCELLED}
+
+
+async def settle_row(store: Store, run: RunSummary) -> RunSummary | None:
+    """What the disk says wins (ruling R25): a run whose journal is closed has ended, whatever its row says.
+
+    Returns the corrected summary, or None when the journal has no end.
+    """
+    head = await store.journals.head(run.run_id)
+    if head is None or head.kind != "journal_closed":
+        return None
+    try:
+        entry = parse_strict(head.body)
+        status = _STATUS_OF.get(entry["status"]) or RunStatus(entry["status"])
+        exit_code = entry.get("exit_code")
+    except (CanonicalizationError, KeyError, ValueError):
+        return None
+    changes = {
+        "status": status,
+        "reason": entry.get("reason"),
+        "exit_code": exit_code,
+        "finished_at": head.at,
+        "entries": head.seq + 1,
+        "head_hash": head.entry_hash,
+    }
+    store.submit([update_run(run.run_id, **changes, last_seq=head.seq)])
+    return replace(run, **changes, resumable=False)
 
 
 async def _mission(store: Store, mission_hash: str, path: Path) -> Mission:

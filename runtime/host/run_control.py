@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from runtime.kernel.errors import Refused
 from runtime.orchestration.run_controller import HaltLatch, KillSwitch, RunGuard, TreeLock
+
+
+class RunLock(TreeLock):
+    """A tree lock that can be left behind, when the work it protects is not settled."""
+
+    def leave(self) -> None:
+        """Let go, but keep the record: whoever takes the lock next learns that this run needs settling first."""
+        if not self.held:
+            return
+        descriptor, self._descriptor = self._descriptor, -1
+        self._stale = None
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +27,7 @@ class RunControl:
 
     kill_switch: KillSwitch
     halt_latch: HaltLatch
-    lock: TreeLock | None
+    lock: RunLock | None
 
     def check(self) -> None:
         """Raises `Halted`: ``KILL_SWITCH``, ``HALT_LATCHED``, ``LOCK_LOST``."""
@@ -32,6 +45,11 @@ class RunControl:
         return None
 
     def release(self) -> None:
-        """Give the tree back."""
+        """Give the tree back: the run has ended, or never began."""
         if self.lock is not None and self.lock.held:
             self.lock.release()
+
+    def leave(self) -> None:
+        """Give the tree back unsettled: the run is resumable."""
+        if self.lock is not None:
+            self.lock.leave()

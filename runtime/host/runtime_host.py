@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from runtime.egress.scopes import CancelTree, ScopeKind
 from runtime.events.facts import Escalation, HolderChanged, InboxChanged, JournalVerified, RunChanged, RunSummary
 from runtime.execution.pool import ExecutionPool
+from runtime.execution.questions import WITHDRAWN
 from runtime.governance.sandbox import Sandbox
 from runtime.host.api import Ack, Answer, Launch
 from runtime.host.assembly import Shared, environment
@@ -25,15 +26,21 @@ from runtime.host.launching import Launcher
 from runtime.host.live_run import LiveRun, RunPorts
 from runtime.host.observer import summary_record
 from runtime.host.reads import StoreReads
+from runtime.host.resuming import settle_row
+from runtime.host.store_journal import StoreJournal
 from runtime.host.stream import EventHub, Feed
+from runtime.host.words import plain_words
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import Refused, StorageError
 from runtime.kernel.ids import IdSource
+from runtime.kernel.outcomes import RunStatus
+from runtime.orchestration.git import find_toplevel
+from runtime.orchestration.run_controller import HaltLatch
 from runtime.storage.escalations import insert_escalation, resolve_escalation
 from runtime.storage.layout import StateDir
 from runtime.storage.runs import update_run
 from runtime.storage.store import Store
-from runtime.turns.session import SessionManager
+from runtime.storage.writer import Statement
 
 #: Runs of one host at the same time; more are refused with the reason.
 MAX_LIVE_RUNS: Final = 64
@@ -64,14 +71,24 @@ class RuntimeHost(StoreReads):
     """The holder's deck. Build with `open`."""
 
     def __init__(
-        self, store: Store, *, missions: Sequence[Path], clock: Clock, ids: IdSource, sandbox: Sandbox
+        self,
+        store: Store,
+        journal: StoreJournal,
+        *,
+        missions: Sequence[Path],
+        clock: Clock,
+        ids: IdSource,
+        sandbox: Sandbox,
     ) -> None:
         super().__init__(store, missions=missions, clock=clock)
         self._hub = EventHub()
+        self._journal = journal
         self._runs: dict[str, LiveRun] = {}
-        self._starting = 0
+        self._opening: dict[str, asyncio.Task[LiveRun | RunSummary]] = {}
+        self._orphans: tuple[RunSummary, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._closed: asyncio.Task[None] | None = None
         tree = CancelTree(clock)
         self._shared = Shared(
             clock=clock,
@@ -84,24 +101,55 @@ class RuntimeHost(StoreReads):
             environ=environment(),
             scratch=store.state.work,
         )
-        self._launcher = Launcher(store, self._shared, SessionManager(clock))
+        self._launcher = Launcher(store, journal, self._shared)
         self._server = ControlServer(store.state.socket, self._handle)
-        store.live_run_ids = lambda: self._runs
+        store.live_run_ids = lambda: self._held
 
     @classmethod
-    async def open(cls, state: StateDir, *, missions: Sequence[Path], clock: Clock, ids: IdSource) -> RuntimeHost:
-        """Become the holder. Raises `StorageError` ``STORE_*``."""
+    async def open(
+        cls,
+        state: StateDir,
+        *,
+        missions: Sequence[Path],
+        clock: Clock,
+        ids: IdSource,
+        sandbox: Sandbox | None = None,
+    ) -> RuntimeHost:
+        """Become the holder. Raises `StorageError` ``STORE_*``. ``sandbox`` None: the best this machine has."""
         opened: list[RuntimeHost] = []
-        store = await Store.open(state, clock, ids, on_poison=lambda error: opened[0]._poisoned(error))
+        # Before there is a host there is no run to stop, and what is submitted next fails by itself.
+        store = await Store.open(
+            state, clock, ids, on_poison=lambda error: opened[0]._poisoned(error) if opened else None
+        )
         try:
-            sandbox = await Sandbox.detect("best_effort", clock=clock)
-            host = cls(store, missions=missions, clock=clock, ids=ids, sandbox=sandbox)
+            sandbox = sandbox or await Sandbox.detect("best_effort", clock=clock)
+            journal = await StoreJournal.open_for(store, clock)
+            host = cls(store, journal, missions=missions, clock=clock, ids=ids, sandbox=sandbox)
             opened.append(host)
+            await host._take_stock()
             await host._server.start(store.lock)
         except BaseException:
             await store.close()
             raise
         return host
+
+    async def _take_stock(self) -> None:
+        """Runs of earlier holders: those whose end is on disk have ended, the others are resumable."""
+        orphans = []
+        for record in await self._store.runs.unfinished():
+            if await settle_row(self._store, record.summary) is None:
+                orphans.append(record.summary)
+        self._orphans = tuple(orphans)
+        await self._store.flush()
+
+    @property
+    def _held(self) -> set[str]:
+        """Runs somebody here works on, those being opened included."""
+        return {*(run_id for run_id, run in self._runs.items() if not run.over), *self._opening}
+
+    def _live(self, run_id: str) -> LiveRun | None:
+        run = self._runs.get(run_id)
+        return None if run is None or run.over else run
 
     @property
     def read_only(self) -> bool:
@@ -110,18 +158,45 @@ class RuntimeHost(StoreReads):
     # -- intents ------------------------------------------------------------------------------------------------
 
     async def launch(self, intent: Launch) -> RunSummary:
-        if self._closing or len(self._runs) + self._starting >= MAX_LIVE_RUNS:
+        if len(self._held) >= MAX_LIVE_RUNS:
             raise Refused("admission_capacity_reject", f"{MAX_LIVE_RUNS} runs are live; wait for one to end")
-        self._starting += 1
-        try:
-            begun = await self._launcher.launch(intent, self._ports())
-        finally:
-            self._starting -= 1
+        run_id = self._shared.ids.uuid()
+        begun = await self._opened(run_id, lambda: self._launcher.launch(run_id, intent, self._ports()))
         if isinstance(begun, LiveRun):
-            self._adopt(begun)
             return begun.summary
         self._hub.publish(RunChanged(run=begun))
         return begun
+
+    async def _opened(
+        self, run_id: str, work: Callable[[], Coroutine[Any, Any, LiveRun | RunSummary]]
+    ) -> LiveRun | RunSummary:
+        """Open a run in a task of the host's own, so that a caller who leaves cannot tear it apart half-way.
+
+        Whoever asks for the same run meanwhile gets the same answer.
+        """
+        if self._closing:
+            raise Refused("runtime_shutdown", "this process is closing the store; nothing new is started")
+        task = self._opening.get(run_id)
+        if task is None:
+            task = self._opening[run_id] = asyncio.create_task(self._open(run_id, work), name=f"open-{run_id[:8]}")
+            task.add_done_callback(_retrieved)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise  # it is the caller who leaves; the run opens all the same
+            raise Refused("runtime_shutdown", "this process closed the store while the run was opening") from None
+
+    async def _open(
+        self, run_id: str, work: Callable[[], Coroutine[Any, Any, LiveRun | RunSummary]]
+    ) -> LiveRun | RunSummary:
+        try:
+            begun = await work()
+            if isinstance(begun, LiveRun):
+                self._adopt(begun)
+            return begun
+        finally:
+            del self._opening[run_id]
 
     async def cancel(self, run_id: str, reason: str = "") -> Ack:
         return await self._stop(run_id, "cancel", reason)
@@ -130,40 +205,46 @@ class RuntimeHost(StoreReads):
         return await self._stop(run_id, "terminate", reason)
 
     async def pause(self, run_id: str, reason: str = "") -> Ack:
-        run = self._runs.get(run_id)
+        run = self._live(run_id)
         if run is None:
             return await self._not_live(run_id, "pause")
-        done = run.pause(reason=reason, actor="operator")
+        done = run.pause(reason=plain_words(reason), actor="operator")
         return Ack(
             done=done,
             run_id=run_id,
             message="paused: running work finishes" if done else "it is paused or stopping already",
         )
 
-    async def resume(self, run_id: str, reason: str = "") -> Ack:
-        run = self._runs.get(run_id)
+    async def resume(self, run_id: str, reason: str = "", *, unattended: bool | None = None) -> Ack:
+        run = self._live(run_id)
         if run is not None:
-            done = run.resume(reason=reason, actor="operator")
+            done = run.resume(reason=plain_words(reason), actor="operator")
             return Ack(done=done, run_id=run_id, message="resumed" if done else "it is not paused")
-        return await self._revive(run_id, reason)
-
-    async def _revive(self, run_id: str, reason: str) -> Ack:
         summary = await self._known(run_id)
-        if not summary.resumable:
+        if not summary.resumable and run_id not in self._opening:
             return Ack(done=False, run_id=run_id, message=f"it has ended: {summary.status.value}")
-        run = await self._launcher.resume(run_id, reason, self._ports())
-        self._adopt(run)
-        return Ack(done=True, run_id=run_id, message="resumed after a crash: finished steps are reused")
+        run = await self._revive(run_id, reason, unattended)
+        how = "its stop is carried through" if run.stopping else "finished steps are reused"
+        return Ack(done=True, run_id=run_id, message=f"resumed after a crash: {how}")
+
+    async def _revive(self, run_id: str, reason: str, unattended: bool | None = None) -> LiveRun:
+        """Bring a run nobody works on back to life; a second caller meanwhile gets the same live run."""
+        begun = await self._opened(
+            run_id, lambda: self._launcher.resume(run_id, reason, self._ports(), unattended=unattended)
+        )
+        if not isinstance(begun, LiveRun):
+            raise Refused("RUN_UNKNOWN", f"run {run_id} did not begin: {begun.code}")
+        return begun
 
     async def _stop(self, run_id: str, verb: str, reason: str) -> Ack:
-        run = self._runs.get(run_id)
+        run, revived = self._live(run_id), False
         if run is None:
             summary = await self._known(run_id)
-            if not summary.resumable:
+            if not summary.resumable and run_id not in self._opening:
                 return await self._not_live(run_id, verb)
-            run = await self._launcher.resume(run_id, reason, self._ports())
-            self._adopt(run)
-        done = (run.cancel if verb == "cancel" else run.terminate)(reason=reason, actor="operator")
+            run, revived = await self._revive(run_id, reason), True
+        stop = run.cancel if verb == "cancel" else run.terminate
+        done = stop(reason=plain_words(reason), actor="operator") or (revived and run.stopping)
         words = {"cancel": "fenced; killing and undoing", "terminate": "fenced; killing, keeping what was done"}
         return Ack(done=done, run_id=run_id, message=words[verb] if done else "it is stopping already")
 
@@ -176,7 +257,17 @@ class RuntimeHost(StoreReads):
         summary = await self._store.runs.get(run_id)
         if summary is None:
             raise Refused("RUN_UNKNOWN", f"there is no run {run_id}", hint="`quarterdeck runs` lists them")
-        return summary
+        known = self._as_held(summary)
+        if not known.resumable:
+            return known
+        return await settle_row(self._store, known) or known
+
+    def _as_held(self, row: RunSummary) -> RunSummary:
+        """A row as the holder knows it: a live run's figures are newer, and one nobody works on is resumable."""
+        run = self._live(row.run_id)
+        if run is not None:
+            return run.figures()
+        return replace(row, resumable=not row.status.terminal and row.run_id not in self._held)
 
     async def answer(self, intent: Answer) -> Ack:
         run = next((item for item in self._runs.values() if intent.escalation_id.startswith(item.run_id)), None)
@@ -187,22 +278,58 @@ class RuntimeHost(StoreReads):
                 hint="resume the run first if it crashed",
             )
         await run.parts.questions.answer(
-            intent.escalation_id, resolution=intent.resolution, by=intent.by, notes=intent.notes
+            intent.escalation_id,
+            resolution=intent.resolution,
+            by=plain_words(intent.by),
+            notes=plain_words(intent.notes),
         )
         return Ack(done=True, run_id=run.run_id, message=f"recorded: {intent.resolution}")
+
+    async def drained(self) -> None:
+        while busy := {*self._tasks, *self._opening.values()}:
+            await asyncio.wait(busy)
 
     async def wait(self, run_id: str) -> RunSummary:
         run = self._runs.get(run_id)
         return await run.done() if run is not None else await self._known(run_id)
 
     def subscribe(self) -> Feed:
-        return self._hub.subscribe(asyncio.get_running_loop())
+        feed = self._hub.subscribe(asyncio.get_running_loop())
+        for run in self._orphans:
+            if run.run_id not in self._held:
+                feed.push(RunChanged(run=replace(run, resumable=True)))
+        return feed
 
     async def find(self, selector: str) -> RunSummary:
-        """A live run's figures are newer than its row."""
-        found = await super().find(selector)
-        run = self._runs.get(found.run_id)
-        return run.summary if run is not None else found
+        return self._as_held(await super().find(selector))
+
+    async def runs(
+        self,
+        *,
+        text: str = "",
+        statuses: Sequence[RunStatus] = (),
+        before: tuple[str, str] | None = None,
+        limit: int = 100,
+    ) -> tuple[RunSummary, ...]:
+        rows = await super().runs(text=text, statuses=statuses, before=before, limit=limit)
+        return tuple(self._as_held(row) for row in rows)
+
+    async def unlatch(self, path: str, reason: str) -> Ack:
+        state = self._store.state
+        root = find_toplevel(Path(path)) or Path(path)
+        record = HaltLatch(state.latches, root, clock=self._clock).clear(plain_words(reason))
+        if record is None:
+            return Ack(done=False, run_id="", message=f"{root} is not latched")
+        told = self._journal.append(
+            "latch",
+            action="cleared",
+            code=record.code,
+            run_id=record.run_id,
+            root=str(root),
+            reason=plain_words(reason),
+        )
+        await told.durable
+        return Ack(done=True, run_id=record.run_id, message=f"the latch of {root} is cleared: {record.message}")
 
     # -- live runs ----------------------------------------------------------------------------------------------
 
@@ -211,6 +338,7 @@ class RuntimeHost(StoreReads):
             clock=self._shared.clock,
             ids=self._shared.ids,
             publish=self._hub.publish,
+            record=self._record,
             changed=self._changed,
             asked=self._asked,
         )
@@ -237,48 +365,69 @@ class RuntimeHost(StoreReads):
             verifying.cancel()
             await asyncio.wait({verifying})
             self._finished(verifying)
-            self._runs.pop(run.run_id, None)
-        self._hub.publish(RunChanged(run=final))
+            if self._runs.get(run.run_id) is run:
+                del self._runs[run.run_id]
+        self._orphans = tuple(item for item in self._orphans if item.run_id != run.run_id)
+        if final.status.terminal:
+            await self._close_questions(final)
         if not self._closing and self._store.poisoned is None:
             self._hub.publish(JournalVerified(verification=await self.verify(run.run_id)))
+
+    async def _close_questions(self, run: RunSummary) -> None:
+        """A run that has ended asks nothing any more, whatever a crash left in the inbox."""
+        for question in await self._store.escalations.list(run_id=run.run_id, open_only=True):
+            self._asked(replace(question, resolved_at=run.finished_at, resolution=WITHDRAWN, resolved_by="runtime"))
 
     async def _verify_live(self, run: LiveRun) -> None:
         """Check the chain on disk while the run goes on, never taking more than a tenth of the time."""
         checked = -1
         pause = VERIFY_SECONDS / 4
-        while run.run_id in self._runs and not self._closing:
+        while run.run_id in self._runs and not self._closing and self._store.poisoned is None:
             await self._shared.clock.sleep(pause)
             entries = run.prepared.journal.entries
             if entries == checked or run.run_id not in self._runs:
                 continue
-            await self._store.flush()
-            verdict = await self.verify(run.run_id)
+            try:
+                await self._store.flush()
+                verdict = await self.verify(run.run_id)
+            except StorageError as error:
+                _LOG.warning("run %s cannot be verified now: %s", run.run_id, error)
+                return
             self._hub.publish(JournalVerified(verification=verdict))
             checked = entries
             pause = max(VERIFY_SECONDS, verdict.duration_ms / 1000 * _VERIFY_SHARE)
 
     def _changed(self, run: RunSummary) -> None:
-        """Store and show a summary. A store in trouble still shows."""
-        if self._store.poisoned is None and not run.resumable:
-            members = {name: getattr(run, name) for name in _STORED}
-            self._store.submit([update_run(run.run_id, **members, last_seq=run.entries - 1)])
+        """Store and show a summary."""
+        self._record(run)
         self._hub.publish(RunChanged(run=run))
+
+    def _record(self, run: RunSummary) -> None:
+        members = {name: getattr(run, name) for name in _STORED}
+        self._submit(update_run(run.run_id, **members, last_seq=run.entries - 1))
+
+    def _submit(self, statement: Statement) -> None:
+        """Rows can be told again from the journal: a store in trouble must not keep a fence from being shown."""
+        if self._store.poisoned is not None:
+            return
+        try:
+            self._store.submit([statement])
+        except StorageError as error:
+            _LOG.warning("a row could not be stored: %s", error)
 
     def _asked(self, question: Escalation) -> None:
         if question.resolved_at is None:
-            self._store.submit([insert_escalation(question)])
+            self._submit(insert_escalation(question))
         else:
-            self._store.submit(
-                [
-                    resolve_escalation(
-                        question.run_id,
-                        question.escalation_id,
-                        resolution=question.resolution or "",
-                        resolved_by=question.resolved_by or "",
-                        notes=question.notes or "",
-                        at=question.resolved_at,
-                    )
-                ]
+            self._submit(
+                resolve_escalation(
+                    question.run_id,
+                    question.escalation_id,
+                    resolution=question.resolution or "",
+                    resolved_by=question.resolved_by or "",
+                    notes=question.notes or "",
+                    at=question.resolved_at,
+                )
             )
         run = self._runs.get(question.run_id)
         if run is not None:
@@ -290,7 +439,7 @@ class RuntimeHost(StoreReads):
         """The store accepts nothing more: every run stops where it is and stays resumable."""
         _LOG.error("the store stopped accepting changes: %s", error)
         for run in list(self._runs.values()):
-            run.leave()
+            run.leave(error)
         self._hub.publish(HolderChanged(holder=None, read_only=True))
 
     # -- the control socket -------------------------------------------------------------------------------------
@@ -302,29 +451,50 @@ class RuntimeHost(StoreReads):
         answer = _REMOTE.get(str(verb))
         if answer is None:
             raise Refused("CONTROL_VERB", f"there is no verb {verb!r}")
-        try:
-            yield await answer(self, arguments)
-        except TypeError as error:
-            raise Refused("CONTROL_VERB", f"{verb}: {error}") from None
+        yield await answer(self, arguments)
 
     async def close(self) -> None:
-        """Let runs stop where they are, resumable; then close the store. Idempotent."""
-        if self._closing:
-            return
+        """Let runs stop where they are, resumable; then close the store. Idempotent; every caller waits for it."""
         self._closing = True
-        await self._server.close()
+        if self._closed is None:
+            self._closed = asyncio.create_task(self._close(), name="host-close")
+        await asyncio.shield(self._closed)
+
+    async def _close(self) -> None:
+        try:
+            await self._stop_everything()
+        finally:
+            try:
+                await self._server.close()
+            finally:
+                await self._store.close()
+
+    async def _stop_everything(self) -> None:
+        opening = set(self._opening.values())
+        for begun in opening:
+            begun.cancel()
+        if opening:
+            await asyncio.wait(opening)
         runs = list(self._runs.values())
         for run in runs:
             run.leave()
-        if self._tasks:
-            _, late = await asyncio.wait(set(self._tasks), timeout=CLOSE_SECONDS)
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(set(self._tasks), timeout=CLOSE_SECONDS)
+        if late:
+            await asyncio.gather(*(run.abandon() for run in runs))
             for task in late:
                 task.cancel()
-            if late:
-                await asyncio.wait(late)
-        await self._store.close()
+            await asyncio.wait(late)
 
 
+def _retrieved(task: asyncio.Task[Any]) -> None:
+    """Its outcome is for those who wait; when they all left, nobody has to hear of it."""
+    if not task.cancelled():
+        task.exception()
+
+
+_Intent = TypeVar("_Intent")
 _Remote = Callable[[RuntimeHost, dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 
 
@@ -333,23 +503,50 @@ async def _ping(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _launch(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-    return summary_record(await host.launch(Launch(**arguments)))
+    return summary_record(await host.launch(_intent(Launch, arguments)))
 
 
 async def _wait(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-    return summary_record(await host.wait(str(arguments["run_id"])))
+    return summary_record(await host.wait(_text(arguments, "run_id")))
 
 
 async def _answer(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-    return asdict(await host.answer(Answer(**arguments)))
+    return asdict(await host.answer(_intent(Answer, arguments)))
+
+
+async def _resume(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
+    unattended = arguments.get("unattended")
+    if unattended is not None and not isinstance(unattended, bool):
+        raise Refused("CONTROL_VERB", "unattended is true, false or absent")
+    run_id, reason = _text(arguments, "run_id"), str(arguments.get("reason", ""))
+    return asdict(await host.resume(run_id, reason, unattended=unattended))
+
+
+async def _unlatch(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
+    return asdict(await host.unlatch(_text(arguments, "path"), _text(arguments, "reason")))
 
 
 def _control(verb: str) -> _Remote:
     async def act(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
         method = getattr(host, verb)
-        return asdict(await method(str(arguments["run_id"]), str(arguments.get("reason", ""))))
+        return asdict(await method(_text(arguments, "run_id"), str(arguments.get("reason", ""))))
 
     return act
+
+
+def _text(arguments: dict[str, Any], name: str) -> str:
+    value = arguments.get(name)
+    if not isinstance(value, str):
+        raise Refused("CONTROL_VERB", f"the request lacks the text {name!r}")
+    return value
+
+
+def _intent(kind: Callable[..., _Intent], arguments: dict[str, Any]) -> _Intent:
+    """An intent from another process, which may be of another version."""
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise Refused("CONTROL_VERB", f"the request does not fit: {error}") from None
 
 
 _REMOTE: Final[dict[str, _Remote]] = {
@@ -357,5 +554,7 @@ _REMOTE: Final[dict[str, _Remote]] = {
     "launch": _launch,
     "wait": _wait,
     "answer": _answer,
-    **{verb: _control(verb) for verb in ("cancel", "terminate", "pause", "resume")},
+    "resume": _resume,
+    "unlatch": _unlatch,
+    **{verb: _control(verb) for verb in ("cancel", "terminate", "pause")},
 }

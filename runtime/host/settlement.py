@@ -1,7 +1,8 @@
 """How a run is repaired after a crash, undone after a failure, and ended (rulings R14, R19, R20, R25).
 
-The end is one batch: evidence, terminal, close and the journal's last entry, with the run's row beside them. It is
-shown when the writer has acknowledged it, or after `ACK_SECONDS` from memory, and then the disk has the last word.
+The end is one batch: evidence, terminal, close and the journal's last entry, with the run's row and its head in the
+store's journal beside them. It is shown when the writer has acknowledged it; without that there is no end, and the
+next start tells from the disk.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import Any, Final
 
 from runtime.events.envelope import ControlSignal
 from runtime.events.facts import RunSummary
+from runtime.host.hooks import Hooks
 from runtime.host.prepared import Prepared
+from runtime.host.store_journal import StoreJournal
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import Halted, QuarterdeckError, StorageError
+from runtime.kernel.model import OperationReceipt
 from runtime.kernel.outcomes import Exit
 from runtime.orchestration.operations import OperationExecutor
-from runtime.orchestration.undo import CompensationOutcome
 from runtime.turns import arbiter
 from runtime.turns.arbiter import Terminal
 
@@ -31,27 +34,41 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 class Settlement:
-    """Repairs, undoes and ends one run. ``changed`` stores and shows its summary."""
+    """Repairs, undoes and ends one run. ``record`` stores its last summary, ``store_journal`` learns of latches and of its head."""
 
     def __init__(
-        self, prepared: Prepared, executor: OperationExecutor, clock: Clock, changed: Callable[[RunSummary], None]
+        self,
+        prepared: Prepared,
+        executor: OperationExecutor,
+        hooks: Hooks,
+        *,
+        clock: Clock,
+        record: Callable[[RunSummary], None],
+        store_journal: StoreJournal,
     ) -> None:
         self._prepared = prepared
         self._executor = executor
+        self._hooks = hooks
         self._clock = clock
-        self._changed = changed
+        self._record = record
+        self._store_journal = store_journal
         self._refused: QuarterdeckError | None = None
 
     def refused(self, error: QuarterdeckError) -> None:
         """The store refused an entry of a fence; the run can have no durable end."""
         self._refused = self._refused or error
 
+    @property
+    def refusal(self) -> QuarterdeckError | None:
+        """What the store refused first, if it did."""
+        return self._refused
+
     async def repair(self) -> None:
         """Decide about everything a crash left open, newest first. Raises `Halted` when a person must decide."""
         for known in self._executor.unresolved():
             action = await self._executor.recover(known)
             if action.undo is not None and not action.undo.verified:
-                self._latch(action.undo)
+                self._latch(action.undo.code or "COMP_FAILED")
                 raise Halted(action.undo.code or "COMP_FAILED", f"{known.operation_id} could not be undone")
             if action.action in ("ask", "manual"):
                 raise Halted(
@@ -64,22 +81,30 @@ class Settlement:
         receipts = self._prepared.journal.operations.successful_writes()
         if not receipts:
             return terminal
-        async with asyncio.timeout(CLEANUP_SECONDS):
-            outcomes = await self._executor.compensate_all(receipts)
-        failed = next((item for item in outcomes if not item.verified), None)
-        if failed is None:
+        code = await self._compensate(receipts)
+        if code is None:
             return terminal
-        self._latch(failed)
-        code = failed.code or "COMP_FAILED"
+        self._latch(code)
         trigger = replace(arbiter.node_failed(code), reason="an effect could not be undone; see the evidence")
         return Terminal(trigger=trigger, superseded=(terminal.trigger, *terminal.superseded))
 
-    def _latch(self, outcome: CompensationOutcome) -> None:
+    async def _compensate(self, receipts: Sequence[OperationReceipt]) -> str | None:
+        """The code of the first undo that could not be proven; None when all were."""
+        try:
+            async with asyncio.timeout(CLEANUP_SECONDS):
+                outcomes = await self._executor.compensate_all(receipts)
+        except TimeoutError:
+            return "COMP_FAILED"
+        except Halted as halted:
+            return halted.code
+        failed = next((item for item in outcomes if not item.verified), None)
+        return None if failed is None else failed.code or "COMP_FAILED"
+
+    def _latch(self, code: str) -> None:
         """Nothing starts in this tree until a person has looked (operations spec §6.5)."""
-        code = outcome.code or "COMP_FAILED"
-        trouble = self._prepared.control.latch(
-            code, run_id=self._prepared.run_id, message="an undo could not be verified"
-        )
+        message, run_id = "an undo could not be verified", self._prepared.run_id
+        self._store_journal.append("latch", action="set", code=code, run_id=run_id, message=message)
+        trouble = self._prepared.control.latch(code, run_id=run_id, message=message)
         if trouble is not None:
             _LOG.error("the work tree of run %s could not be latched: %s", self._prepared.run_id, trouble)
 
@@ -92,6 +117,7 @@ class Settlement:
         journal, session, run_id = prepared.journal, prepared.session, prepared.run_id
         stamp = prepared.emitter.stamp
         before = [*pending, *stamp(arbiter.preceding_signals(terminal, run_id))]
+        self._hooks.hold()
         journal.append("evidence", evidence=self._evidence(terminal, summary))
         session.advance(run_id, "commit" if terminal.commits else "abort", reason=terminal.ending.reason)
         end = [*before, *stamp([arbiter.terminal_signal(terminal, run_id)])]
@@ -103,6 +129,8 @@ class Settlement:
             extra["reason"] = terminal.ending.reason
         appended = journal.close(terminal.journal_status, result_commit=result_commit, **extra)
         final = _final(terminal, summary, journal.entries, journal.get_chain_root(), timestamp(self._clock.now()))
+        self._record(final)
+        self._store_journal.run_ended(final)
         try:
             async with asyncio.timeout(ACK_SECONDS):
                 await appended.durable
@@ -112,7 +140,7 @@ class Settlement:
                 f"the end of the run was not acknowledged within {ACK_SECONDS:g} s",
                 hint="the next start tells from the disk how it ended",
             ) from None
-        self._changed(final)
+        self._hooks.show()
         return final
 
     async def _head(self) -> str | None:

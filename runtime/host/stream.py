@@ -59,11 +59,7 @@ class Feed:
             if self._signalled:
                 return
             self._signalled = True
-        try:
-            self._loop.call_soon_threadsafe(self._wake.set)
-        except RuntimeError:
-            # The reader's loop is closed: it can never drain again.
-            self.close()
+        self._show_state()
 
     def drain(self, limit: int = 2000) -> Sequence[StreamEvent]:
         """Take what has arrived: entries in order, then output, then the newest gauges and summaries."""
@@ -80,7 +76,7 @@ class Feed:
                 self._dropped = 0
             if not self._entries and not self._output:
                 self._signalled = False
-                self._loop.call_soon_threadsafe(self._wake.clear)
+        self._show_state()
         return events
 
     async def wait(self) -> None:
@@ -89,12 +85,39 @@ class Feed:
     def close(self) -> None:
         self._hub.forget(self)
 
+    def _show_state(self) -> None:
+        """Bring the wake-up in line: at once on the reader's own loop, where a delayed clear would let a reader that
+        waits and drains in turn spin without ever yielding; from another thread as a message."""
+        if _running_loop() is self._loop:
+            self._bring_in_line()
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._bring_in_line)
+        except RuntimeError:
+            # The reader's loop is closed: nobody can wait any more.
+            self.close()
+
+    def _bring_in_line(self) -> None:
+        # Reads the state instead of carrying it, so that messages overtaking each other end in the truth.
+        with self._lock:
+            if self._signalled:
+                self._wake.set()
+            else:
+                self._wake.clear()
+
     def _keep_latest(self, event: StreamEvent) -> None:
         key = _latest_key(event)
         self._latest.pop(key, None)
         if len(self._latest) >= MAX_LATEST:
             self._latest.pop(next(iter(self._latest)))
         self._latest[key] = event
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _latest_key(event: StreamEvent) -> tuple[str, str]:

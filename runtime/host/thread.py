@@ -12,13 +12,40 @@ from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from runtime.events.facts import EntryAppended, Escalation, Holder, NodeInfo, RunSummary, Verification, Violation
+from runtime.events.facts import (
+    EntryAppended,
+    Escalation,
+    Holder,
+    NodeInfo,
+    RunSummary,
+    StreamEvent,
+    Verification,
+    Violation,
+)
 from runtime.host.api import Ack, Answer, Deck, Launch, MissionInfo, RunStatus, Subscription
 from runtime.host.opening import open_console_deck
 
 T = TypeVar("T")
 
 _CLOSE_SECONDS: Final = 40.0  # the host's own limit for ending runs is below this
+_SUBSCRIBE_SECONDS: Final = 5.0
+
+
+class _ThreadedFeed:
+    """A feed of the other loop: drained directly, waited for there."""
+
+    def __init__(self, feed: Subscription, loop: asyncio.AbstractEventLoop) -> None:
+        self._feed = feed
+        self._loop = loop
+
+    def drain(self, limit: int = 2000) -> Sequence[StreamEvent]:
+        return self._feed.drain(limit)
+
+    async def wait(self) -> None:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._feed.wait(), self._loop))
+
+    def close(self) -> None:
+        self._feed.close()
 
 
 class ThreadedDeck:
@@ -60,8 +87,11 @@ class ThreadedDeck:
     async def pause(self, run_id: str, reason: str = "") -> Ack:
         return await self._there(self._deck.pause(run_id, reason))
 
-    async def resume(self, run_id: str, reason: str = "") -> Ack:
-        return await self._there(self._deck.resume(run_id, reason))
+    async def resume(self, run_id: str, reason: str = "", *, unattended: bool | None = None) -> Ack:
+        return await self._there(self._deck.resume(run_id, reason, unattended=unattended))
+
+    async def unlatch(self, path: str, reason: str) -> Ack:
+        return await self._there(self._deck.unlatch(path, reason))
 
     async def answer(self, intent: Answer) -> Ack:
         return await self._there(self._deck.answer(intent))
@@ -100,11 +130,15 @@ class ThreadedDeck:
     async def wait(self, run_id: str) -> RunSummary:
         return await self._there(self._deck.wait(run_id))
 
+    async def drained(self) -> None:
+        await self._there(self._deck.drained())
+
     def subscribe(self) -> Subscription:
         async def there() -> Subscription:
             return self._deck.subscribe()
 
-        return asyncio.run_coroutine_threadsafe(there(), self._loop).result(timeout=5.0)
+        found = asyncio.run_coroutine_threadsafe(there(), self._loop).result(timeout=_SUBSCRIBE_SECONDS)
+        return _ThreadedFeed(found, self._loop)
 
     async def close(self) -> None:
         await self._there(self._deck.close())
@@ -120,8 +154,7 @@ def open_threaded_deck(store: str | None, *, missions: Sequence[str] = ()) -> It
     thread = threading.Thread(target=_serve, args=(loop,), name="quarterdeck-runtime", daemon=True)
     thread.start()
     try:
-        opening = asyncio.run_coroutine_threadsafe(open_console_deck(store, missions=missions), loop)
-        deck = opening.result()
+        deck = asyncio.run_coroutine_threadsafe(open_console_deck(store, missions=missions), loop).result()
         try:
             yield ThreadedDeck(deck, loop)
         finally:
@@ -136,6 +169,11 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
     finally:
+        # An opening that was interrupted must get to release its lock.
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()

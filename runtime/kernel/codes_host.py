@@ -93,7 +93,6 @@ _WORLD: Final = {
     "PROVIDER_SERVER": "The provider failed.",
     "PROVIDER_TIMEOUT": "The provider took too long.",
     "PROVIDER_UNKNOWN": "There is no such provider.",
-    "PROVIDER_UNREACHABLE": "The provider could not be reached.",
     "PROCESS_ARG": "A command's argument is not allowed.",
     "PROCESS_EXIT": "The program ended with a failure code.",
     "PROCESS_SPAWN": "The program could not be started.",

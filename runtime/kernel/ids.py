@@ -20,13 +20,9 @@ BLOCK_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 #: Operation ids carry attempt marks (ruling R13): ``<step>~<tick>.<visit>.<attempt>.<index>``.
 OPERATION_ID: Final = re.compile(r"[a-z0-9][a-z0-9_.~/-]{0,319}\Z")
 
-MAX_STEP_ID: Final = 255
+#: The file that stops every run of a work tree, or of the whole state folder (ruling R33).
+KILL_SWITCH_FILE: Final = "STOP_AUTONOMY"
 NO_COMMIT: Final = "0" * 40
-
-
-def is_step_id(text: str) -> bool:
-    """True for a node path: slash-joined names of at most 255 bytes (ruling R3)."""
-    return len(text) <= MAX_STEP_ID and all(NAME.match(part) for part in text.split("/"))  # names are ASCII
 
 
 def operation_id(step_id: str, index: int | str, *, tick: int = 1, visit: int = 1, attempt: int = 1) -> str:

@@ -310,22 +310,24 @@ class OperationPlan:
         """Sorted, unique paths with non-read access."""
         return tuple(sorted({item.path for item in self.paths if not item.access.reads_only}))
 
+    def record(self) -> dict[str, Any]:
+        """The hashed object: a stored plan is found under its ``plan_hash``."""
+        return {
+            "schema": "operation-plan/1",
+            "effect": self.effect.value,
+            "paths": sorted([item.path, item.access.value] for item in self.paths),
+            "tool": self.tool,
+            "role": self.role,
+            "reserve_micros": self.reserve_micros,
+            "reserve_tokens": self.reserve_tokens,
+            "writes_index": self.writes_index,
+            "writes_ref": self.writes_ref,
+            "data": thawed(self.data),
+        }
+
     @property
     def plan_hash(self) -> str:
-        return digest(
-            {
-                "schema": "operation-plan/1",
-                "effect": self.effect.value,
-                "paths": sorted([item.path, item.access.value] for item in self.paths),
-                "tool": self.tool,
-                "role": self.role,
-                "reserve_micros": self.reserve_micros,
-                "reserve_tokens": self.reserve_tokens,
-                "writes_index": self.writes_index,
-                "writes_ref": self.writes_ref,
-                "data": dict(self.data),
-            }
-        )
+        return digest(self.record())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ The host injects implementations; tests inject fakes. Nothing here has behaviour
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,6 +149,3 @@ class ModelProvider(Protocol):
     async def complete(self, request: ModelRequest, on_delta: Callable[[str], None] | None = None) -> ModelReply:
         """Raises `Refused` with a ``PROVIDER_*`` code on failure."""
         ...
-
-
-Operate = Callable[..., Awaitable[Any]]

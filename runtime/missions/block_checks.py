@@ -98,6 +98,11 @@ def _check_names_in_params(draft: Draft, name: str, block_type: str, params: Map
 
 
 def _check_gate(draft: Draft, name: str, params: Mapping[str, Any]) -> None:
+    if "require" in params:
+        for key in params.keys() & {"condition", "data"}:
+            message = f"a gate with 'require' takes no {key!r}: the condition itself says what is looked at"
+            draft.document.problem("MISSION_PARAMETER_TYPE", message, ("blocks", name, key), key=True)
+        return
     key = "check" if "check" in params else "schema"
     gate = params.get(key)
     if not isinstance(gate, str) or draft.accepts(name, "GATE_UNKNOWN", "OP_PARAMS"):

@@ -26,7 +26,7 @@ from runtime.blocks.results import BlockRunResult
 from runtime.blocks.values import BlockValue
 from runtime.blocks.workflow import Workflow
 from runtime.missions import references
-from runtime.missions.conditions import Condition
+from runtime.missions.conditions import Condition, ConditionFailed
 from runtime.missions.graph import LANES
 from runtime.missions.loader import Mission
 from runtime.missions.model import BlockSpec, RetrySpec
@@ -74,10 +74,11 @@ def run_outputs(mission: Mission, inputs: Mapping[str, Any], produced: Mapping[s
 def _register(workflow: Workflow, mission: Mission, name: str, maker: _Maker) -> None:
     spec = mission.spec.blocks[name]
     params = block_params(mission, name)
+    condition = mission.conditions.get(("blocks", name, "require"))
     workflow.configure(
-        maker.make(spec.type, params),
+        maker.make(spec.type, params, condition),
         name=name,
-        reads=references.names(params, "outputs"),
+        reads=_reads(params, condition),
         retry=_retry(spec.retry),
         accept=spec.accept,
         optional=spec.optional,
@@ -94,7 +95,13 @@ def block_params(mission: Mission, name: str) -> dict[str, Any]:
     if mission.spec.blocks[name].type != "llm_call":
         return params
     schema = mission.output_schema(name)
-    return {"prompt": "", **params, **({} if schema is None else {"output_schema": schema})}
+    return {**params, **({} if schema is None else {"output_schema": schema})}
+
+
+def _reads(params: Mapping[str, Any], condition: Condition | None) -> tuple[str, ...]:
+    """The blocks whose outputs an attempt needs, each once."""
+    asked = () if condition is None else condition.outputs()
+    return tuple(dict.fromkeys((*references.names(params, "outputs"), *asked)))
 
 
 def _extra(mission: Mission, name: str, spec: BlockSpec) -> dict[str, object]:
@@ -117,19 +124,38 @@ class _Late(Block, abstract=True, local=True, input=multiple()):
     make: Callable[[Mapping[str, Any]], Block]
     params: Mapping[str, Any]
     inputs: Mapping[str, Any]
+    condition: Condition | None = None
 
     def validate(self, input: BlockValue, ctx: BlockValidateContext) -> None:
         """The real block judges the input, once it exists."""
 
     async def run(self, input: BlockValue, ctx: BlockContext) -> BlockRunResult:
-        outputs = {
-            name: ctx.state[name].to_python() for name in references.names(self.params, "outputs") if name in ctx.state
-        }
+        sources = _reads(self.params, self.condition)
+        outputs = {name: ctx.state[name].to_python() for name in sources if name in ctx.state}
         try:
             values = references.resolve(self.params, self.inputs, outputs)
+            if self.condition is not None:
+                values = _decided(values, self.condition, self.inputs, outputs, input)
         except ReferenceMissing as missing:
             raise BlockValidationError("validation.reference_missing", missing.message, effects="none") from None
+        except ConditionFailed as undecided:
+            raise BlockValidationError("graph.condition_failed", undecided.message, effects="none") from None
         return await run_inner(self.make(values), input, ctx)
+
+
+def _decided(
+    values: Mapping[str, Any],
+    condition: Condition,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    given: BlockValue,
+) -> dict[str, Any]:
+    """A gate's ``require`` as the check it stands for. Raises `ConditionFailed`."""
+    value = given.to_python() if "value" in condition.names else None
+    left = condition.evaluate(inputs, outputs, value)
+    rest = {name: item for name, item in values.items() if name != "require"}
+    compared = {"left": left, "op": "eq", "right": True, "text": condition.text}
+    return {**rest, "check": "compare", "condition": compared}
 
 
 class _Maker:
@@ -140,15 +166,15 @@ class _Maker:
         self._inputs = inputs
         self._classes: dict[str, Callable[..., Block]] = {}
 
-    def make(self, type_id: str, params: Mapping[str, Any]) -> Block:
-        """The block itself, or its stand-in when it has to wait for values."""
-        if not references.has_reference(params):
+    def make(self, type_id: str, params: Mapping[str, Any], condition: Condition | None) -> Block:
+        """The block itself, or its stand-in when it has to wait for values or for a gate's condition."""
+        if condition is None and not references.has_reference(params):
             # Even without a reference a plain ``${`` is spelt ``$${``.
             return self._registry.create(type_id, references.resolve(params, {}, {}))
         if type_id not in self._classes:
             self._classes[type_id] = _late_class(self._registry.info(type_id))
         create = functools.partial(self._registry.create, type_id)
-        return self._classes[type_id](make=create, params=params, inputs=self._inputs)
+        return self._classes[type_id](make=create, params=params, inputs=self._inputs, condition=condition)
 
 
 def _late_class(info: BlockTypeInfo) -> Callable[..., Block]:
@@ -193,6 +219,6 @@ def _cases(mission: Mission, source: str, inputs: Mapping[str, Any]) -> list[Cas
     return [
         otherwise(case.target)
         if case.when is None
-        else when(_Branch(mission.conditions[source, index], inputs), case.target)
+        else when(_Branch(mission.conditions["branches", source, index, "when"], inputs), case.target)
         for index, case in enumerate(mission.spec.branches[source])
     ]

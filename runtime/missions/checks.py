@@ -7,6 +7,7 @@ no other problem. Each reports to the document; none raises.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from runtime.missions import references
@@ -26,8 +27,8 @@ ACCEPT_KEYS: Final = ("ok", "code", "output")
 _OWN_NOTATION: Final = frozenset({"blocks", "outputs", "branches", "commands", "description"})
 
 
-def check_all(draft: Draft, graph: Graph) -> dict[tuple[str, int], Condition]:
-    """Run every check; returns the compiled conditions by (block, case)."""
+def check_all(draft: Draft, graph: Graph) -> dict[Where, Condition]:
+    """Run every check; returns the compiled conditions by their place in the file."""
     ancestry = graph.ancestry()
     for name in draft.blocks:
         if draft.document.report.full:
@@ -175,22 +176,47 @@ def _tool_lists(draft: Draft) -> Iterator[tuple[Where, list[Any]]]:
             yield (*where, "envelope", "allowed_tools"), tools
 
 
-def _compile_conditions(draft: Draft, graph: Graph, ancestry: Ancestry) -> dict[tuple[str, int], Condition]:
-    branches = draft.data.get("branches")
-    if not isinstance(branches, dict) or not branches:
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A condition as the file has it; ``seen`` says whether ``block`` itself has run when it is asked."""
+
+    where: Where
+    text: str
+    block: str
+    seen: bool
+
+
+def _compile_conditions(draft: Draft, graph: Graph, ancestry: Ancestry) -> dict[Where, Condition]:
+    written = [*_branch_conditions(draft), *_gate_conditions(draft)]
+    if not written:
         return {}
     kinds = {name: _condition_type(declared) for name, declared in draft.inputs.items()}
     names = Names(kinds, graph.blocks)
-    compiled: dict[tuple[str, int], Condition] = {}
-    for source, cases in branches.items():
+    compiled: dict[Where, Condition] = {}
+    for item in written:
+        if draft.document.report.full:
+            break
+        condition = _compile(draft, item.where, item.text, names)
+        if condition is not None:
+            _check_condition_sources(draft, graph, item, condition, ancestry)
+            compiled[item.where] = condition
+    return compiled
+
+
+def _branch_conditions(draft: Draft) -> Iterator[_Written]:
+    branches = draft.data.get("branches")
+    for source, cases in (branches if isinstance(branches, dict) else {}).items():
         for index, case in enumerate(cases if isinstance(cases, list) else ()):
             text = case.get("when") if isinstance(case, dict) else None
-            if isinstance(text, str) and not draft.document.report.full:
-                condition = _compile(draft, ("branches", source, index, "when"), text, names)
-                if condition is not None:
-                    _check_condition_sources(draft, graph, source, condition, ancestry, index)
-                    compiled[source, index] = condition
-    return compiled
+            if isinstance(text, str):
+                yield _Written(("branches", source, index, "when"), text, source, seen=True)
+
+
+def _gate_conditions(draft: Draft) -> Iterator[_Written]:
+    for name, block in draft.blocks.items():
+        text = block.get("require") if block.get("type") == "gate_check" else None
+        if isinstance(text, str) and not references.has_reference(text):
+            yield _Written(("blocks", name, "require"), text, name, seen=False)
 
 
 def _condition_type(declared: Mapping[str, Any]) -> str:
@@ -212,17 +238,16 @@ def _compile(draft: Draft, where: Where, text: str, names: Names) -> Condition |
 
 
 def _check_condition_sources(
-    draft: Draft, graph: Graph, source: str, condition: Condition, ancestry: Ancestry, index: int
+    draft: Draft, graph: Graph, written: _Written, condition: Condition, ancestry: Ancestry
 ) -> None:
-    if graph.loose or source not in graph.known:
+    if graph.loose or written.block not in graph.known:
         return
-    late = set(condition.outputs()) - ancestry.upstream(source) - {source}
-    for name in sorted(late):
-        where: Where = ("branches", source, index, "when")
-        place = draft.document.within(where, condition.text.find(f"outputs.{name}"), name)
+    late = set(condition.outputs()) - ancestry.upstream(written.block)
+    for name in sorted(late - {written.block} if written.seen else late):
+        place = draft.document.within(written.where, condition.text.find(f"outputs.{name}"), name)
         draft.document.report.add(
             "validation.source_not_upstream",
             f"outputs.{name} has not run by then",
             place,
-            hint=f"link it before {source!r}",
+            hint=f"link it before {written.block!r}",
         )

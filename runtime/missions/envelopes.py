@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from runtime.kernel import globs
 from runtime.kernel.model import MICROS, OPERATION_TYPES, Envelope
-from runtime.missions.model import DEFAULT_TIMEOUT_SECONDS, BlockSpec, EnvelopeSpec, MissionSpec
+from runtime.missions.model import BESIDE_THE_ENVELOPE, DEFAULT_TIMEOUT_SECONDS, BlockSpec, EnvelopeSpec, MissionSpec
 from runtime.missions.parameters import READING, tool_action
 from runtime.missions.problems import did_you_mean
 from runtime.missions.references import has_reference
@@ -63,7 +63,7 @@ def block_envelopes(spec: MissionSpec, outer: Envelope) -> dict[str, Envelope]:
 
 
 def _written(envelope: EnvelopeSpec) -> dict[str, Any]:
-    return envelope.model_dump(exclude_none=True, exclude={"write_paths"})
+    return envelope.model_dump(exclude_none=True, exclude=set(BESIDE_THE_ENVELOPE))
 
 
 def check_feasible(document: Document, spec: MissionSpec, outer: Envelope, inner: Mapping[str, Envelope]) -> None:

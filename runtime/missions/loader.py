@@ -33,7 +33,8 @@ class Mission:
     """A mission that can run. ``directory`` is the folder of its file; relative paths start there.
 
     ``definition`` is what ``mission_hash`` is the digest of: the values as parsed plus the digests of the files they
-    name. ``block_envelopes`` holds the further envelopes of blocks that have one. ``warnings`` did not stop the load.
+    name. ``block_envelopes`` holds the further envelopes of blocks that have one. ``conditions`` and ``files`` are keyed by
+    their place in the file. ``warnings`` did not stop the load.
     """
 
     path: Path
@@ -45,7 +46,7 @@ class Mission:
     mission_hash: str
     envelope: Envelope
     block_envelopes: Mapping[str, Envelope]
-    conditions: Mapping[tuple[str, int], Condition]
+    conditions: Mapping[Where, Condition]
     files: Mapping[Where, Attachment]
     warnings: tuple[MissionProblem, ...] = ()
 

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from runtime.events.envelope import Lane
 from runtime.kernel.model import MAX_TIMEOUT_SECONDS
 from runtime.missions.rules import (
     COMPENSATIONS,
@@ -108,10 +109,18 @@ class EnvelopeSpec(Part):
     )
 
 
+#: Members of the section that are no members of ``envelope/1`` (relaxations 3 and 5).
+BESIDE_THE_ENVELOPE: Final = frozenset({"write_paths", "names"})
+
+
 class MissionEnvelopeSpec(EnvelopeSpec):
     """What the operations of a mission may touch."""
 
     write_paths: _Globs | None = Field(default=None, description="Narrower patterns for anything but reading.")
+    names: Literal["strict", "native"] = Field(
+        default="strict",
+        description="native: existing files may keep names that are not portable; new ones must be strict.",
+    )
 
 
 class BudgetsSpec(Part):
@@ -237,6 +246,11 @@ class LanesSpec(Part):
     control: LaneSpec = Field(default=LaneSpec(), description="Control lane.")
     data: LaneSpec = Field(default=LaneSpec(), description="Data lane.")
     telemetry: LaneSpec = Field(default=LaneSpec(), description="Telemetry lane.")
+
+    def bounds(self) -> dict[Lane, int]:
+        """The bounds the mission gives; the plan knows the others."""
+        given = {lane: getattr(self, lane.short).limit for lane in Lane}
+        return {lane: limit for lane, limit in given.items() if limit is not None}
 
 
 class MissionSpec(Part):

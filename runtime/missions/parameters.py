@@ -113,12 +113,13 @@ OPERATIONS: Final[Mapping[str, Shape]] = {
         (
             _text("check", "Registered check, or schema:NAME.", references=False),
             _text("schema", "Other spelling of check.", references=False),
+            _text("require", "CEL condition over inputs, outputs and value that must hold.", references=False),
             Param("condition", ("any",), "What is checked."),
             Param("data", ("any",), "Other spelling of condition."),
             _text("on_fail", "What a closed gate does.", choices=("fail", "escalate")),
         ),
         "Stop unless a check holds.",
-        one_of=(("check", "schema"),),
+        one_of=(("check", "schema", "require"),),
     ),
     "run_tests": Shape(_TESTS, "Run tests with pytest, confined, and prove the work tree unchanged."),
     "escalate": Shape(
@@ -186,6 +187,7 @@ CHECKS: Final = (
     "verdict_approved",
     "tests_passed",
     "repo_clean",
+    "governance_baseline",
     "budget_available",
 )
 #: Actions that need only reading rights on the paths they name.
@@ -239,7 +241,7 @@ def check(params: Mapping[str, Any], shape: Shape) -> Iterator[ParamProblem]:
             yield ParamProblem("MISSION_MISSING_PARAMETER", wanted, None)
     for group in shape.one_of:
         if sum(name in params for name in group) != 1:
-            yield ParamProblem("MISSION_MISSING_PARAMETER", f"give exactly one of {' and '.join(group)}", None)
+            yield ParamProblem("MISSION_MISSING_PARAMETER", f"give exactly one of {', '.join(group)}", None)
 
 
 def _check_value(param: Param, value: object) -> Iterator[ParamProblem]:

@@ -19,7 +19,7 @@ from runtime.kernel.model import (
     thawed,
 )
 from runtime.kernel.ports import ArtifactStore
-from runtime.orchestration.attempt import Attempt, Refusal, check_context
+from runtime.orchestration.attempt import Attempt, Refusal, check_context, told
 from runtime.orchestration.budget import Ledger
 from runtime.orchestration.compensation import NO_UNDO, InvalidCompensation, fit, validate_compensation
 from runtime.orchestration.operation_ports import (
@@ -30,7 +30,7 @@ from runtime.orchestration.operation_ports import (
     Protector,
     Workspace,
 )
-from runtime.orchestration.operation_records import Recorder, plan_record
+from runtime.orchestration.operation_records import Recorder
 from runtime.orchestration.operation_table import Known
 
 
@@ -135,13 +135,13 @@ class Admission:
         )
         try:
             plan = await attempt.chosen.plan(call)
-            self.records.keep(plan_record(plan))
+            self.records.keep(plan.record())
         except (JournalError, InvalidCompensation):
             raise
         except EnvelopeViolation as violation:
             raise Refusal.of(violation.result) from None
         except QuarterdeckError as error:
-            raise Refusal(error.code, error.message, {"check": "plan"}) from None
+            raise Refusal(error.code, told(error), {"check": "plan"}) from None
         except Exception as error:
             name = type(error).__name__
             raise Refusal("OP_FAILED", f"planning failed: {name}", {"check": "plan", "error": name}) from error

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from runtime.kernel.errors import ContractError
+from runtime.kernel.errors import ContractError, QuarterdeckError
 from runtime.kernel.model import (
     Effect,
     Envelope,
@@ -102,6 +102,11 @@ class Attempt:
     def close_tickets(self) -> None:
         while self.tickets:
             self.tickets.popitem()[1].close()
+
+
+def told(error: QuarterdeckError) -> str:
+    """What an error says together with its advice: the operator sees an operation's message only."""
+    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 def check_context(ctx: ExecutionContext) -> None:

@@ -30,6 +30,13 @@ WHITELIST: Final[Mapping[str, CompensationType]] = {
     "git clean -fd": CompensationType.GIT_CLEAN,
 }
 GIT_TYPES: Final = frozenset(WHITELIST.values())
+#: What `suitable` has to be told about the repository, by type.
+ASKS_STATUS: Final = frozenset(
+    {CompensationType.GIT_CHECKOUT, CompensationType.GIT_RESET_HEAD, CompensationType.GIT_RESET_HARD}
+)
+ASKS_TRACKED: Final = frozenset(
+    {CompensationType.GIT_CHECKOUT, CompensationType.GIT_RESET_HARD, CompensationType.GIT_CLEAN}
+)
 #: Effects that may go without an undo.
 _HARMLESS: Final = frozenset({Effect.NONE, Effect.READ, Effect.EXECUTE, Effect.EXTERNAL})
 _WRITING: Final = frozenset({Access.CREATE, Access.MODIFY, Access.DELETE, Access.WRITE})
@@ -133,6 +140,7 @@ def suitable(
 ) -> None:
     """The conditions of operations spec §6.1 that need the world as it is at X9.
 
+    ``status`` is looked at for the types in `ASKS_STATUS`, ``tracked`` for those in `ASKS_TRACKED`.
     Raises `InvalidCompensation` ``COMP_UNSUITABLE``.
     """
     kind = compensation.type

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from runtime.kernel.canonical import digest_bytes
 from runtime.kernel.errors import Refused
-from runtime.kernel.ids import COMMIT
+from runtime.kernel.ids import COMMIT, KILL_SWITCH_FILE
 from runtime.kernel.ports import ProcessResult, ProcessRunner, ProcessSpec
 from runtime.orchestration import git_config
 from runtime.orchestration.git_config import GitConfigReport, GitSettings
@@ -44,8 +44,6 @@ MAX_MESSAGE_BYTES: Final = 8 * 1024
 LISTING_CAP: Final = 64 * 1024 * 1024
 MAX_LOG: Final = 500
 MAX_ERROR_TEXT: Final = 2000
-#: Made by operators and by us, never part of the work (ruling R33).
-KILL_SWITCH_NAME: Final = "STOP_AUTONOMY"
 
 _DIFF: Final = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames")
 
@@ -137,7 +135,7 @@ class Git:
         self._settings = settings
         self._git_path = git_path or find_git()
         self._accepted = frozenset(accepted)
-        self._hidden = frozenset({KILL_SWITCH_NAME, *hidden})
+        self._hidden = frozenset({KILL_SWITCH_FILE, *hidden})
         self._judged_config: str | None = None
 
     # -- looking -------------------------------------------------------------------------------------------------
@@ -177,14 +175,6 @@ class Git:
     async def head(self) -> str | None:
         """The commit HEAD names; None before the first one."""
         return (await self.snapshot()).head
-
-    async def ref(self) -> str | None:
-        """The branch HEAD stands on; None when detached."""
-        return (await self.snapshot()).ref
-
-    async def staged(self) -> tuple[str, ...]:
-        """Paths whose index entry differs from HEAD."""
-        return (await self.snapshot()).staged
 
     async def ls_files(self) -> GitIndex:
         """The whole staged listing with its hidden bits."""

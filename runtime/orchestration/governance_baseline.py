@@ -15,6 +15,7 @@ from typing import Final
 
 from runtime.kernel.canonical import digest_bytes
 from runtime.kernel.errors import Refused
+from runtime.kernel.ids import KILL_SWITCH_FILE
 
 BASELINE_PATH: Final = "config/governance_baseline.txt"
 NO_BASELINE: Final = "none"
@@ -25,7 +26,7 @@ _SHOWN: Final = 5
 
 
 def check_baseline(
-    root: Path, is_protected: Callable[[str], bool], *, runtime_files: Collection[str] = ("STOP_AUTONOMY",)
+    root: Path, is_protected: Callable[[str], bool], *, runtime_files: Collection[str] = (KILL_SWITCH_FILE,)
 ) -> str:
     """The digest of the list when everything agrees with it, or ``none`` when the project keeps no list.
 

@@ -34,12 +34,10 @@ from runtime.orchestration.journal_format import (
     shape_problem,
     stored_lines,
 )
-from runtime.orchestration.journal_history import Idempotent as Idempotent
-from runtime.orchestration.journal_history import OperationFold, StepFold, step_record
-from runtime.orchestration.journal_history import OperationState as OperationState
-from runtime.orchestration.journal_history import StepKey as StepKey
+from runtime.orchestration.journal_history import StepFold, StepKey, step_record
 from runtime.orchestration.journal_store import JsonlJournalStore as JsonlJournalStore
 from runtime.orchestration.journal_store import MemoryJournalStore as MemoryJournalStore
+from runtime.orchestration.operation_table import KnownOperation, OperationTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class MissionJournal:
         self._receipt_head = RECEIPT_GENESIS
         self._closed = False
         self._durable: Durable = Settled()
-        self._operations = OperationFold()
+        self._operations = OperationTable()
         self._steps = StepFold()
 
     @classmethod
@@ -120,16 +118,13 @@ class MissionJournal:
         """The newest ``entry_hash``, or genesis when empty."""
         return self._head
 
-    def check_idempotency(self, key: str) -> Idempotent:
-        """What this journal knows of an operation key (operations spec §4.2)."""
-        return self._operations.look_up(key)
-
-    def key_of_operation(self, operation_id: str) -> str | None:
-        """The key an operation id was used with; any other key for it is an ``IDEMPOTENCY_CONFLICT``."""
-        return self._operations.key_of(operation_id)
+    def check_idempotency(self, key: str) -> KnownOperation | None:
+        """What this journal knows of an operation key (operations spec §4.2); None when it was never used."""
+        return self._operations.lookup(key)
 
     @property
-    def operations(self) -> OperationFold:
+    def operations(self) -> OperationTable:
+        """Every operation so far; it follows the journal."""
         return self._operations
 
     def steps(self) -> tuple[StepRecord, ...]:
@@ -322,7 +317,7 @@ class MissionJournal:
     def _advance(self, entry: Mapping[str, Any]) -> None:
         self._next_seq = entry["seq"] + 1
         self._head = entry["entry_hash"]
-        self._operations.feed(entry)
+        self._operations.observe(entry)
         self._steps.feed(entry)
         if entry["kind"] == "receipt":
             self._receipt_head = entry["receipt"]["receipt_hash"]

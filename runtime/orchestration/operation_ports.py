@@ -15,6 +15,7 @@ from runtime.kernel.canonical import canonical_bytes, digest_bytes
 from runtime.kernel.errors import Halted
 from runtime.kernel.model import Access, Envelope, ExecutionContext, Operation, OperationPlan, ValidationResult
 from runtime.kernel.ports import ArtifactStore, Durable
+from runtime.orchestration.git_parse import GitStatus
 from runtime.orchestration.state_hash import TreeFacts
 
 #: Outputs and workspace listings may exceed the 1 MiB of one hashed record: operations spec §15, bytes per operation.
@@ -90,7 +91,13 @@ class Enforcer(Protocol):
     def validate_path_access(self, path: str, access: Access, stack: Sequence[Envelope]) -> ValidationResult: ...
 
     def authorize(
-        self, path: str, access: Access, stack: Sequence[Envelope], *, create_parents: bool = False
+        self,
+        path: str,
+        access: Access,
+        stack: Sequence[Envelope],
+        *,
+        create_parents: bool = False,
+        directory: bool = False,
     ) -> Ticket: ...
 
 
@@ -170,7 +177,7 @@ class GitPort(Protocol):
 
     async def status(self) -> Sequence[StatusLine]: ...
 
-    async def staged(self) -> tuple[str, ...]: ...
+    async def snapshot(self) -> GitStatus: ...
 
     async def tracked(self, paths: Sequence[str]) -> frozenset[str]: ...
 
@@ -208,11 +215,16 @@ class Workspace(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EscalationNote:
-    """Something a person must learn of (operations spec §10.8); never asks, only informs."""
+    """Something a person must learn of (operations spec §10.8); never asks, only informs. ``reason`` is for reading."""
 
     reason: str
     severity: str
     context: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def about(cls, code: str, message: str, severity: str, **context: Any) -> EscalationNote:
+        """A note on something that has a code."""
+        return cls(f"{code}: {message}", severity, {"code": code, **context})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

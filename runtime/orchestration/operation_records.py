@@ -17,7 +17,6 @@ from runtime.kernel.model import (
     Effect,
     ExecutionContext,
     Operation,
-    OperationPlan,
     OperationReceipt,
     thawed,
 )
@@ -47,22 +46,6 @@ def idempotency_key(operation: Operation, ctx: ExecutionContext) -> str:
             "params": thawed(operation.params),
         }
     )
-
-
-def plan_record(plan: OperationPlan) -> dict[str, Any]:
-    """The hashed form of a plan; its digest is ``plan.plan_hash``, so a stored plan is found by that name."""
-    return {
-        "schema": "operation-plan/1",
-        "effect": plan.effect.value,
-        "paths": sorted([item.path, item.access.value] for item in plan.paths),
-        "tool": plan.tool,
-        "role": plan.role,
-        "reserve_micros": plan.reserve_micros,
-        "reserve_tokens": plan.reserve_tokens,
-        "writes_index": plan.writes_index,
-        "writes_ref": plan.writes_ref,
-        "data": thawed(plan.data),
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

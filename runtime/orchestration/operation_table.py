@@ -1,8 +1,9 @@
 """What this run's journal knows about each operation, folded from its entries (operations spec §4.2).
 
-The executor feeds it every entry it appends; on resume the host feeds it the stored entries first. It answers the
-idempotency look-up (X3), lists what a crash left unresolved (§10.6) and remembers which paths the run has touched.
-Size is bounded by the run's operations: one small record each.
+The living journal feeds it as it appends, and a stored one is folded the same way, so both always agree. It answers
+the idempotency look-up (X3), lists what a crash left unresolved (§10.6) and what a cancelled run must undo, and
+remembers which paths the run has touched. Size is bounded by the run's operations: one small record each.
+Standard library and kernel only: the evidence bundle carries this module.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Known(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownOperation:
-    """One operation key. ``started`` holds the members of its newest ``operation_started`` entry."""
+    """One operation key. ``started`` is its newest ``operation_started`` entry, ``receipt`` the newest that is
+    neither a refusal of work already judged nor an undo's; ``attempt`` counts refusals, too."""
 
     key: str
     operation_id: str
@@ -63,7 +65,7 @@ class OperationTable:
             case "receipt":
                 self._receipt(OperationReceipt.from_record(entry["receipt"]))
             case "compensation_started":
-                self._set(entry["operation_id"], Known.UNDOING)
+                self._undo(entry["operation_id"], entry["compensates"], Known.UNDOING)
 
     def lookup(self, key: str) -> KnownOperation | None:
         return self._by_key.get(key)
@@ -81,6 +83,15 @@ class OperationTable:
         waiting = (Known.OPEN, Known.PENDING, Known.UNDOING)
         return tuple(item for item in self._by_key.values() if item.state in waiting)
 
+    def open(self) -> tuple[Mapping[str, Any], ...]:
+        """``operation_started`` entries that still wait for their receipt, oldest first."""
+        return tuple(item.started for item in self._by_key.values() if item.state is Known.OPEN)
+
+    def successful_writes(self) -> tuple[OperationReceipt, ...]:
+        """Receipts of writes that stand, in journal order: what a cancelled run must undo, last to first."""
+        done = (item.receipt for item in self._by_key.values() if item.state is Known.DONE)
+        return tuple(receipt for receipt in done if receipt is not None and receipt.effect == "write")
+
     @property
     def touched(self) -> frozenset[str]:
         """Every path this run has changed or may have changed."""
@@ -94,6 +105,8 @@ class OperationTable:
             attempt=entry["attempt"],
             started=entry,
         )
+        # A new attempt goes to the end, so that the rows stay in the order the work was done.
+        self._by_key.pop(known.key, None)
         self._by_key[known.key] = known
         self._key_of[known.operation_id] = known.key
         if entry["effect"] == "write":
@@ -103,7 +116,8 @@ class OperationTable:
         known = self._by_key.get(receipt.idempotency_key)
         self._key_of.setdefault(receipt.operation_id, receipt.idempotency_key)
         if receipt.compensates is not None:
-            self._set(receipt.operation_id, Known.RETRYABLE if receipt.compensation_verified else Known.STUCK)
+            verdict = Known.RETRYABLE if receipt.compensation_verified else Known.STUCK
+            self._undo(receipt.operation_id, receipt.compensates, verdict)
             return
         if receipt.idempotency_key in self._denied:
             self._denied.discard(receipt.idempotency_key)
@@ -120,9 +134,10 @@ class OperationTable:
             receipt=receipt,
         )
 
-    def _set(self, operation_id: str, state: Known) -> None:
+    def _undo(self, operation_id: str, compensates: str, state: Known) -> None:
+        """An undo of an older attempt, or of an earlier run's operation, says nothing about the newest attempt."""
         known = self.by_operation(operation_id)
-        if known is not None:
+        if known is not None and known.receipt is not None and known.receipt.receipt_hash == compensates:
             self._by_key[known.key] = replace(known, state=state)
 
 

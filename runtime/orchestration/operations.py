@@ -15,6 +15,7 @@ from typing import Final
 
 from runtime.kernel.canonical import CanonicalizationError, canonical_bytes, digest, parse_strict
 from runtime.kernel.clock import Clock
+from runtime.kernel.codes import explain
 from runtime.kernel.errors import Halted, JournalError, QuarterdeckError
 from runtime.kernel.ids import IdSource
 from runtime.kernel.model import (
@@ -34,7 +35,7 @@ from runtime.kernel.model import (
 )
 from runtime.kernel.ports import ArtifactStore, Durable
 from runtime.orchestration.admission import Admission, Recorded
-from runtime.orchestration.attempt import FINISH_SECONDS, Attempt, Refusal, refused_status, shielded, status_of
+from runtime.orchestration.attempt import FINISH_SECONDS, Attempt, Refusal, refused_status, shielded, status_of, told
 from runtime.orchestration.budget import Ledger
 from runtime.orchestration.compensation import (
     InvalidCompensation,
@@ -95,6 +96,8 @@ __all__ = [
 
 #: What a handler that keeps its own time may take beyond its limit to kill its children and report.
 GRACE_SECONDS: Final = 5.0
+#: Paths named in a message; all of them are in its evidence.
+SHOWN_PATHS: Final = 3
 
 
 class OperationExecutor:
@@ -295,7 +298,7 @@ class OperationExecutor:
         except EnvelopeViolation as violation:
             code, message, details = violation.code, violation.message, dict(violation.result.evidence)
         except QuarterdeckError as error:
-            code, message, details = error.code, error.message, {}
+            code, message, details = error.code, told(error), {}
         except Exception as error:  # noqa: BLE001 - a broken handler fails its operation, never the executor
             name = type(error).__name__
             code, message, details = "OP_FAILED", f"the handler raised {name}", {"error": name}
@@ -331,8 +334,9 @@ class OperationExecutor:
         found, surplus = await self._examine(attempt)
         code, message, notes = outcome.code, outcome.message, outcome.notes
         if found is not None:
-            code, message = found, f"{found} after {code or 'success'}"
-            notes = (*notes, EscalationNote(found, "critical", {"paths": list(surplus)}))
+            context = {"paths": list(surplus), "instead_of": code or "success"}
+            code, message = found, _told(found, surplus)
+            notes = (*notes, EscalationNote.about(code, message, "critical", **context))
         charged = self._settle(attempt, outcome)
         for index, note in enumerate(notes):
             self._records.escalation(attempt.operation.operation_id, index, attempt.ctx.step_id, note)
@@ -451,3 +455,10 @@ class OperationExecutor:
             receipt=receipt,
             reason_code=verdict.code,
         )
+
+
+def _told(code: str, paths: Sequence[str]) -> str:
+    """What ``code`` means, and where: the first few of ``paths``."""
+    more = f" and {len(paths) - SHOWN_PATHS} more" if len(paths) > SHOWN_PATHS else ""
+    where = f": {', '.join(paths[:SHOWN_PATHS])}{more}" if paths else ""
+    return explain(code).removesuffix(".") + where

@@ -9,9 +9,9 @@ from typing import Any, Final
 from runtime.kernel.errors import JournalError, QuarterdeckError
 from runtime.kernel.model import CompensationType, Effect
 from runtime.kernel.ports import ArtifactStore, Durable
-from runtime.orchestration.attempt import Attempt, Refusal
+from runtime.orchestration.attempt import Attempt, Refusal, told
 from runtime.orchestration.budget import Ledger
-from runtime.orchestration.compensation import GIT_TYPES, InvalidCompensation, suitable, writes
+from runtime.orchestration.compensation import ASKS_STATUS, ASKS_TRACKED, InvalidCompensation, suitable, writes
 from runtime.orchestration.effects import touching, undeclared
 from runtime.orchestration.operation_ports import Workspace, WorkspaceState
 from runtime.orchestration.operation_records import Recorder
@@ -45,7 +45,7 @@ class Preparation:
         except (JournalError, InvalidCompensation):
             raise
         except QuarterdeckError as error:
-            raise Refusal(error.code, error.message, {"check": "state"}) from None
+            raise Refusal(error.code, told(error), {"check": "state"}) from None
 
     def _check_foreign(self, attempt: Attempt, last: WorkspaceState | None) -> None:
         """X8: nobody else may have changed what this run relies on (rulings §9.1)."""
@@ -66,14 +66,14 @@ class Preparation:
         restores = compensation.type is CompensationType.FILESYSTEM_RESTORE
         keep = self.artifacts.put if restores else None
         attempt.snapshot = await asyncio.to_thread(take, attempt.ctx.repo_root, paths, keep)
-        git = self.workspace.git if compensation.type in GIT_TYPES else None
+        git, kind = self.workspace.git, compensation.type
         suitable(
             compensation,
             attempt.plan,
             before=attempt.before,
             snapshot=attempt.snapshot,
-            status=() if git is None else await git.status(),
-            tracked=frozenset() if git is None else await git.tracked(paths),
+            status=await git.status() if git is not None and kind in ASKS_STATUS else (),
+            tracked=await git.tracked(paths) if git is not None and kind in ASKS_TRACKED else frozenset(),
         )
 
     def announce(self, attempt: Attempt) -> Durable:

@@ -16,8 +16,7 @@ from typing import Any, Final
 from runtime.kernel.canonical import CanonicalizationError, canonical_bytes, parse_strict
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import Halted, QuarterdeckError, Refused
-from runtime.kernel.ids import NO_COMMIT
-from runtime.orchestration.git import KILL_SWITCH_NAME
+from runtime.kernel.ids import KILL_SWITCH_FILE, NO_COMMIT
 from runtime.orchestration.operation_ports import HaltRequired, KillSwitchActive
 from runtime.orchestration.repository import RepositoryFacts
 from runtime.orchestration.state_hash import Fingerprint
@@ -38,7 +37,7 @@ class KillSwitch:
     """``STOP_AUTONOMY`` in the work tree or the state folder (ruling R33). Nothing of ours ever touches it."""
 
     def __init__(self, *folders: Path) -> None:
-        self._paths = tuple(folder / KILL_SWITCH_NAME for folder in folders)
+        self._paths = tuple(folder / KILL_SWITCH_FILE for folder in folders)
 
     def active(self) -> str | None:
         """Why work must stop, or None. Any form of the name counts, a dangling link included."""

@@ -115,18 +115,6 @@ def remove_leftovers(root: Path, path: str) -> None:
         return
 
 
-def remove_empty_dir(root: Path, path: str) -> bool:
-    """Remove a directory if it is one and is empty; says whether it is gone afterwards."""
-    try:
-        with _parent(root, path) as (descriptor, name):
-            os.rmdir(name, dir_fd=descriptor)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False  # not empty or not a directory: it is not ours to remove, verification reports what is left
-    return True
-
-
 class _Walk:
     def __init__(self, keep: Callable[[bytes], object] | None) -> None:
         self.entries: dict[str, Entry] = {}

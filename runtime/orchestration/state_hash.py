@@ -331,19 +331,6 @@ class Fingerprint:
         return not self.worktree and not self.staged
 
 
-def changed_paths(before: Fingerprint, after: Fingerprint) -> tuple[str, ...]:
-    """Sorted paths whose content, presence or index entry differs between the two."""
-    candidates = before.worktree.keys() | after.worktree.keys() | before.staged.keys() | after.staged.keys()
-    return tuple(
-        sorted(
-            path
-            for path in candidates
-            if before.worktree.get(path) != after.worktree.get(path)
-            or before.staged.get(path) != after.staged.get(path)
-        )
-    )
-
-
 async def workspace_fingerprint(
     root: Path, git: TreeView | None, *, writable: Sequence[str] = (), exclude: Collection[str] = ()
 ) -> Fingerprint:

@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runtime.kernel.canonical import parse_strict
 from runtime.kernel.errors import JournalError, QuarterdeckError, Refused
-from runtime.kernel.model import Access, CompensationType, Effect, Envelope, ExecutionContext, OperationReceipt
+from runtime.kernel.model import (
+    Access,
+    CompensationType,
+    Effect,
+    Envelope,
+    EnvelopeViolation,
+    ExecutionContext,
+    OperationReceipt,
+)
 from runtime.kernel.ports import ArtifactStore
 from runtime.orchestration.compensation import (
     GIT_TYPES,
@@ -33,13 +42,15 @@ from runtime.orchestration.operation_ports import (
     WorkspaceState,
 )
 from runtime.orchestration.operation_records import UNKNOWN_STATE, ReceiptFacts, Recorder, Verdict
-from runtime.orchestration.snapshots import Entry, Snapshot, remove_empty_dir, take
+from runtime.orchestration.snapshots import Entry, Snapshot, take
 
 #: Ruling R26: each undo is capped at 60 s.
 UNDO_SECONDS: Final = 60.0
 #: Role of undo when the run names none (rulings §9.3).
 DEFAULT_ROLE: Final = "runner"
 _PERMISSIONS: Final = 0o777
+#: Verdicts on a folder that is not there, or no folder any more.
+_NO_FOLDER: Final = frozenset({"PATH_MISSING", "PATH_NOT_DIRECTORY"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,13 +283,29 @@ class Undo:
 
     async def _remove_one(self, path: str, entry: Entry) -> None:
         if entry.kind == "dir":
-            await asyncio.to_thread(remove_empty_dir, self.context.repo_root, path)
+            await asyncio.to_thread(self._remove_empty_dir, path)
         elif entry.kind != "missing":
             await self._use(path, Access.DELETE, "delete")
 
     async def _remove_dirs(self, paths: Sequence[str]) -> None:
         for path in sorted(paths, reverse=True):
-            await asyncio.to_thread(remove_empty_dir, self.context.repo_root, path)
+            await asyncio.to_thread(self._remove_empty_dir, path, made_on_the_way=True)
+
+    def _remove_empty_dir(self, path: str, *, made_on_the_way: bool = False) -> None:
+        """A folder that is gone, or that others filled, is not ours to remove: verification reports what is left."""
+        try:
+            ticket = self.enforcer.authorize(
+                path, Access.DELETE, self.stack, create_parents=made_on_the_way, directory=True
+            )
+        except EnvelopeViolation as violation:
+            if violation.code in _NO_FOLDER:
+                return
+            raise
+        try:
+            with suppress(Refused):
+                ticket.delete()
+        finally:
+            ticket.close()
 
     async def _use(self, path: str, access: Access, verb: str, *args: Any) -> None:
         def work() -> None:
@@ -295,7 +322,7 @@ class Undo:
     async def _record(self, receipt: OperationReceipt, finding: _Finding) -> CompensationOutcome:
         verified, code = finding.code is None, finding.code
         if code is not None:
-            note = EscalationNote(code, "critical", {"operation_id": receipt.operation_id, "message": finding.message})
+            note = EscalationNote.about(code, finding.message, "critical", operation_id=receipt.operation_id)
             self.records.escalation(f"{receipt.operation_id}.undo", 0, receipt.step_id, note)
         self.records.append(
             "compensation_finished",

@@ -16,6 +16,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote
@@ -59,10 +60,13 @@ async def on_thread(connection: aiosqlite.Connection, work: Callable[[sqlite3.Co
     return cast(T, await execute(work, inner))
 
 
-async def open_writer(state: StateDir) -> aiosqlite.Connection:
-    """Open, and if need be create, the database for writing. The caller holds the store lock."""
+async def open_writer(state: StateDir, check: Callable[[sqlite3.Connection], None]) -> aiosqlite.Connection:
+    """Open, and if need be create, the database for writing. The caller holds the store lock.
+
+    ``check`` raises for a database that is not ours, before anything in it is changed.
+    """
     _prepare_file(state.db)
-    return await _open(state.db, lambda: _connect(str(state.db)), _configure_writer)
+    return await _open(state.db, lambda: _connect(str(state.db)), partial(_configure_writer, check))
 
 
 async def open_reader(state: StateDir) -> aiosqlite.Connection:
@@ -113,8 +117,9 @@ def _connect(database: str, *, uri: bool = False) -> sqlite3.Connection:
     return sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None, uri=uri)
 
 
-def _configure_writer(connection: sqlite3.Connection) -> None:
+def _configure_writer(check: Callable[[sqlite3.Connection], None], connection: sqlite3.Connection) -> None:
     run_all(connection, _COMMON)
+    check(connection)  # switching to a write-ahead log already rewrites the header
     mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
     if mode != "wal":
         raise StorageError(

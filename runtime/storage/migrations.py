@@ -84,6 +84,13 @@ def migrate(connection: sqlite3.Connection, where: Path) -> int:
     return found
 
 
+def check_ours(connection: sqlite3.Connection, where: Path) -> None:
+    """Raise `StorageError` for another program's database, or one from the future. Changes nothing."""
+    found = _version(connection)
+    _refuse_newer(found, where)
+    _refuse_foreign(connection, found, where)
+
+
 def check_version(connection: sqlite3.Connection, where: Path) -> None:
     """Raise `StorageError` unless a reader of this version understands the database."""
     found = _version(connection)

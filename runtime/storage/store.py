@@ -31,7 +31,7 @@ from runtime.storage.holder import HEARTBEAT_SECONDS, Standing
 from runtime.storage.journals import Journals, SqlJournal
 from runtime.storage.layout import StateDir, create_reserve, release_reserve
 from runtime.storage.lock import LockHolder, StoreLock
-from runtime.storage.migrations import check_version, migrate
+from runtime.storage.migrations import check_ours, check_version, migrate
 from runtime.storage.missions import Missions
 from runtime.storage.reader import Reader
 from runtime.storage.runs import Runs
@@ -208,7 +208,7 @@ async def _open_database(state: StateDir, stack: AsyncExitStack) -> aiosqlite.Co
     """Under the lock: make room, open, migrate, check, take the reserve back."""
     await asyncio.to_thread(release_reserve, state.reserve)
     state.require_free_space()
-    connection = await open_writer(state)
+    connection = await open_writer(state, lambda inner: check_ours(inner, state.db))
     stack.push_async_callback(_close_connection, connection, state.db)
     with sqlite_faults(state.db):
         await on_thread(connection, lambda inner: migrate(inner, state.db))

@@ -98,14 +98,15 @@ class ResolvedTurnPlan:
             if value not in ("", None) and value != mine:
                 raise PlanError(f"{name} is {value!r}, the plan says {mine!r}", code="plan_identity_mismatch")
 
-    def lane_limits(self) -> dict[Lane, LaneLimits]:
-        """The lane bounds the plan implies (turn runtime §3.11, "from a plan")."""
+    def lane_limits(self, bounds: Mapping[Lane, int] | None = None) -> dict[Lane, LaneLimits]:
+        """The lane bounds the plan implies (turn runtime §3.11, "from a plan"); ``bounds`` are the mission's own."""
         edges = self.policies.edge_buffer_policies
         edge = edges.get("default") or edges[min(edges)]
         marks = {lane: self.policies.flow_control.watermarks[lane.value] for lane in Lane}
-        return {
+        implied = {
             lane: LaneLimits(max(edge.max_queue_items, mark.high), mark.high, mark.low) for lane, mark in marks.items()
         }
+        return implied | {lane: LaneLimits.of(limit) for lane, limit in (bounds or {}).items()}
 
     @property
     def edge_prefix(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from support.fake_deck import AT, NODES, RUN, entry, lanes, run_summary
 
 from console.model.fold import JOURNAL_TAIL, LOG_TAIL, RunState
+from console.model.home import HomeState, title_text
+from console.model.reasons import run_reason
 from runtime.events.facts import (
     Escalation,
     Finding,
@@ -166,3 +168,73 @@ def test_undoing_a_step_is_shown() -> None:
     )
     state.apply_all([started(0, "apply"), finished(1, "apply", "completed"), undone])
     assert state.steps["apply"].status == "compensated"
+
+
+def test_an_entry_after_a_gap_waits_for_the_missing_ones() -> None:
+    state = begin()
+    state.apply_all([started(0, "red"), finished(2, "red", "completed")])
+    assert (state.last_seq, state.missing, state.steps["red"].status) == (0, True, "running")
+    state.apply_all([entry(1, "evidence"), finished(2, "red", "completed")])
+    assert (state.last_seq, state.missing, state.steps["red"].status) == (2, False, "completed")
+
+
+def test_the_previewed_tail_is_shown_once_and_counted_by_the_fold() -> None:
+    entries = [
+        entry(seq, "operation_denied", step_id="red", operation_id="red.0", idempotency_key="k", code="ENV_TOOL")
+        for seq in range(6)
+    ]
+    state = begin()
+    state.preview(entries[3:])
+    assert ([row.seq for row in state.journal], state.violation_count) == ([3, 4, 5], 0)
+    state.apply_all(entries)
+    assert ([row.seq for row in state.journal], state.violation_count) == ([3, 4, 5], 6)
+
+
+def test_a_last_line_without_newline_is_shown_when_its_step_ends() -> None:
+    state = begin()
+    state.apply_all([started(0, "red"), OutputDelta(run_id=RUN, step_id="red", stream="stdout", text="no newline")])
+    assert not state.log
+    state.apply(finished(1, "red", "completed"))
+    assert [line.text for line in state.log] == ["no newline"]
+
+
+def test_a_question_cannot_be_answered_once_nobody_holds_the_run() -> None:
+    question = Escalation(
+        escalation_id="q",
+        run_id=RUN,
+        step_id="ask",
+        reason="?",
+        severity="info",
+        blocking=True,
+        choices=("approved",),
+        subject_digest="sha256:1",
+        created_at=AT,
+    )
+    state = begin()
+    state.apply(InboxChanged(escalations=(question,)))
+    assert state.waiting == (question,)
+    state.apply(RunChanged(run=run_summary(resumable=True)))
+    assert state.waiting == ()
+    assert run_reason("answer", "approved", state) == "nobody holds the run; r resumes it, and it asks again"
+
+
+def test_an_answered_question_leaves_the_inbox_at_once() -> None:
+    """The feed delivers the answer before the inbox, and the inbox may still list the question."""
+    question = Escalation(
+        escalation_id="q",
+        run_id=RUN,
+        step_id="ask",
+        reason="?",
+        severity="info",
+        blocking=True,
+        choices=("approved",),
+        subject_digest="sha256:1",
+        created_at=AT,
+    )
+    home = HomeState(store="s", read_only=False)
+    home.apply(InboxChanged(escalations=(question,)))
+    assert home.blocking() == [question]
+    home.apply(entry(0, "escalation", phase="answered", escalation_id="q", resolution="approved", resolved_by="me"))
+    home.apply(InboxChanged(escalations=(question,)))
+    assert home.blocking() == []
+    assert title_text(home) == "quarterdeck"

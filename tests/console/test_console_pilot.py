@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.fake_deck import AT, NODES, RUN, FakeDeck, entry, mission, run_summary
 from textual.pilot import Pilot
-from textual.widgets import DataTable, Input
+from textual.widgets import Input
 
 from console.app import ConsoleApp
 from console.panels.lines import LinesPanel
+from console.screens.dialogs import AnswerScreen, DetailScreen
 from console.screens.help import HelpScreen
 from console.screens.home import HomeScreen
 from console.screens.launch import LaunchScreen
+from console.screens.leave import LeaveScreen
 from console.screens.run import RunScreen
-from runtime.events.facts import Escalation, Finding, Holder, InboxChanged, RunChanged, Verification
-from runtime.host.api import InputInfo, Refused, RunStatus
+from runtime.events.facts import Escalation, Finding, Holder, InboxChanged, RunChanged, Verification, Violation
+from runtime.host.api import InputInfo, Refused, RunStatus, StorageError
 
 QUESTION = Escalation(
     escalation_id=f"{RUN}/ask.0",
@@ -39,6 +42,24 @@ def deck(**changes: Any) -> FakeDeck:
         "entries_list": [entry(0, "journal_opened", mission_id="fix-the-build")],
     }
     return FakeDeck(**{**members, **changes})
+
+
+def drawn(pilot: Pilot[Any]) -> str:
+    """The visible screen as text."""
+    return "\n".join(strip.text for strip in pilot.app.screen._compositor.render_strips())
+
+
+def notices(pilot: Pilot[Any]) -> str:
+    return " ".join(str(item.message) for item in pilot.app._notifications)
+
+
+def denials(count: int) -> list[Any]:
+    """An opening entry and refusals after it."""
+    members = {"step_id": "red", "operation_id": "red.0", "idempotency_key": "k", "code": "ENV_TOOL"}
+    return [
+        entry(0, "journal_opened", mission_id="m"),
+        *(entry(seq, "operation_denied", **members) for seq in range(1, count)),
+    ]
 
 
 async def settle(pilot: Pilot[Any]) -> None:
@@ -135,22 +156,269 @@ async def test_terminate_wants_the_id_and_a_reason() -> None:
     assert fake.intents == [("terminate", RUN, "it hangs")]
 
 
-@pytest.mark.parametrize(("key", "resolution"), [("a", "approved"), ("R", "rejected")])
-async def test_answering_the_open_question(key: str, resolution: str) -> None:
+async def test_approving_the_open_question_is_one_key() -> None:
     fake = deck(inbox=[QUESTION])
     async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
         await settle(pilot)
         await pilot.press("exclamation_mark")
         await settle(pilot)
         assert isinstance(pilot.app.screen, RunScreen)
-        assert pilot.app.screen.query_one("#question").display
-        await pilot.press(key)
+        assert pilot.app.screen.query_one("#notice").display
+        await pilot.press("a")
         await settle(pilot)
         assert fake.intents[0][0] == "answer"
-        assert fake.intents[0][1].resolution == resolution
+        assert fake.intents[0][1].resolution == "approved"
         fake.publish(InboxChanged(escalations=()))
         await settle(pilot)
-        assert not pilot.app.screen.query_one("#question").display
+        assert not pilot.app.screen.query_one("#notice").display
+
+
+async def test_rejecting_shows_what_is_asked_and_takes_a_reason() -> None:
+    """A rejection ends the run, so it is two keys; the value the step was given is there to look at."""
+    asked = entry(
+        1,
+        "step_started",
+        step_id="ask",
+        operation_type="human",
+        status="running",
+        started_at=AT,
+        inputs={"value": "# Release 1.0\nFor: team"},
+    )
+    fake = deck(inbox=[QUESTION], entries_list=[entry(0, "journal_opened", mission_id="approval"), asked])
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        await pilot.press("R")
+        await settle(pilot)
+        screen = pilot.app.screen
+        assert isinstance(screen, AnswerScreen)
+        assert "# Release 1.0" in drawn(pilot)
+        screen.query_one("#note", Input).value = "not today"
+        await pilot.press("enter")
+        await settle(pilot)
+    assert (fake.intents[0][1].resolution, fake.intents[0][1].notes) == ("rejected", "not today")
+
+
+async def test_a_question_with_its_own_answers_offers_them() -> None:
+    fake = deck(inbox=[replace(QUESTION, choices=("monday", "friday"))])
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        await pilot.press("a")
+        await settle(pilot)
+        assert fake.intents == []
+        assert "monday, friday" in notices(pilot)
+        await pilot.press("enter")
+        await settle(pilot)
+        await pilot.press("down", "enter")
+        await settle(pilot)
+    assert fake.intents[0][1].resolution == "friday"
+
+
+async def test_the_inbox_lists_every_open_question() -> None:
+    fake = deck(inbox=[QUESTION])
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("i")
+        await settle(pilot)
+        assert "Publish this note?" in drawn(pilot)
+        await pilot.press("a")
+        await settle(pilot)
+    assert fake.intents[0][1].escalation_id == QUESTION.escalation_id
+
+
+async def test_violations_of_all_runs_open_in_full() -> None:
+    refused = Violation(
+        run_id=RUN,
+        mission="guarded",
+        seq=6,
+        at=AT,
+        step_id="home",
+        operation_id="home.0",
+        code="PATH_HOME",
+        reason="the path begins with ~",
+        path="~/.ssh/id",
+    )
+    fake = deck(violations_list=[refused])
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("v")
+        await settle(pilot)
+        await pilot.press("enter")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, DetailScreen)
+        assert "the path begins with ~" in drawn(pilot)
+        await pilot.press("escape", "o")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, RunScreen)
+
+
+async def test_an_entry_opens_as_the_journal_has_it() -> None:
+    async with ConsoleApp(deck()).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        await pilot.press("enter")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, DetailScreen)
+        assert '"kind": "journal_opened"' in drawn(pilot)
+
+
+async def test_quitting_with_live_runs_asks_and_staying_is_the_default() -> None:
+    fake = deck()
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("ctrl+q")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, LeaveScreen)
+        await pilot.press("enter")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, HomeScreen)
+        assert not fake.closed
+
+
+@pytest.mark.parametrize(("keys", "intents"), [(("down",), []), (("down", "down"), ["cancel"])])
+async def test_quitting_closes_the_deck(keys: tuple[str, ...], intents: list[str]) -> None:
+    fake = deck()
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("ctrl+q")
+        await settle(pilot)
+        await pilot.press(*keys, "enter")
+        await settle(pilot)
+    assert fake.closed
+    assert [intent[0] for intent in fake.intents] == intents
+    assert pilot.app.return_value == 0
+
+
+async def test_quitting_without_live_runs_does_not_ask() -> None:
+    fake = deck(runs_list=[run_summary(status=RunStatus.SUCCEEDED)])
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("ctrl+q")
+        await settle(pilot)
+    assert fake.closed
+
+
+async def test_ctrl_c_says_how_to_quit() -> None:
+    async with ConsoleApp(deck()).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("ctrl+c")
+        await settle(pilot)
+        assert "ctrl+q" in notices(pilot)
+
+
+async def test_entries_the_feed_lost_are_read_from_the_store() -> None:
+    """Entries 2 and 3 never came: the console pages them, in order and once each."""
+    fake = deck(entries_list=denials(6))
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        fake.entries_list, late = fake.entries_list[:2], fake.entries_list
+        await open_run(pilot)
+        state = pilot.app.opened  # type: ignore[attr-defined]
+        assert state.last_seq == 1
+        fake.entries_list = late
+        fake.publish(late[4], late[5])
+        await settle(pilot)
+        await settle(pilot)
+        assert (state.last_seq, state.violation_count, state.missing) == (5, 5, False)
+        fake.publish(late[4], late[5])
+        await settle(pilot)
+        assert state.violation_count == 5
+
+
+async def test_a_gap_the_store_cannot_fill_is_said_not_retried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("console.journal_reader.FRUITLESS_PAUSE", 0.0)
+    fake = deck(entries_list=denials(3), runs_list=[run_summary(entries=9)])
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        reads = len(fake.reads)
+        await settle(pilot)
+        await settle(pilot)
+        assert pilot.app.opened.stalled  # type: ignore[attr-defined]
+        assert len(fake.reads) == reads
+        assert "3 of 9 entries readable" in drawn(pilot)
+
+
+async def test_a_long_journal_shows_its_tail_before_it_is_folded() -> None:
+    entries = denials(2000)
+    fake = deck(entries_list=entries, runs_list=[run_summary(entries=2000)])
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        state = pilot.app.opened  # type: ignore[attr-defined]
+        assert fake.reads[0] == (1599, 400)
+        assert all(limit <= 500 for _, limit in fake.reads)
+        assert (state.last_seq, state.violation_count) == (1999, 1999)
+        assert [row.seq for row in state.journal] == list(range(1600, 2000))
+
+
+async def test_an_unchanged_dashboard_is_not_drawn_again() -> None:
+    async with ConsoleApp(deck(), clock=lambda: 0.0).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        await settle(pilot)
+        app = pilot.app
+        before = app.repaints  # type: ignore[attr-defined]
+        for _ in range(5):
+            app._tick()  # type: ignore[attr-defined]
+        assert app.repaints == before  # type: ignore[attr-defined]
+
+
+async def test_older_runs_are_paged_in_at_the_end_of_the_list() -> None:
+    runs = [
+        run_summary(
+            run_id=f"{9999 - index:08d}-0000-4000-8000-000000000000", created_at=f"2026-01-{28 - index // 100:02d}"
+        )
+        for index in range(450)
+    ]
+    fake = deck(runs_list=sorted(runs, key=lambda run: (run.created_at, run.run_id), reverse=True))
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert len(pilot.app.home.runs) == 200  # type: ignore[attr-defined]
+        for expected in (400, 450, 450):
+            await pilot.press("2", "G")
+            await settle(pilot)
+            assert len(pilot.app.home.runs) == expected  # type: ignore[attr-defined]
+
+
+async def test_a_store_that_cannot_be_read_says_so_and_can_be_read_again() -> None:
+    fake = deck(refuse_reads=StorageError("STORE_IO", "the disk is gone"))
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert "the disk is gone [STORE_IO]" in drawn(pilot)
+        fake.refuse_reads = None
+        await pilot.press("ctrl+r")
+        await settle(pilot)
+        assert "fix-the-build" in drawn(pilot)
+
+
+async def test_a_finished_run_shows_the_output_its_receipts_kept() -> None:
+    receipt = {"operation_id": "red.0", "step_id": "red", "status": "success", "output_hash": "sha256:1"}
+    fake = deck(
+        runs_list=[run_summary(status=RunStatus.SUCCEEDED)],
+        entries_list=[entry(0, "journal_opened", mission_id="m"), entry(1, "receipt", receipt=receipt)],
+        artifacts={"sha256:1": b'{"stdout": "1 failed, 2 passed\\n"}'},
+    )
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        await settle(pilot)
+        assert "⟦tool⟧ 1 failed, 2 passed" in drawn(pilot)
+
+
+async def test_an_internal_error_in_a_worker_is_shown() -> None:
+    async with ConsoleApp(deck()).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+
+        async def fail() -> None:
+            raise ValueError("boom")
+
+        pilot.app.run_worker(fail(), exit_on_error=False)
+        await pilot.pause()
+        assert "boom" in notices(pilot)
+
+
+async def test_the_theme_can_be_switched_from_the_palette() -> None:
+    async with ConsoleApp(deck()).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("colon")
+        await pilot.pause()
+        await pilot.press(*"Theme")
+        await pilot.pause(0.4)
+        assert "Change the theme" in drawn(pilot)
 
 
 async def test_answer_keys_are_off_without_a_question() -> None:
@@ -181,10 +449,10 @@ async def test_filter_narrows_missions_and_runs() -> None:
         await pilot.press("slash", *"hello")
         await settle(pilot)
         assert [item.name for item in screen._missions] == ["hello"]
-        assert screen.query_one("#runs", DataTable).row_count == 0
+        assert screen.selected_run() is None
         await pilot.press("escape")
         await settle(pilot)
-        assert screen.query_one("#runs", DataTable).row_count == 1
+        assert screen.selected_run() is not None
 
 
 async def test_palette_launches_a_mission() -> None:
@@ -208,7 +476,7 @@ async def test_help_lists_keys_and_says_which_are_off() -> None:
         assert isinstance(pilot.app.screen, HelpScreen)
         text = "\n".join("".join(part for part, _ in row) for row in pilot.app.screen._rows())
         assert "Cancel" in text
-        assert "Approve   off now" in text
+        assert "Approve   off: no question is open" in text
 
 
 async def test_an_observer_is_told_who_writes() -> None:
@@ -218,8 +486,7 @@ async def test_an_observer_is_told_who_writes() -> None:
         await open_run(pilot)
         await pilot.press("x")
         await settle(pilot)
-        shown = " ".join(str(item.message) for item in pilot.app._notifications)
-        assert "4711" in shown
+        assert "4711" in notices(pilot)
     assert fake.intents == []
 
 
@@ -244,6 +511,5 @@ async def test_hostile_text_is_drawn_as_text() -> None:
     fake = deck(missions_list=[mission("bad", description=hostile)], inbox=[QUESTION])
     async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
         await settle(pilot)
-        drawn = "\n".join(strip.text for strip in pilot.app.screen._compositor.render_strips())
-        assert "[@click=app.quit]free[/]" in drawn
-        assert "\x1b" not in drawn
+        assert "[@click=app.quit]free[/]" in drawn(pilot)
+        assert "\x1b" not in drawn(pilot)

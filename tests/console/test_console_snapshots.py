@@ -19,8 +19,9 @@ from runtime.events.facts import (
     LanesChanged,
     OutputDelta,
     Verification,
+    Violation,
 )
-from runtime.host.api import Problem, RunStatus
+from runtime.host.api import Problem, RunStatus, StorageError
 
 SIZES = [(80, 24), (120, 40), (180, 50)]
 Step = Callable[[Pilot[Any]], Awaitable[None]]
@@ -175,31 +176,87 @@ async def show_help(pilot: Pilot[Any], fake: FakeDeck) -> None:
     await press(pilot, "question_mark")
 
 
+async def show_quit(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await calm(pilot)
+    await press(pilot, "ctrl+q")
+
+
+async def show_answer(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await show_run(pilot, fake)
+    await press(pilot, "R")
+
+
+async def show_approvals(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await calm(pilot)
+    await press(pilot, "i")
+
+
+async def show_violations(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await calm(pilot)
+    await press(pilot, "v")
+
+
+async def show_full(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await show_run(pilot, fake)
+    await press(pilot, "f")
+
+
+async def show_entry(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await show_run(pilot, fake)
+    await press(pilot, "enter")
+
+
+def refused(seq: int, code: str, path: str | None, *, accepted: bool) -> Violation:
+    return Violation(
+        run_id=RUN,
+        mission="guarded",
+        seq=seq,
+        at=AT,
+        step_id="outside",
+        operation_id="outside.0",
+        code=code,
+        reason="refused",
+        path=path,
+        accepted=accepted,
+    )
+
+
+HOLDER = Holder(pid=4711, host="bridge", epoch=2, started_at=AT, heartbeat_at=AT)
+REFUSED = [refused(6, "PATH_TRAVERSAL", "docs/../x", accepted=True), refused(9, "ENV_TOOL", None, accepted=False)]
+FAILED = run_summary(status=RunStatus.FAILED, code="op.test_failed", message="2 failed, 1 passed", entries=40)
 SCREENS: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict[str, Any]]] = {
     "home": (show_home, {}),
+    "run": (show_run, {}),
+    "approvals": (show_approvals, {"inbox": [question()]}),
+    "violations": (show_violations, {"violations_list": REFUSED}),
+}
+STATES: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict[str, Any]]] = {
     "home-empty": (show_home, {"missions_list": [], "runs_list": []}),
     "home-filter": (show_filter, {}),
     "home-broken-mission": (show_broken_mission, {}),
-    "home-observer": (
-        show_home,
-        {"read_only": True, "holder_info": Holder(pid=4711, host="bridge", epoch=2, started_at=AT, heartbeat_at=AT)},
-    ),
+    "home-error": (show_home, {"refuse_reads": StorageError("STORE_IO", "the disk is gone")}),
+    "home-observer": (show_home, {"read_only": True, "holder_info": HOLDER}),
     "launch": (show_launch, {}),
-    "run": (show_run, {}),
     "run-broken": (show_run_broken, {}),
     "run-question": (show_run, {"inbox": [question()]}),
+    "run-resumable": (show_run, {"runs_list": [run_summary(resumable=True)]}),
+    "run-unreadable": (show_run, {"runs_list": [FAILED]}),
+    "run-full": (show_full, {}),
+    "approvals-empty": (show_approvals, {}),
+    "violations-empty": (show_violations, {}),
     "violation": (show_violation, {}),
+    "entry": (show_entry, {}),
     "terminate": (show_terminate, {}),
+    "answer": (show_answer, {"inbox": [question()]}),
+    "quit": (show_quit, {}),
     "help": (show_help, {}),
 }
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("name", SCREENS)
-def test_screen(still: None, snap_compare: Any, name: str, size: tuple[int, int]) -> None:
-    show, changes = SCREENS[name]
+def check(snap_compare: Any, shown: Any, size: tuple[int, int], theme: str | None = None) -> None:
+    show, changes = shown
     fake = deck(**changes)
-    app = ConsoleApp(fake)
+    app = ConsoleApp(fake, theme=theme, clock=lambda: 0.0)
     app.animation_level = "none"
 
     async def prepare(pilot: Pilot[Any]) -> None:
@@ -208,12 +265,22 @@ def test_screen(still: None, snap_compare: Any, name: str, size: tuple[int, int]
     assert snap_compare(app, terminal_size=size, run_before=prepare)
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("console.journal_reader.FRUITLESS_PAUSE", 0.0)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("name", SCREENS)
+def test_screen(still: None, snap_compare: Any, name: str, size: tuple[int, int]) -> None:
+    check(snap_compare, SCREENS[name], size)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_state(still: None, snap_compare: Any, name: str) -> None:
+    """States and dialogs look the same at every size, so the smallest has to do."""
+    check(snap_compare, STATES[name], (80, 24))
+
+
 def test_light_theme(still: None, snap_compare: Any) -> None:
-    fake = deck()
-    app = ConsoleApp(fake, theme="daybreak")
-    app.animation_level = "none"
-
-    async def prepare(pilot: Pilot[Any]) -> None:
-        await show_run(pilot, fake)
-
-    assert snap_compare(app, terminal_size=(120, 40), run_before=prepare)
+    check(snap_compare, SCREENS["run"], (120, 40), theme="daybreak")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -281,7 +283,7 @@ def test_killed_while_waiting_for_an_answer(deck: Deckhand) -> None:
     early = deck.inline("approve", run_id)
     assert early.code != 0, early
     assert "resume" in early.err, "what to do first"
-    again = deck.start("resume", run_id, "--json")
+    again = deck.start("resume", run_id, "--await-approval", "--json")
     poll("the question to be open again", lambda: deck.entries(run_id, "recovery") and deck.status(run_id) == "waiting")
     answered = deck.inline("approve", run_id, "--json")
     assert answered.code == 0, answered
@@ -302,4 +304,26 @@ def test_a_changed_mission_file_cannot_be_resumed_under_a_new_meaning(deck: Deck
     assert done.code == 0, done
     root = Path(done.done["work_tree"])
     assert git(root, "log", "-1", "--format=%s").startswith("Fix: ")
+    deck.assert_verifies(run_id)
+
+
+@pytest.mark.parametrize("verb", ["resume", "cancel"])
+def test_killed_between_the_end_and_its_row(deck: Deckhand, verb: str) -> None:
+    """The journal is closed and durable, the run's row still says running: what the journal says wins (ruling R25)."""
+    done = deck.inline("run", str(SAMPLES / "hello"), "--json")
+    run_id = done.run_id
+    with contextlib.closing(sqlite3.connect(deck.database, isolation_level=None)) as database:
+        database.execute(
+            "UPDATE runs SET status = 'running', finished_at = NULL, exit_code = NULL, outputs = NULL WHERE run_id = ?",
+            (run_id,),
+        )
+    before = deck.entries(run_id)
+    settled = deck.inline(verb, run_id, "--json")
+    assert settled.code in (0, 1), settled
+    assert deck.entries(run_id) == before, "nothing follows the end"
+    row = deck.inline("show", run_id, "--json").lines[0]
+    assert row["status"] == "succeeded"
+    assert row["exit_code"] == 0
+    assert row["resumable"] is False
+    assert row["finished_at"] is not None
     deck.assert_verifies(run_id)

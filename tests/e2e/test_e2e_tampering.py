@@ -189,7 +189,7 @@ def header(hand: Deckhand) -> None:
 
 
 def emptied(hand: Deckhand) -> None:
-    hand.database.write_bytes(hand.database.read_bytes()[:PAGE * 2 + 100])
+    hand.database.write_bytes(hand.database.read_bytes()[: PAGE * 2 + 100])
 
 
 def noise(hand: Deckhand) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runtime.governance.envelope_enforcer import MAX_PATHS, PRICE_UNKNOWN, EnvelopeEnforcer
+from runtime.governance.envelope_enforcer import MAX_PATHS, EnvelopeEnforcer
 from runtime.governance.self_mod_protection import SelfModProtector
 from runtime.kernel.canonical import canonical_bytes
 from runtime.kernel.errors import ContractError, Refused
@@ -242,6 +242,16 @@ def test_directories_where_files_are_expected(repo: Path, enforcer: EnvelopeEnfo
         assert enforcer.validate_path_access("docs/d", access, DOCS)
     assert enforcer.validate_path_access("docs/d", "delete", DOCS, directory=True)
     assert code(enforcer.validate_path_access("docs/a.md", "delete", DOCS, directory=True)) == "PATH_NOT_DIRECTORY"
+
+
+def test_a_folder_made_on_the_way_may_go_again_unless_it_is_forbidden(repo: Path, enforcer: EnvelopeEnforcer) -> None:
+    (repo / "made").mkdir()
+    on_the_way = {"create_parents": True, "directory": True}
+    assert code(enforcer.validate_path_access("made", "delete", DOCS, directory=True)) == "POLICY_NOT_ALLOWED"
+    assert enforcer.validate_path_access("made", "delete", DOCS, **on_the_way)
+    denied = Envelope(allowed_paths=["docs/**"], denied_paths=["made"])
+    assert code(enforcer.validate_path_access("made", "delete", denied, **on_the_way)) == "POLICY_DENIED"
+    assert code(enforcer.validate_path_access(".git", "delete", DOCS, **on_the_way)) != "OK"
 
 
 def test_set_id_files(repo: Path, enforcer: EnvelopeEnforcer) -> None:
@@ -495,7 +505,7 @@ def test_budgets(enforcer: EnvelopeEnforcer) -> None:
     assert judge(enforcer, CALL, "llm_call", remaining_micros=999_999).code == "BUDGET_EXCEEDED"
     step = Envelope(allowed_roles=["runner", "planner"], max_budget_usd=0.5)
     assert judge(enforcer, CALL, "llm_call", stack=(RUNNER, step)).code == "BUDGET_EXCEEDED"
-    unknown = plan(effect=Effect.EXTERNAL, tool=None, role="planner", reserve_micros=PRICE_UNKNOWN)
+    unknown = plan(effect=Effect.EXTERNAL, tool=None, role="planner", reserve_micros=-1)
     assert judge(enforcer, unknown, "llm_call", remaining_micros=10**9).code == "BUDGET_PRICE_UNKNOWN"
     free = plan(effect=Effect.EXTERNAL, tool=None, role="planner")
     assert judge(enforcer, free, "llm_call", remaining_micros=-1)

@@ -85,16 +85,6 @@ def test_operation_ids_carry_attempts_only_when_needed() -> None:  # ruling R13
     assert ids.OPERATION_ID.match(ids.operation_id("a/b", 0, visit=2))
 
 
-@pytest.mark.parametrize("text", ["a", "a/b.c/d-e_1", "0"])
-def test_step_ids(text: str) -> None:
-    assert ids.is_step_id(text)
-
-
-@pytest.mark.parametrize("text", ["", "/a", "a/", "a//b", "A", "a b", "é", "\ud800", "a/" * 128, "a\n", ".a"])
-def test_no_step_ids(text: str) -> None:
-    assert not ids.is_step_id(text)
-
-
 def test_forms_are_anchored_at_both_ends() -> None:
     assert ids.HASH.match("sha256:" + "a" * 64)
     for text in ("sha256:" + "a" * 64 + "\n", "sha256:" + "A" * 64, "sha256:" + "a" * 63, "x" + "sha256:" + "a" * 64):

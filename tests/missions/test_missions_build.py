@@ -183,6 +183,49 @@ async def test_a_condition_that_cannot_be_decided_fails_the_run() -> None:
     assert "Key not found" in response.message
 
 
+GATED = """\
+inputs: {least: {type: integer}}
+provider: {openai: {base_url: "http://x/v1", model: m}}
+blocks:
+  ask:  {type: llm_call, prompt: how many}
+  gate: {type: gate_check, require: "outputs.ask.count >= inputs.least && value.count < 9", on_fail: escalate}
+  tell: {type: escalate, reason: enough}
+links: [ask -> gate -> tell]
+"""
+
+
+@pytest.mark.parametrize(("count", "left"), [(3, True), (1, False)])
+async def test_a_gate_with_require_compares_what_its_condition_decided(count: int, left: bool) -> None:
+    world = World({"llm_call": {"count": count}})
+    response, _ = await execute(mission(GATED), world, least=2)
+    assert response.success, response.error
+    condition = {
+        "left": left,
+        "op": "eq",
+        "right": True,
+        "text": "outputs.ask.count >= inputs.least && value.count < 9",
+    }
+    asked = {"check": "compare", "condition": condition, "on_fail": "escalate"}
+    assert world.asked[1] == ("gate_check", asked)
+
+
+async def test_a_gate_that_cannot_be_decided_stays_closed() -> None:
+    world = World({"llm_call": {"text": "many"}})
+    response, _ = await execute(mission(GATED), world, least=2)
+    assert response.code == "graph.condition_failed"
+    assert "Key not found" in response.message
+    assert [what for what, _ in world.asked] == ["llm_call"]
+
+
+async def test_a_role_with_a_prompt_of_its_own_needs_no_further_question() -> None:
+    world = World()
+    text = "provider: {openai: {base_url: 'http://x/v1', model: m}}\nprompts: {planner: Plan it.}\n"
+    loaded = mission(text + "blocks: {ask: {type: llm_call, role: planner, packet: {a: 1}}}\n")
+    response, _ = await execute(loaded, world)
+    assert response.success, response.error
+    assert world.asked == [("llm_call", {"role": "planner", "packet": {"a": 1}})]
+
+
 async def test_blocks_carry_what_the_mission_says_about_them() -> None:
     text = """\
 envelope: {allowed_paths: ["a/**"], allowed_tools: [filesystem]}

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runtime.events.envelope import Lane
 from runtime.kernel.canonical import digest
 from runtime.missions.loader import Mission, lint, load, load_bytes
 from runtime.missions.problems import MissionInvalid, MissionProblem
@@ -142,14 +143,28 @@ def test_block_envelopes_start_from_the_missions_and_write_paths_narrow_writing(
     assert mission.envelope.envelope_hash == load_bytes(SMALL.encode(), Path("m.yaml")).envelope.envelope_hash
     assert codes(text.replace("path: src/b.txt", "path: src/c.txt")) == ["MISSION_ENVELOPE_FORBIDS"]
     assert codes(text.replace("timeout_seconds: 5", "write_paths: []")) == ["MISSION_UNKNOWN_KEY"]
+    assert codes(text.replace("timeout_seconds: 5", "names: native")) == ["MISSION_UNKNOWN_KEY"]
+
+
+def test_native_names_are_hashed_with_the_mission_and_not_with_the_envelope() -> None:  # relaxation 5
+    strict = load_bytes(SMALL.encode(), Path("m.yaml"))
+    native = load_bytes(small("envelope:\n", "envelope:\n  names: native\n").encode(), Path("m.yaml"))
+    assert (strict.spec.envelope.names, native.spec.envelope.names) == ("strict", "native")
+    assert strict.envelope == native.envelope
+    assert strict.mission_hash != native.mission_hash
+
+
+def test_lane_bounds_are_those_the_mission_gives() -> None:
+    loaded = load_bytes((SMALL + "lanes: {data: {limit: 8}}\n").encode(), Path("m.yaml"))
+    assert loaded.spec.lanes.bounds() == {Lane.DATA: 8}
 
 
 def test_a_routed_mission_may_cycle_and_its_conditions_are_compiled() -> None:
     mission = load_bytes(ROUTED.encode(), Path("m.yaml"))
     assert mission.graph.routed
     assert mission.graph.entry == "check"
-    assert list(mission.conditions) == [("check", 0)]
-    assert mission.conditions["check", 0].evaluate({}, {"check": {"ok": True}})
+    assert list(mission.conditions) == [("branches", "check", 0, "when")]
+    assert mission.conditions["branches", "check", 0, "when"].evaluate({}, {"check": {"ok": True}})
 
 
 ROUTED = """\
@@ -281,6 +296,24 @@ CASES: dict[str, tuple[str, str, str]] = {
     "gate schema": ("{type: escalate, reason: done}", "{type: gate_check, schema: 'schema:x'}", "GATE_UNKNOWN@'schema:x'"),
     "gate condition": (
         "{type: escalate, reason: done}", "{type: gate_check, check: equals, condition: 3}", "MISSION_PARAMETER_TYPE@3",
+    ),
+    "gate with an unknown name": (
+        "{type: escalate, reason: done}", "{type: gate_check, require: outputs.reed.ok}", "MISSION_CONDITION@outputs.reed",
+    ),
+    "gate of another type": (
+        "{type: escalate, reason: done}", "{type: gate_check, require: size(inputs.goal)}", "MISSION_CONDITION@size",
+    ),
+    "gate that looks ahead": (
+        "{type: escalate, reason: done}", "{type: gate_check, require: outputs.tell.ok}", "validation.source_not_upstream@outputs.tell",
+    ),
+    "gate with a reference": (
+        "{type: escalate, reason: done}", "{type: gate_check, require: '${inputs.goal} == 1'}", "MISSION_REFERENCE_FORBIDDEN@'${inputs",
+    ),
+    "gate with two questions": (
+        "{type: escalate, reason: done}", "{type: gate_check, require: 'true', check: equals}", "MISSION_MISSING_PARAMETER@tell:",
+    ),
+    "gate with a condition besides": (
+        "{type: escalate, reason: done}", "{type: gate_check, require: 'true', condition: {a: 1}}", "MISSION_PARAMETER_TYPE@condition:",
     ),
     "nothing asked": ("{type: escalate, reason: done}", "{type: llm_call, model: m}", "MISSION_MISSING_PARAMETER@tell:"),
     "two spellings": (

@@ -33,6 +33,7 @@ blocks:
   apply: {type: tool_invoke, tool: filesystem.write_file, path: a, content: "${outputs.propose.content}", mode: "644"}
   split: {type: tool_invoke, tool: git, action: add, paths: "${outputs.propose.paths}"}
   gate: {type: gate_check, schema: "schema:patch", data: {a: 1}}
+  demand: {type: gate_check, require: "outputs.gate.ok", on_fail: escalate}
   count: {type: tool_invoke, tool: process.run, template: count, f: x}
 links: [red -> propose -> apply -> split -> gate]
 branches: {gate: [{when: value.ok, to: red}, {otherwise: split}]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.governance.path_io import TEMPORARY_PREFIX as TICKET_PREFIX
-from runtime.kernel.model import Access, CompensationType, Effect, OperationPlan, OperationReceipt, PlannedPath
+from runtime.kernel.model import (
+    Access,
+    CompensationType,
+    Effect,
+    Envelope,
+    OperationPlan,
+    OperationReceipt,
+    PlannedPath,
+)
 from runtime.orchestration.compensation import InvalidCompensation, fit, validate_compensation, writes
 from runtime.orchestration.operation_ports import HandlerOutcome, RunCall, WorkspaceState
 from runtime.orchestration.snapshots import TEMPORARY_PREFIX, Snapshot, remove_leftovers, take
@@ -176,6 +185,31 @@ async def test_clean_removes_only_what_the_operation_made(rig: Rig) -> None:  # 
     assert not (rig.root / "new").exists()
     assert (rig.root / "mine.txt").read_text() == "before"
     assert (rig.root / "STOP_AUTONOMY").exists()
+
+
+async def test_folders_made_on_the_way_go_again_although_no_pattern_covers_them(rig: Rig) -> None:
+    narrow = Envelope(allowed_paths=["deep/er/*.txt"], allowed_tools=["filesystem"], allowed_roles=["runner"])
+    rig.envelope = narrow
+    rig.build()
+    for name in ("a", "b"):
+        params = {"path": f"deep/er/{name}.txt", "content": "x", "create_parents": True}
+        assert (await rig.tool("filesystem.write_file", id=f"s1.{name}", **params)).ok
+    (rig.root / "deep/mine.txt").write_text("the operator's")
+    assert (await undo(rig, 1)).verified
+    assert (rig.root / "deep/er").is_dir()  # the other file is still in it
+    assert (await undo(rig, 0)).verified
+    assert [item.name for item in (rig.root / "deep").iterdir()] == ["mine.txt"]
+
+
+async def test_an_undo_removes_no_folder_that_was_replaced_by_a_link(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    await rig.tool("filesystem.write_file", path="deep/er/new.txt", content="x", create_parents=True)
+    shutil.rmtree(rig.root / "deep")
+    (rig.root / "deep").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "er").mkdir()
+    outcome = await undo(rig)
+    assert not outcome.verified
+    assert (tmp_path / "er").is_dir()
 
 
 async def test_a_hand_edit_of_a_new_file_is_drift(rig: Rig) -> None:  # 6.f

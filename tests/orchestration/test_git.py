@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,8 @@ from runtime.orchestration import git as git_module
 from runtime.orchestration.git import Git, find_toplevel, git_folders, read_operator_settings
 from runtime.orchestration.git_config import GitSettings, operator_files, parse_config, report, settings_from
 from runtime.orchestration.git_parse import parse_index, parse_log, parse_numstat, parse_status
-from runtime.orchestration.state_hash import changed_paths, workspace_fingerprint
+from runtime.orchestration.state_hash import workspace_fingerprint
+from runtime.orchestration.tree_probe import workspace_state
 from tests.support.plain_runner import PlainRunner
 from tests.support.repositories import repository, sh
 
@@ -43,15 +45,14 @@ async def test_one_call_answers_for_head_branch_and_changes(tmp_path: Path) -> N
         "new dir/tab\tand\nfeed": "??",
     }
     assert snapshot.staged == ("both", "staged")
-    assert await git.staged() == ("both", "staged")
     assert [line.path for line in await git.status()] == [line.path for line in snapshot.lines]
-    assert (await git.head(), await git.ref()) == (snapshot.head, snapshot.ref)
+    assert await git.head() == snapshot.head
 
 
 async def test_detached_and_unborn_heads(tmp_path: Path) -> None:
     git = repository(tmp_path / "r")
     sh(git.root, "checkout", "-q", "--detach")
-    assert await git.ref() is None
+    assert (await git.snapshot()).ref is None
     (tmp_path / "new").mkdir()
     sh(tmp_path / "new", "init", "-q")
     assert await Git(tmp_path / "new", PlainRunner()).head() is None
@@ -75,7 +76,7 @@ async def test_add_commit_and_the_resets(tmp_path: Path) -> None:
     (git.root / "b").write_text("2")
     (git.root / ":(glob)*").write_text("a name, not a pattern")
     await git.add(["a", "gone", ":(glob)*"])
-    assert await git.staged() == (":(glob)*", "a", "gone")
+    assert (await git.snapshot()).staged == (":(glob)*", "a", "gone")
     second = await git.commit("subject\n\nbody # kept\n", when=WHEN)
     assert await git.parents(second) == (first,)
     assert await git.message(second) == "subject\n\nbody # kept"
@@ -84,9 +85,9 @@ async def test_add_commit_and_the_resets(tmp_path: Path) -> None:
         == f"Quarterdeck|quarterdeck@localhost|{int(WHEN.timestamp())}|Quarterdeck"
     )
     await git.reset_soft(first)
-    assert (await git.head(), await git.staged()) == (first, (":(glob)*", "a", "gone"))
+    assert (await git.head(), (await git.snapshot()).staged) == (first, (":(glob)*", "a", "gone"))
     await git.reset_paths(first, [":(glob)*", "a", "gone"])
-    assert await git.staged() == ()
+    assert (await git.snapshot()).staged == ()
     await git.checkout(["a", "gone"])
     assert (git.root / "a").read_text() == "1"
     assert (git.root / "gone").exists()
@@ -136,7 +137,8 @@ async def test_the_fingerprint_of_a_repository(tmp_path: Path) -> None:
     await git.commit("x")
     committed = await workspace_fingerprint(git.root, git)
     assert len({clean.digest, edited.digest, staged.digest, committed.digest}) == 4
-    assert changed_paths(clean, edited) == changed_paths(edited, staged) == changed_paths(staged, committed) == ("a",)
+    looks = [workspace_state(look) for look in (clean, edited, staged, committed)]
+    assert [first.changed(second) for first, second in itertools.pairwise(looks)] == [("a",)] * 3
     assert (await workspace_fingerprint(git.root, git)).digest == committed.digest
 
 
@@ -311,7 +313,7 @@ async def test_linked_work_trees_share_their_repository(tmp_path: Path) -> None:
     (tmp_path / "wt/a.txt").write_text("changed")
     await linked.add(["a.txt"])
     await linked.commit("in the linked tree")
-    assert await linked.ref() is None
+    assert (await linked.snapshot()).ref is None
     assert (await git.snapshot()).lines == ()
     assert await linked.toplevel() == tmp_path / "wt"
 

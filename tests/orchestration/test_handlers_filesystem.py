@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,15 @@ async def test_staging_and_committing(rig: Rig) -> None:
     assert (receipt.pre_head, receipt.post_head) == (sh(rig.root, "rev-parse", "HEAD~1"), commit.output["commit"])
     log = await rig.tool("git.log", id="s1.2", max=1)
     assert len(log.output["commits"]) == 1
+
+
+async def test_a_deletion_is_staged_and_committed_when_its_folder_is_gone_too(rig: Rig) -> None:
+    shutil.rmtree(rig.root / "docs")
+    staged = await rig.tool("git.add", paths=["docs/b.md"])
+    assert staged.ok, staged.evidence
+    commit = await rig.tool("git.commit", id="s1.1", message="Gone")
+    assert commit.ok, commit.evidence
+    assert sh(rig.root, "show", "--name-status", "--format=") == "D\tdocs/b.md"
 
 
 async def test_every_staged_path_is_checked_before_a_commit(rig: Rig) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from runtime.kernel.errors import Refused
 from runtime.kernel.model import Envelope, OperationStatus
+from runtime.missions.parameters import CHECKS
 from runtime.orchestration.handlers import schema_subset
 from runtime.orchestration.handlers.routes import RouteHandler, Transform
 from runtime.orchestration.handlers.settings import ModelSettings
@@ -49,6 +50,9 @@ def rig(tmp_path: Path) -> Rig:
         ("compare", {"left": "a", "op": "in", "right": ["a"]}, True),
         ("compare", {"left": "a", "op": "not_in", "right": "abc"}, False),
         ("compare", {"left": 1, "op": "__eq__", "right": 1}, False),
+        ("compare", {"left": True, "op": "eq", "right": True, "text": "inputs.n > 1"}, True),
+        ("compare", {"left": False, "op": "eq", "right": True, "text": "inputs.n > 1"}, False),
+        ("compare", {"left": 1, "op": "eq", "right": 1, "more": 1}, False),
         ("verdict_approved", {"verdict": "approved"}, True),
         ("verdict_approved", {"verdict": "rejected"}, False),  # 3.b
         ("verdict_approved", {"verdict": "approved' or '1'=='1"}, False),  # 11.d
@@ -75,6 +79,11 @@ async def test_gates(rig: Rig, check: str, condition: Any, passes: bool) -> None
     assert bool(result.output["errors"]) is not passes
     assert result.reason_code == (None if passes else "GATE_NOT_PASSED")
     assert result.status is (OperationStatus.SUCCESS if passes else OperationStatus.FAILED)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+async def test_every_gate_a_mission_may_name_exists(rig: Rig, check: str) -> None:
+    assert (await rig.do("gate_check", {"check": check})).reason_code != "GATE_UNKNOWN"
 
 
 async def test_a_dirty_tree_is_not_clean(rig: Rig) -> None:

@@ -12,7 +12,8 @@ from runtime.kernel.clock import ManualClock
 from runtime.kernel.errors import JournalError, StorageError
 from runtime.kernel.ports import Durable, Settled, StoredEntry
 from runtime.orchestration.journal_verify import verify_entries
-from runtime.orchestration.mission_journal import MAX_LINE_BYTES, MemoryJournalStore, MissionJournal, OperationState
+from runtime.orchestration.mission_journal import MAX_LINE_BYTES, MemoryJournalStore, MissionJournal
+from runtime.orchestration.operation_table import Known
 from tests.support.journals import (
     EMPTY_STATE,
     JOURNAL_ID,
@@ -216,38 +217,38 @@ CHANGED = digest({"x": 1})
 def test_idempotency_states() -> None:
     journal, _, _ = new_journal()
 
-    def state(key: str) -> OperationState:
-        return journal.check_idempotency(key).state
+    def state(key: str) -> Known | None:
+        known = journal.check_idempotency(key)
+        return None if known is None else known.state
 
-    assert state("k") is OperationState.UNKNOWN
+    assert state("k") is None
     start_operation(journal, "k", effect="write")
-    assert state("k") is OperationState.STARTED
+    assert state("k") is Known.OPEN
     assert journal.operations.open()[0]["idempotency_key"] == "k"
     done = journal.append_receipt(receipt("k", effect="write", post_state_hash=CHANGED))
-    assert state("k") is OperationState.SUCCEEDED
-    assert journal.check_idempotency("k").receipt == done
+    assert state("k") is Known.DONE
+    assert journal.operations.open() == ()
     assert journal.operations.successful_writes() == (done,)
 
     start_operation(journal, "clean", operation_id="s1.1")
     journal.append_receipt(receipt("clean", operation_id="s1.1", status="failed", reason_code="OP_FAILED"))
-    assert state("clean") is OperationState.FAILED
+    assert state("clean") is Known.RETRYABLE
 
     start_operation(journal, "dirty", operation_id="s1.2", effect="write")
     half = journal.append_receipt(
         receipt("dirty", operation_id="s1.2", status="failed", effect="write", post_state_hash=CHANGED)
     )
-    assert state("dirty") is OperationState.FAILED_UNCOMPENSATED
-    assert journal.operations.to_undo() == (half,)
+    assert state("dirty") is Known.PENDING
+    assert [item.receipt for item in journal.operations.unresolved()] == [half]
     _undo(journal, half.receipt_hash, "dirty", verified=False)
-    assert state("dirty") is OperationState.FAILED_UNCOMPENSATED
-    assert journal.check_idempotency("dirty").undo_failed
+    assert state("dirty") is Known.STUCK
     _undo(journal, half.receipt_hash, "dirty", verified=True)
-    assert state("dirty") is OperationState.FAILED
+    assert state("dirty") is Known.RETRYABLE
+    assert journal.operations.successful_writes() == (done,)
 
-    assert journal.operations.conflicts("s1.0", "other")
-    assert not journal.operations.conflicts("s1.0", "k")
-    assert not journal.operations.conflicts("never.seen", "k")
-    assert journal.key_of_operation("s1.2") == "dirty"
+    assert journal.operations.conflict("s1.0", "other")
+    assert not journal.operations.conflict("s1.0", "k")
+    assert not journal.operations.conflict("never.seen", "k")
 
 
 def _undo(journal: MissionJournal, compensates: str | None, key: str, *, verified: bool) -> None:
@@ -270,18 +271,42 @@ def test_an_undone_success_may_run_again_and_a_denial_is_clean() -> None:
     start_operation(journal, "k", operation_id="s1.2", effect="write")
     done = journal.append_receipt(receipt("k", operation_id="s1.2", effect="write", post_state_hash=CHANGED))
     _undo(journal, done.receipt_hash, "k", verified=True)
-    assert journal.check_idempotency("k").state is OperationState.FAILED
+    assert _state(journal, "k") is Known.RETRYABLE
+    _deny(journal, "d", "s1.3")
+    assert _state(journal, "d") is Known.RETRYABLE
+    assert verify_entries(store.entries).ok
+
+
+def test_a_denial_decides_nothing_about_work_that_was_done_or_is_open() -> None:
+    journal, store, _ = new_journal()
+    start_operation(journal, "done", effect="write")
+    done = journal.append_receipt(receipt("done", effect="write", post_state_hash=CHANGED))
+    start_operation(journal, "open", operation_id="s1.1", effect="write")
+    _deny(journal, "done", "s1.0", attempt=2)
+    _deny(journal, "open", "s1.1", attempt=2)
+    assert (_state(journal, "done"), _state(journal, "open")) == (Known.DONE, Known.OPEN)
+    assert journal.operations.successful_writes() == (done,)
+    again = MissionJournal.resume(store, store.entries, ManualClock())
+    assert [item.key for item in again.operations.unresolved()] == ["open"]
+
+
+def _state(journal: MissionJournal, key: str) -> Known:
+    known = journal.check_idempotency(key)
+    assert known is not None
+    return known.state
+
+
+def _deny(journal: MissionJournal, key: str, operation_id: str, attempt: int = 1) -> None:
     journal.append(
         "operation_denied",
         step_id="s1",
-        operation_id="s1.3",
-        idempotency_key="d",
+        operation_id=operation_id,
+        idempotency_key=key,
         code="ENV_TOOL",
         evidence_hash=CHANGED,
     )
-    journal.append_receipt(receipt("d", operation_id="s1.3", status="escalated", reason_code="ENV_TOOL"))
-    assert journal.check_idempotency("d").state is OperationState.FAILED
-    assert verify_entries(store.entries).ok
+    refused = {"status": "escalated", "reason_code": "ENV_TOOL", "attempt": attempt}
+    journal.append_receipt(receipt(key, operation_id=operation_id, **refused))
 
 
 def test_undoing_an_older_attempt_says_nothing_about_the_newest() -> None:
@@ -293,7 +318,8 @@ def test_undoing_an_older_attempt_says_nothing_about_the_newest() -> None:
     second = journal.append_receipt(second)
     _undo(journal, first.receipt_hash, "k", verified=True)
     known = journal.check_idempotency("k")
-    assert (known.state, known.attempt, known.receipt) == (OperationState.SUCCEEDED, 2, second)
+    assert known is not None
+    assert (known.state, known.attempt, known.receipt) == (Known.DONE, 2, second)
 
 
 def test_a_failed_step_whose_writes_were_undone_reads_compensated() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runtime.kernel.canonical import digest
+from runtime.kernel.canonical import parse_strict
 from runtime.kernel.errors import Halted, JournalError, Refused, StorageError
 from runtime.kernel.model import (
     Access,
@@ -24,7 +24,6 @@ from runtime.kernel.model import (
     ValidationResult,
 )
 from runtime.orchestration.operation_ports import HandlerOutcome, KillSwitchActive, RunCall
-from runtime.orchestration.operation_records import plan_record
 from runtime.orchestration.operations import HaltRequired, InvalidCompensation, Recorded, idempotency_key
 from runtime.orchestration.undo import CompensationOutcome
 from tests.support.operation_rig import OPEN, FakeHandler, Rig, never
@@ -69,9 +68,10 @@ def test_the_golden_idempotency_key(rig: Rig) -> None:
     )
 
 
-def test_a_stored_plan_is_found_under_its_hash() -> None:
-    plan = OperationPlan(Effect.READ, (PlannedPath("b", Access.READ), PlannedPath("a", Access.LIST)), data={"x": [1]})
-    assert digest(plan_record(plan)) == plan.plan_hash
+async def test_a_stored_plan_is_found_under_its_hash(rig: Rig) -> None:
+    await rig.tool("filesystem.write_file", path="new.txt", content="hi\n")
+    stored = parse_strict(rig.artifacts.bodies[rig.entries()[1]["plan_hash"]])
+    assert (stored["effect"], stored["paths"]) == ("write", [["new.txt", "create"]])
 
 
 @pytest.mark.parametrize("part", ["enforcer", "protector"])
@@ -215,7 +215,8 @@ async def test_a_read_only_operation_that_leaves_a_file(rig: Rig) -> None:  # 4.
     rig.__post_init__()
     result = await rig.do("run_tests", {})
     assert (result.status, result.reason_code) == (OperationStatus.FAILED, "OP_UNDECLARED_EFFECT")
-    assert "escalation" in rig.kinds()
+    [told] = [entry["reason"] for entry in rig.entries() if entry["kind"] == "escalation"]
+    assert told == "OP_UNDECLARED_EFFECT: The operation changed something its plan did not name: litter.txt"
     assert (rig.root / "litter.txt").exists()  # listed, never deleted
     assert result.evidence["undeclared"] == ["litter.txt"]
 

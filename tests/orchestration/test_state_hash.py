@@ -15,11 +15,11 @@ from runtime.orchestration import state_hash
 from runtime.orchestration.state_hash import (
     Fingerprint,
     TreeFacts,
-    changed_paths,
     compute_state_hash,
     state_entries,
     workspace_fingerprint,
 )
+from runtime.orchestration.tree_probe import workspace_state
 
 EMPTY = "sha256:7e58fd6d3d16d7ea550e0bb9dc4e501e784ee6adaa871f5edb04e76401b8feb7"
 TWO = "sha256:c8b9963d5818b4698cb75e8260b5552ccfae2c4b501daede86b27c59f1c82d08"
@@ -215,7 +215,11 @@ async def test_the_fingerprint_covers_each_of_its_parts(tmp_path: Path) -> None:
     assert len(digests | {plain.digest}) == len(variants) + 1
 
 
-async def test_changed_paths_names_content_presence_and_index(tmp_path: Path) -> None:
+def changed(before: Fingerprint, after: Fingerprint) -> tuple[str, ...]:
+    return workspace_state(before).changed(workspace_state(after))
+
+
+async def test_a_comparison_names_content_presence_and_index(tmp_path: Path) -> None:
     for name in ("kept", "edited", "gone", "staged"):
         put(tmp_path, name, "1")
     before = await workspace_fingerprint(tmp_path, _View(changed=("kept", "edited", "gone", "staged")))
@@ -225,8 +229,8 @@ async def test_changed_paths_names_content_presence_and_index(tmp_path: Path) ->
     after = await workspace_fingerprint(
         tmp_path, _View(changed=("kept", "edited", "gone", "new", "staged"), staged={"staged": "100644 x"})
     )
-    assert changed_paths(before, after) == ("edited", "gone", "new", "staged")
-    assert changed_paths(after, after) == ()
+    assert changed(before, after) == ("edited", "gone", "new", "staged")
+    assert changed(after, after) == ()
 
 
 async def test_without_git_it_is_the_metadata_of_the_writable_roots(tmp_path: Path) -> None:
@@ -242,4 +246,4 @@ async def test_without_git_it_is_the_metadata_of_the_writable_roots(tmp_path: Pa
     put(tmp_path, "src/b", "2")
     assert (await look()).digest == first.digest
     os.utime(file, ns=(1, 1))
-    assert changed_paths(first, await look()) == ("out/a",)
+    assert changed(first, await look()) == ("out/a",)

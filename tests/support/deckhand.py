@@ -15,6 +15,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -183,6 +184,7 @@ class Deckhand:
         out, err = io.StringIO(), io.StringIO()
         with (
             mock.patch.dict(os.environ, {**self.env, **(env or {})}, clear=True),
+            mock.patch.object(tempfile, "tempdir", str(self._temp)),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):

@@ -17,7 +17,7 @@ from runtime.events.facts import (
     Verification,
     Violation,
 )
-from runtime.host.api import Ack, Answer, InputInfo, Launch, MissionInfo, Refused, RunStatus
+from runtime.host.api import Ack, Answer, InputInfo, Launch, MissionInfo, QuarterdeckError, Refused, RunStatus
 
 AT = "2026-01-02T00:00:00.000000Z"
 RUN = "8b3f0000-0000-4000-8000-000000000001"
@@ -54,7 +54,12 @@ class FakeDeck:
     holder_info: Holder | None = None
     intents: list[tuple[str, Any]] = field(default_factory=list)
     feeds: list[FakeFeed] = field(default_factory=list)
+    violations_list: list[Violation] = field(default_factory=list)
+    artifacts: dict[str, bytes] = field(default_factory=dict)
     refuse_launch: Refused | None = None
+    refuse_reads: QuarterdeckError | None = None
+    closed: bool = False
+    reads: list[tuple[int, int]] = field(default_factory=list)
 
     def publish(self, *events: StreamEvent) -> None:
         for feed in self.feeds:
@@ -64,6 +69,8 @@ class FakeDeck:
         return self.holder_info
 
     async def missions(self) -> tuple[MissionInfo, ...]:
+        if self.refuse_reads is not None:
+            raise self.refuse_reads
         return tuple(self.missions_list)
 
     async def mission(self, path: str) -> MissionInfo:
@@ -88,8 +95,11 @@ class FakeDeck:
     async def pause(self, run_id: str, reason: str = "") -> Ack:
         return await self._ack("pause", run_id, reason)
 
-    async def resume(self, run_id: str, reason: str = "") -> Ack:
+    async def resume(self, run_id: str, reason: str = "", *, unattended: bool | None = None) -> Ack:
         return await self._ack("resume", run_id, reason)
+
+    async def unlatch(self, path: str, reason: str) -> Ack:
+        return await self._ack("unlatch", path, reason)
 
     async def answer(self, intent: Answer) -> Ack:
         self.intents.append(("answer", intent))
@@ -103,7 +113,10 @@ class FakeDeck:
         before: tuple[str, str] | None = None,
         limit: int = 100,
     ) -> tuple[RunSummary, ...]:
-        return tuple(self.runs_list[:limit])
+        found = [run for run in self.runs_list if text in f"{run.mission} {run.run_id}"]
+        if before is not None:
+            found = [run for run in found if (run.created_at, run.run_id) < before]
+        return tuple(found[:limit])
 
     async def find(self, selector: str) -> RunSummary:
         for run in self.runs_list:
@@ -115,23 +128,26 @@ class FakeDeck:
         return tuple(self.nodes_list)
 
     async def entries(self, run_id: str, *, after: int = -1, limit: int = 500) -> tuple[EntryAppended, ...]:
+        self.reads.append((after, limit))
         return tuple(item for item in self.entries_list if item.run_id == run_id and item.seq > after)[:limit]
 
     async def violations(self, run_id: str | None = None, *, limit: int = 200) -> tuple[Violation, ...]:
-        return ()
+        return tuple(self.violations_list[:limit])
 
     async def escalations(self, *, run_id: str | None = None, open_only: bool = True) -> tuple[Escalation, ...]:
         return tuple(self.inbox)
 
     async def verify(self, run_id: str) -> Verification:
-        assert self.verdict is not None
-        return self.verdict
+        return self.verdict or good_verdict(run_id, len(self.entries_list))
 
     async def artifact(self, digest: str) -> bytes | None:
-        return None
+        return self.artifacts.get(digest)
 
     async def wait(self, run_id: str) -> RunSummary:
         return await self.find(run_id)
+
+    async def drained(self) -> None:
+        return
 
     def subscribe(self) -> FakeFeed:
         feed = FakeFeed()
@@ -139,7 +155,20 @@ class FakeDeck:
         return feed
 
     async def close(self) -> None:
-        return
+        self.closed = True
+
+
+def good_verdict(run_id: str, entries: int) -> Verification:
+    """Every entry is good."""
+    return Verification(
+        run_id=run_id,
+        ok=True,
+        entries=entries,
+        trusted_prefix=entries,
+        head_seq=entries - 1,
+        head_hash="sha256:" + "0" * 64,
+        closed=False,
+    )
 
 
 def run_summary(**changes: Any) -> RunSummary:
@@ -156,7 +185,7 @@ def run_summary(**changes: Any) -> RunSummary:
         "duration_ms": 4200,
         "steps_done": 2,
         "steps_total": 6,
-        "entries": 9,
+        "entries": 0,
     }
     return RunSummary(**{**members, **changes})
 
@@ -193,7 +222,7 @@ def mission(name: str = "fix-the-build", **changes: Any) -> MissionInfo:
 
 def entry(seq: int, kind: str, run_id: str = RUN, **members: Any) -> EntryAppended:
     """One journal entry of a run."""
-    at = f"2026-01-02T00:00:{seq:02d}.000000Z"
+    at = f"2026-01-02T00:{seq // 60 % 60:02d}:{seq % 60:02d}.000000Z"
     return EntryAppended(
         run_id=run_id,
         seq=seq,

@@ -248,6 +248,7 @@ def test_lane_bounds_follow_from_the_plan() -> None:
         Lane.DATA: LaneLimits(100, 100, 50),
         Lane.TELEMETRY: LaneLimits(200, 200, 100),
     }
+    assert plan.lane_limits({Lane.DATA: 8}) == {**plan.lane_limits(), Lane.DATA: LaneLimits(8, 4, 2)}
     assert plan.edge_prefix == "plan/" + plan.plan_hash[7:19]
     edges = {"b": edge(max_queue_items=500), "a": edge(max_queue_items=300)}
     named = build_plan(replace(INPUTS, policies=surfaces("simple", edge_buffer_policies=edges)))

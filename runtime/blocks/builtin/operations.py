@@ -69,7 +69,7 @@ class LlmCall(OperationBlock, type_id="llm_call", display_name="Model call", sid
     """Ask a language model; the answer is a map."""
 
     known: ClassVar[tuple[ConfigField, ...]] = (
-        _text("prompt", "What the model is asked.", required=True),
+        _text("prompt", "What the model is asked; the role's prompt alone when silent."),
         _text("role", "Which role's prompt and model to use; the block's acting role when silent."),
         _text("model", "A model name, or 'auto'."),
         ConfigField(name="packet", kinds=Kinds.MAP, summary="Structured data sent beside the prompt."),

@@ -145,7 +145,8 @@ _ORDERED: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
 
 
 def _compare(condition: Mapping[str, Any]) -> Errors:
-    if condition.keys() != {"left", "op", "right"}:
+    """``text`` may say what is compared in words for a person; it decides nothing."""
+    if condition.keys() - {"text"} != {"left", "op", "right"}:
         return ["compare needs left, op and right"]
     left, name, right = condition["left"], condition["op"], condition["right"]
     if name in ("eq", "ne"):
@@ -160,7 +161,7 @@ def _compare(condition: Mapping[str, Any]) -> Errors:
         holds = _ORDERED[name](left, right)
     else:
         return ["op must be one of eq, ne, lt, le, gt, ge, in, not_in"]
-    return [] if holds else [f"{name} does not hold"]
+    return [] if holds else [f"{condition.get('text', name)} does not hold"]
 
 
 def _comparable(left: object, right: object) -> bool:

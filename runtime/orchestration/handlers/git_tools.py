@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,14 +143,15 @@ class GitAdd(_GitAction):
         params.done()
         if not paths or len(set(paths)) != len(paths):
             raise params.bad("paths", "must name at least one path, each once")
+        planned = await _planned(self._root, paths)
         return OperationPlan(
             Effect.WRITE,
-            await _planned(self._root, paths),
+            planned,
             tool="git.add",
             writes_index=True,
             undo=CompensationType.GIT_RESET_HEAD,
             undo_command=shlex.join(["git", "reset", "HEAD", "--", *paths]),
-            data={"paths": paths},
+            data={"paths": paths, **_without_folders(planned)},
         )
 
     async def run(self, call: RunCall) -> HandlerOutcome:
@@ -177,27 +178,34 @@ class GitCommit(_GitAction):
         message = params.text("message")
         params.done()
         _check_message(params, message)
-        staged = await self._git.staged()
+        now = await self._git.snapshot()
+        staged = now.staged
         if not staged:
             raise Refused("GIT_FAILED", "nothing is staged, so there is nothing to commit")
         if len(staged) > MAX_PATHS:
             raise Refused("ENV_LIMIT", f"{len(staged)} staged paths exceed the {MAX_PATHS} of one operation")
+        planned = await _planned(self._root, staged)
         return OperationPlan(
             Effect.WRITE,
-            await _planned(self._root, staged),
+            planned,
             tool="git.commit",
             writes_ref=True,
             undo=CompensationType.GIT_RESET_SOFT,
             undo_command="git reset --soft HEAD~1",
-            data={"message": message, "staged": list(staged), "parent": await self._git.head()},
+            data={
+                "message": message,
+                "staged": list(staged),
+                "parent": now.head,
+                **_without_folders(planned),
+            },
         )
 
     async def run(self, call: RunCall) -> HandlerOutcome:
-        staged = await self._git.staged()
-        if list(staged) != list(call.plan.data["staged"]) or await self._git.head() != call.plan.data["parent"]:
+        now = await self._git.snapshot()
+        if list(now.staged) != list(call.plan.data["staged"]) or now.head != call.plan.data["parent"]:
             raise Refused("TOOL_CONFLICT", "what is staged changed after it was checked; nothing was committed")
         commit = await self._git.commit(call.plan.data["message"])
-        return HandlerOutcome(output={"commit": commit, "paths": list(staged)})
+        return HandlerOutcome(output={"commit": commit, "paths": list(now.staged)})
 
     async def recovered(self, plan: OperationPlan) -> HandlerOutcome | None:
         head = await self._git.head()
@@ -215,6 +223,11 @@ async def _planned(root: Path, paths: Any) -> tuple[PlannedPath, ...]:
         missing = await asyncio.to_thread(kind, root, path) == "missing"
         planned.append(PlannedPath(path, Access.WRITE if missing else Access.MODIFY))
     return tuple(planned)
+
+
+def _without_folders(planned: Iterable[PlannedPath]) -> dict[str, Any]:
+    """With a deleted file its folder may be gone, too; git makes neither."""
+    return {"create_parents": True} if any(item.access is Access.WRITE for item in planned) else {}
 
 
 def _check_message(params: Params, message: str) -> None:

@@ -225,8 +225,15 @@ class LlmHandler:
             return cost, usage.tokens_in + usage.tokens_out, ()
         if call.plan.reserve_micros == 0:
             return 0, 0 if self._settings.free else None, ()
-        context = {"operation_id": call.operation_id, "charged_micros": call.plan.reserve_micros}
-        return None, None, (EscalationNote("BUDGET_COST_UNKNOWN", "warning", context),)
+        charged = call.plan.reserve_micros
+        note = EscalationNote.about(
+            "BUDGET_COST_UNKNOWN",
+            f"the provider did not say what the call cost; the reserved {charged / MICROS:g} USD are charged",
+            "warning",
+            operation_id=call.operation_id,
+            charged_micros=charged,
+        )
+        return None, None, (note,)
 
     def _store(self, call: RunCall, schema: str, record: Mapping[str, Any]) -> str:
         return store(call.artifacts, {**_redacted(dict(record), self._clean), "schema": schema})

@@ -1,0 +1,204 @@
+"""The ground a run works on: its files, who else works there, and whether it may start (rulings R22, R36, R47).
+
+Looking and locking only; nothing here writes to the operator's files. What was built for a launch that is refused in
+the end is taken away again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from runtime.governance.self_mod_protection import SelfModProtector
+from runtime.host.assembly import Shared, writable_roots
+from runtime.host.run_control import RunControl, RunLock
+from runtime.kernel.errors import Refused
+from runtime.missions import references
+from runtime.missions.loader import Mission
+from runtime.missions.parameters import READING, tool_action
+from runtime.orchestration.git import Git, find_git, read_operator_settings
+from runtime.orchestration.git_config import OUR_SETTINGS, GitSettings
+from runtime.orchestration.repository import check_repository
+from runtime.orchestration.run_controller import (
+    HaltLatch,
+    KillSwitch,
+    LockMode,
+    LockOwner,
+    PreflightFacts,
+    PreflightRefused,
+    PreflightRequest,
+    preflight,
+)
+from runtime.orchestration.state_hash import workspace_fingerprint
+from runtime.orchestration.workspace import Workspace, WorkspaceKind, WorkspaceRequest, prepare
+from runtime.storage.store import Store
+
+#: A launch that waits for a busy work tree looks again this often, in seconds.
+_BUSY_POLL: Final = 0.5
+#: Git settings are remembered for this many mission folders.
+_MAX_SETTINGS: Final = 64
+_OWNER_ONLY: Final = 0o700
+
+
+class Ground:
+    """Prepares and checks work trees for one host."""
+
+    def __init__(self, store: Store, shared: Shared) -> None:
+        self._store = store
+        self._shared = shared
+        self._git_settings: dict[str, GitSettings] = {}
+
+    async def workspace(
+        self, mission: Mission, inputs: Mapping[str, Any], run_id: str, *, resuming: bool = False
+    ) -> Workspace:
+        """The run's work tree, built when it is private. Raises `Refused`."""
+        spec = mission.spec.workspace
+        runner = self._shared.sandbox.under(mission.spec.sandbox.confinement)
+        settings = await self._operator_settings(mission)
+        root = spec.root if spec is not None else None
+        request = WorkspaceRequest(
+            kind=WorkspaceKind(spec.kind) if spec is not None and spec.kind is not None else None,
+            root=None if root is None else str(references.resolve(root, inputs, {})),
+            source=spec.from_ if spec is not None else None,
+            init_git=spec.init_git if spec is not None else False,
+            isolated=spec.isolated if spec is not None else False,
+            allows_paths=bool(mission.envelope.allowed_paths),
+        )
+        if resuming and request.private and not self._place(run_id).joinpath("tree").is_dir():
+            raise Refused(
+                "RECOVERY_MANUAL",
+                "the run cannot be continued: its private work tree is gone",
+                where=str(self._place(run_id)),
+                hint="run the mission again",
+            )
+        return await prepare(
+            request,
+            mission_dir=mission.directory,
+            work_dir=self._store.state.work,
+            run_id=run_id,
+            git_at=lambda root: Git(root, runner, settings=settings),
+            our_git_at=lambda root: Git(root, runner, settings=OUR_SETTINGS),
+            clock=self._shared.clock,
+        )
+
+    async def _operator_settings(self, mission: Mission) -> GitSettings:
+        """The operator's author and line endings, read once per mission folder; ours when git has none to tell."""
+        key = str(mission.directory)
+        if find_git() is None:
+            return OUR_SETTINGS
+        if key not in self._git_settings:
+            if len(self._git_settings) >= _MAX_SETTINGS:
+                self._git_settings.pop(next(iter(self._git_settings)))
+            try:
+                self._git_settings[key] = await read_operator_settings(
+                    self._shared.sandbox.under("best_effort"), mission.directory, self._shared.environ
+                )
+            except Refused:
+                # An unreadable personal configuration must not stop work that may not even need git.
+                self._git_settings[key] = OUR_SETTINGS
+        return self._git_settings[key]
+
+    async def preflight(
+        self, mission: Mission, workspace: Workspace, owner: LockOwner, *, wait: bool = False, resuming: bool = False
+    ) -> tuple[PreflightFacts, RunControl]:
+        """Steps 1-9 of operations spec §10.1; with ``wait`` again and again while the tree is busy.
+
+        A resumed run's tree may be dirty with its own work: recovery compares states itself.
+        """
+        state, clock = self._store.state, self._shared.clock
+        switch = KillSwitch(workspace.root, state.root)
+        latch = HaltLatch(state.latches, workspace.root, clock=clock)
+        mode = _lock_mode(mission, workspace)
+        lock = RunLock(state.locks, workspace.root, clock=clock, ids=self._shared.ids) if mode else None
+        request = PreflightRequest(
+            owner=owner,
+            kill_switch=switch,
+            lock_mode=mode,
+            lock=lock,
+            latch=latch,
+            recover=lambda stale: self._settle_stale(stale, owner.run_id_audit),
+            load_policy=lambda: SelfModProtector(workspace.root).protected_hash,
+            baseline=_no_governance,
+            repository=_repository_check(mission, workspace, clean=not resuming),
+            fingerprint=_fingerprint(mission, workspace),
+        )
+        while True:
+            try:
+                facts = await preflight(request)
+                break
+            except PreflightRefused as refusal:
+                if not (wait and refusal.defer):
+                    raise
+                await clock.sleep(_BUSY_POLL)
+        return facts, RunControl(kill_switch=switch, halt_latch=latch, lock=lock if facts.lock else None)
+
+    async def _settle_stale(self, stale: Mapping[str, Any], run_id: str) -> None:
+        """A dead holder's record: fine when that run is this one or has ended, else it must be resumed first."""
+        previous = str(stale.get("run_id_audit", ""))
+        if previous == run_id:
+            return
+        summary = await self._store.runs.get(previous)
+        if summary is None or summary.status.terminal:
+            return
+        raise Refused(
+            "RECOVERY_MANUAL",
+            f"run {previous} crashed in this work tree and has not been settled",
+            hint=f"`quarterdeck resume {previous[:8]}` finishes it, `quarterdeck cancel {previous[:8]}` undoes it",
+        )
+
+    async def discard(self, run_id: str) -> None:
+        """Take away what was built for a launch that never became a run."""
+        await asyncio.to_thread(_remove, self._place(run_id))
+
+    def _place(self, run_id: str) -> Path:
+        return self._store.state.work / run_id
+
+
+def leave_empty(workspace: Workspace) -> None:
+    """A run without files needs its private folder no longer; one that holds something stays."""
+    if workspace.kind is WorkspaceKind.NONE:
+        # Not empty, or gone already: there is nothing to tidy up, and no reason to disturb the end of a run.
+        with suppress(OSError):
+            workspace.root.rmdir()
+            workspace.root.parent.rmdir()
+
+
+def _remove(place: Path) -> None:
+    for folder, _, _ in os.walk(place):
+        # A copied folder may lack the permission to empty it.
+        Path(folder).chmod(_OWNER_ONLY)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _lock_mode(mission: Mission, workspace: Workspace) -> LockMode | None:
+    """None for files of the run's own, shared for missions that only look or execute (ruling R36)."""
+    if workspace.kind is WorkspaceKind.NONE or workspace.private:
+        return None
+    actions = [tool_action(block.params) for block in mission.spec.blocks.values() if block.type == "tool_invoke"]
+    return LockMode.EXCLUSIVE if any(action not in READING for action in actions) else LockMode.SHARED
+
+
+def _repository_check(mission: Mission, workspace: Workspace, *, clean: bool) -> Any:
+    git = workspace.git
+    if git is None:
+        return None
+    # Relaxation 1: only plans that move the index or a ref need a clean tree.
+    actions = {tool_action(block.params) for block in mission.spec.blocks.values() if block.type == "tool_invoke"}
+    required = clean and bool(actions & {"git.add", "git.commit"})
+    return lambda: check_repository(git, require_clean=required)
+
+
+def _fingerprint(mission: Mission, workspace: Workspace) -> Any:
+    if workspace.kind is WorkspaceKind.NONE:
+        return None
+    return lambda: workspace_fingerprint(workspace.root, workspace.git, writable=writable_roots(mission))
+
+
+async def _no_governance() -> str:
+    """Relaxation 2: without a governance baseline, that is what the journal says."""
+    return "none"

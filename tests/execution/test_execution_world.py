@@ -1,0 +1,255 @@
+"""What one attempt sees of the world, and how it is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from runtime.blocks.effects import SideEffects
+from runtime.blocks.envelope import Request
+from runtime.blocks.errors import BlockRuntimeError, BlockValidationError
+from runtime.blocks.running import NodeCall, NodeOptions
+from runtime.blocks.values import BlockValue
+from runtime.egress.scopes import CancelTree, Fenced, Scope, ScopeKind
+from runtime.execution.attempt_world import AttemptWorld, Undo
+from runtime.execution.pause import PauseGate
+from runtime.execution.questions import Reply
+from runtime.kernel.clock import ManualClock
+from runtime.kernel.errors import Halted, JournalError, StorageError
+from runtime.kernel.ids import NO_COMMIT
+from runtime.kernel.model import ExecutionContext, Operation, OperationReceipt, OperationResult, OperationStatus
+from runtime.orchestration.compensation import InvalidCompensation
+from runtime.orchestration.undo import CompensationOutcome
+from tests.support.blocks_kit import single, step
+from tests.support.journals import RECIPE, receipt
+
+KEY = ("a", 1, 1, 1)
+
+
+class Executor:
+    """Does what it is told and remembers it."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self.roles: list[str] = []
+        self.filled: list[bool] = []
+        self.undone: list[str] = []
+        self.verified = True
+        self.fault: BaseException | None = None
+
+    async def execute(
+        self, operation: Operation, ctx: ExecutionContext, stack: Any, *, fill_default: bool, on_output: Any
+    ) -> OperationResult:
+        if self.fault is not None:
+            raise self.fault
+        self.operations.append(operation)
+        self.roles.append(ctx.acting_role)
+        self.filled.append(fill_default)
+        on_output("stdout", "working\n")
+        return OperationResult(
+            operation_id=operation.operation_id,
+            operation_id_audit="audit",
+            type=operation.type,
+            status=OperationStatus.SUCCESS,
+            output={},
+            evidence={},
+            receipt=receipt(operation.operation_id, effect="write"),
+            reason_code=None,
+        )
+
+    async def compensate_all(self, receipts: Sequence[OperationReceipt]) -> tuple[CompensationOutcome, ...]:
+        self.undone += [item.idempotency_key for item in reversed(receipts)]
+        code = None if self.verified else "COMP_DRIFT"
+        return tuple(
+            CompensationOutcome(operation_id=item.operation_id, outcome="completed", verified=self.verified, code=code)
+            for item in receipts
+        )
+
+
+class Asked:
+    """Questions whose answer is known."""
+
+    def __init__(self) -> None:
+        self.reply = Reply(resolution="approved", by="ada", notes="")
+        self.fault: Exception | None = None
+        self.asked: list[dict[str, Any]] = []
+
+    async def ask(self, **members: Any) -> Reply:
+        if self.fault is not None:
+            raise self.fault
+        self.asked.append(members)
+        return self.reply
+
+
+class Stage:
+    """One attempt's world with everything around it."""
+
+    def __init__(self, tmp_path: Path, *, key: tuple[str, int, int, int] = KEY, **extra: object) -> None:
+        tree = CancelTree(ManualClock())
+        self.scope: Scope = tree.open(ScopeKind.TURN, "turn", tree.open(ScopeKind.SESSION, "session"))
+        self.executor, self.questions, self.output = Executor(), Asked(), list[tuple[str, str, str]]()
+        self.undo = Undo(self.executor)  # type: ignore[arg-type]
+        self.gate = PauseGate(self.scope)
+        context = ExecutionContext(
+            run_id=RECIPE, run_id_audit=UUID(int=1), repo_root=tmp_path, baseline_commit=NO_COMMIT, step_id="a"
+        )
+        self.call = call(NodeOptions(extra=extra))
+        self.world = AttemptWorld(
+            call=self.call,
+            key=key,
+            executor=self.executor,  # type: ignore[arg-type]
+            context=context,
+            stack=(),
+            role="tester",
+            gate=self.gate,
+            questions=self.questions,  # type: ignore[arg-type]
+            undo=self.undo,
+            on_output=lambda *told: self.output.append(told),
+        )
+
+
+def call(options: NodeOptions | None = None, *, block: Any = None) -> NodeCall:
+    return NodeCall(
+        node_name="a",
+        node_path="a",
+        block=block or step("a"),
+        request=Request(BlockValue.of(None)),
+        options=options or NodeOptions(),
+    )
+
+
+async def test_operations_are_numbered_by_attempt_unless_they_are_named(tmp_path: Path) -> None:
+    stage, again = Stage(tmp_path), Stage(tmp_path, key=("a", 1, 2, 3))
+    for world in (stage.world, again.world):
+        await world.operate("tool_invoke", {})
+        await world.operate("tool_invoke", {}, key="named")
+        await world.operate("tool_invoke", {})
+    assert [item.operation_id for item in stage.executor.operations] == ["a.0", "a.named", "a.1"]
+    assert [item.operation_id for item in again.executor.operations] == ["a~1.2.3.0", "a~1.2.3.named", "a~1.2.3.1"]
+    assert stage.executor.roles == ["tester"] * 3
+    assert stage.output[0] == ("a", "stdout", "working\n")
+
+
+async def test_a_declared_undo_goes_along_and_a_silent_author_gets_the_default(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, compensation_type="fs_delete", compensation_command="fs_delete a")
+    await stage.world.operate("tool_invoke", {})
+    await stage.world.operate("tool_invoke", {}, compensation=("none", ""))
+    assert [item.compensation_type.value for item in stage.executor.operations] == ["fs_delete", "none"]
+    assert stage.executor.filled == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("type_", "params", "compensation"),
+    [("no such type", {}, None), ("tool_invoke", {"x": object()}, None), ("tool_invoke", {}, ("sometimes", ""))],
+)
+async def test_an_operation_that_makes_no_sense_is_the_authors_mistake(
+    tmp_path: Path, type_: str, params: dict[str, Any], compensation: tuple[str, str] | None
+) -> None:
+    stage = Stage(tmp_path)
+    with pytest.raises(BlockValidationError):
+        await stage.world.operate(type_, params, compensation=compensation)
+    assert stage.executor.operations == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (InvalidCompensation("COMP_PATH", "no"), BlockValidationError),
+        (StorageError("STORE_POISONED", "no"), Halted),
+        (JournalError("J_IO", "no"), JournalError),
+        (Halted("KILL_SWITCH"), Halted),
+    ],
+)
+async def test_what_ends_the_run_is_never_an_ordinary_failure(
+    tmp_path: Path, fault: BaseException, expected: type[BaseException]
+) -> None:
+    stage = Stage(tmp_path)
+    stage.executor.fault = fault
+    with pytest.raises(expected):
+        await stage.world.operate("tool_invoke", {})
+
+
+async def test_a_fenced_attempt_starts_nothing(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.scope.fence("operator_cancel")
+    with pytest.raises(Fenced):
+        await stage.world.operate("tool_invoke", {})
+    assert stage.executor.operations == []
+
+
+async def test_questions_are_bound_to_their_subject_whatever_it_holds(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    subject = BlockValue.of({"share": 0.5, "big": 2**60, "raw": b"\x00\xff"})
+    answer = await stage.world.wait("Really?", subject=subject)
+    choice = answer.get("choice")
+    assert choice is not None
+    assert choice.text() == "approved"
+    await stage.world.wait("Really?", choices=("yes", "no"))
+    assert [item["question_id"] for item in stage.questions.asked] == ["a.ask0", "a.ask1"]
+    assert [item["choices"] for item in stage.questions.asked] == [("approved", "rejected"), ("yes", "no")]
+
+
+async def test_a_rejection_fails_and_a_lost_journal_halts(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.questions.reply = Reply(resolution="rejected", by="ada", notes="not today")
+    with pytest.raises(BlockRuntimeError, match="not today") as caught:
+        await stage.world.wait("Really?")
+    assert caught.value.code == "approval.refused"
+    stage.questions.fault = StorageError("STORE_FULL", "no room")
+    with pytest.raises(Halted):
+        await stage.world.wait("Really?")
+
+
+async def test_undo_takes_back_writes_last_to_first_and_once(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    for name, effect, status in (
+        ("1", "write", "success"),
+        ("2", "read", "success"),
+        ("3", "write", "failed"),
+        ("4", "write", "success"),
+    ):
+        done = receipt(name, effect=effect, status=status)
+        stage.undo.note(KEY, done)
+        stage.undo.note(KEY, done)
+    stage.undo.note(("b", 1, 1, 1), receipt("other", effect="write"))
+    assert await stage.undo.attempt(stage.call, KEY) is SideEffects.NONE
+    assert stage.executor.undone == ["4", "1"]
+    await stage.undo.attempt(stage.call, KEY)
+    assert stage.executor.undone == ["4", "1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("llm_call", SideEffects.IDEMPOTENT), ("tool_invoke", SideEffects.NON_IDEMPOTENT)]
+)
+async def test_what_is_left_decides_the_class(tmp_path: Path, kind: str, expected: SideEffects) -> None:
+    stage = Stage(tmp_path)
+    stage.undo.note(KEY, receipt("1", effect="external", operation_type=kind))
+    assert await stage.undo.attempt(stage.call, KEY) is expected
+
+
+async def test_an_undo_that_is_not_proven_halts(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.executor.verified = False
+    stage.undo.note(KEY, receipt("1", effect="write"))
+    with pytest.raises(Halted) as caught:
+        await stage.undo.attempt(stage.call, KEY)
+    assert caught.value.code == "COMP_DRIFT"
+
+
+async def test_undoing_a_workflow_includes_everything_inside_it(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    for number, path in enumerate(("a/x", "a/y/z", "ab")):
+        stage.undo.note((path, 1, 1, 1), receipt(str(number), effect="write"))
+    await stage.undo.attempt(call(block=single(step("inner"))), KEY)
+    assert stage.executor.undone == ["1", "0"]
+
+
+def test_blocks_speak_to_the_live_view_only(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.world.emit("DataLane", BlockValue.of("item"))
+    stage.world.log("warn", "odd", None)
+    assert stage.output == [("a", "stdout", "item\n"), ("a", "stdout", "warn odd \n")]

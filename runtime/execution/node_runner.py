@@ -38,9 +38,6 @@ from runtime.orchestration.operations import OperationExecutor
 
 #: The fence's reason when the process goes and the run stays resumable (ruling R35).
 LEAVING: Final = "session_end"
-#: A node visit without its own timeout ends after this many seconds (ruling R32).
-NODE_SECONDS: Final = 1800.0
-
 HUMAN: Final = "human"
 
 OnOutput = Callable[[str, str, str], None]

@@ -37,7 +37,6 @@ from runtime.orchestration.budget import Ledger, Limits
 from runtime.orchestration.gate import WorkGate
 from runtime.orchestration.handlers.registry import build
 from runtime.orchestration.handlers.settings import HandlerSettings, ModelSettings
-from runtime.orchestration.operation_table import OperationTable
 from runtime.orchestration.operations import OperationExecutor
 from runtime.orchestration.tree_probe import TreeProbe
 from runtime.orchestration.workspace import WorkspaceKind
@@ -132,7 +131,11 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
         pool=shared.pool,
         timer=timer,
         questions=questions,
-        workflow=build_workflow(prepared.mission, prepared.inputs),
+        workflow=build_workflow(
+            prepared.mission,
+            prepared.inputs,
+            node_seconds=prepared.plan.policies.budgets.node_ms / 1000,
+        ),
         runner=runner,
         executor=executor,
     )
@@ -141,7 +144,10 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
 def _lane_loop(prepared: Prepared, shared: Shared, hooks: Hooks) -> LaneLoop:
     plan = prepared.plan
     queues = LaneQueues(
-        prepared.emitter, turn_id=prepared.run_id, limits=plan.lane_limits(), edge_prefix=plan.edge_prefix
+        prepared.emitter,
+        turn_id=prepared.run_id,
+        limits=plan.lane_limits(prepared.mission.spec.lanes.bounds()),
+        edge_prefix=plan.edge_prefix,
     )
 
     def journal_signals(signals: Sequence[ControlSignal]) -> None:
@@ -163,8 +169,8 @@ async def _executor(
 ) -> OperationExecutor:
     workspace, mission = prepared.workspace, prepared.mission
     root = workspace.root
-    protector = SelfModProtector(root)
     envelope = mission.spec.envelope
+    protector = SelfModProtector(root, names=envelope.names)
     declared = mission.spec.sandbox
     sandbox = shared.sandbox.under(declared.confinement, _limits(declared.limits))
     probe = TreeProbe(
@@ -175,6 +181,7 @@ async def _executor(
         await _restore(provider, prepared, shared.artifacts)
     settings = HandlerSettings(
         root=root,
+        is_protected=protector.is_protected,
         runner=sandbox,
         scratch_root=shared.scratch,
         git=prepared.git,
@@ -196,7 +203,7 @@ async def _executor(
         scope.check()
         prepared.control.check()
 
-    enforcer = EnvelopeEnforcer(root, protector=protector, write_paths=envelope.write_paths)
+    enforcer = EnvelopeEnforcer(root, protector=protector, names=envelope.names, write_paths=envelope.write_paths)
     hooks.closing.append(enforcer.close)
     return OperationExecutor(
         journal=prepared.journal,
@@ -212,7 +219,6 @@ async def _executor(
         guard=guard,
         context=prepared.context,
         base_stack=prepared.stack,
-        table=_table(prepared),
         remaining_seconds=lambda: timer.remaining if timer.remaining is not None else float("inf"),
         baseline=prepared.baseline,
     )
@@ -226,10 +232,6 @@ def _ledger(prepared: Prepared) -> Ledger:
     ledger = Ledger(limits)
     ledger.replay(prepared.past)
     return ledger
-
-
-def _table(prepared: Prepared) -> OperationTable:
-    return OperationTable(prepared.past)
 
 
 def _answers(prepared: Prepared) -> dict[tuple[str, str], Reply]:

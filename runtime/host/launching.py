@@ -440,6 +440,7 @@ def _plan_inputs(
         "inputs": dict(inputs),
         "envelope": mission.envelope.record(),
         "block_envelopes": {name: item.record() for name, item in sorted(mission.block_envelopes.items())},
+        "names": spec.envelope.names,
         "write_paths": None if spec.envelope.write_paths is None else sorted(spec.envelope.write_paths),
         "sandbox": spec.sandbox.model_dump(mode="json"),
         "confinement": tier,

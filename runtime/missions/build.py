@@ -36,8 +36,16 @@ from runtime.missions.types import default_registry
 _EXTRA: Final = ("acting_role", "compensation_type", "compensation_command")
 
 
-def build_workflow(mission: Mission, inputs: Mapping[str, Any], registry: BlockRegistry | None = None) -> Workflow:
+def build_workflow(
+    mission: Mission,
+    inputs: Mapping[str, Any],
+    registry: BlockRegistry | None = None,
+    *,
+    node_seconds: float | None = None,
+) -> Workflow:
     """The workflow of one run with bound ``inputs``. Build a new one for every run.
+
+    ``node_seconds`` caps each attempt of a block without a limit of its own; None leaves it open.
 
     Each node is named like its block. What a block says beyond its type is in the node's options: ``accept``,
     ``fallback``, ``optional``, ``lane`` and, for whoever executes attempts, ``extra`` with ``envelope``,
@@ -47,6 +55,7 @@ def build_workflow(mission: Mission, inputs: Mapping[str, Any], registry: BlockR
     workflow = Workflow(mission.name, max_steps=spec.max_steps, max_parallel=spec.max_parallel)
     for name in spec.blocks:
         _register(workflow, mission, name, maker)
+        _limit(workflow, name, spec.blocks[name].timeout, node_seconds)
     for name, block in spec.blocks.items():
         if block.fallback is not None:
             workflow.configure(name, fallback=block.fallback)
@@ -85,8 +94,14 @@ def _register(workflow: Workflow, mission: Mission, name: str, maker: _Maker) ->
         lane=LANES[spec.lane],
         extra=_extra(mission, name, spec),
     )
-    if spec.timeout is not None:
-        workflow.configure(name, timeout=spec.timeout)
+
+
+def _limit(workflow: Workflow, name: str, own: float | None, node_seconds: float | None) -> None:
+    """A block's own limit wins, then what its type declares, then the node budget (ruling R32)."""
+    if own is not None:
+        workflow.configure(name, timeout=own)
+    elif node_seconds is not None and workflow.wiring.nodes[name].block.attempt_timeout is None:
+        workflow.configure(name, timeout=node_seconds)
 
 
 def block_params(mission: Mission, name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from runtime.kernel.errors import Halted
 from runtime.kernel.model import Access, Envelope, ExecutionContext, Operation, OperationPlan, ValidationResult
 from runtime.kernel.ports import ArtifactStore, Durable
 from runtime.orchestration.git_parse import GitStatus
+from runtime.orchestration.operation_table import OperationTable
 from runtime.orchestration.state_hash import TreeFacts
 
 #: Outputs and workspace listings may exceed the 1 MiB of one hashed record: operations spec §15, bytes per operation.
@@ -48,6 +49,11 @@ class Journal(Protocol):
 
     @property
     def last_receipt_hash(self) -> str: ...
+
+    @property
+    def operations(self) -> OperationTable:
+        """Every operation so far, up to the newest entry."""
+        ...
 
     def append(self, kind: str, /, **members: Any) -> Appended: ...
 

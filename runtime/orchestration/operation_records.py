@@ -1,4 +1,4 @@
-"""How the executor writes history: every entry it appends goes through here, so journal and table never disagree.
+"""How the executor writes history: every entry it appends goes through here.
 
 Bodies (params, outputs, evidence, workspace listings) are artifacts named by the entries; an artifact is put before
 the entry that names it (ruling R24).
@@ -82,13 +82,17 @@ class Verdict:
 
 
 class Recorder:
-    """Appends and folds. Raises `JournalError` when the journal or the store behind it refuses."""
+    """Appends. Raises `JournalError` when the journal or the store behind it refuses."""
 
-    def __init__(self, *, journal: Journal, table: OperationTable, artifacts: ArtifactStore, clock: Clock) -> None:
+    def __init__(self, *, journal: Journal, artifacts: ArtifactStore, clock: Clock) -> None:
         self._journal = journal
         self._artifacts = artifacts
         self._clock = clock
-        self.table = table
+
+    @property
+    def table(self) -> OperationTable:
+        """What the journal knows of every operation."""
+        return self._journal.operations
 
     def now(self) -> str:
         return timestamp(self._clock.now())
@@ -101,13 +105,11 @@ class Recorder:
             raise _journal_error(error) from error
 
     def append(self, kind: str, **members: Any) -> Durable:
-        """Append one entry and fold it into the table."""
+        """Append one entry."""
         try:
-            appended = self._journal.append(kind, **members)
+            return self._journal.append(kind, **members).durable
         except StorageError as error:
             raise _journal_error(error) from error
-        self.table.observe(appended.entry)
-        return appended.durable
 
     async def settled(self, durable: Durable) -> None:
         """Wait until an entry is on disk."""

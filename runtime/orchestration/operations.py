@@ -65,7 +65,7 @@ from runtime.orchestration.operation_records import (
     Verdict,
     idempotency_key,
 )
-from runtime.orchestration.operation_table import KnownOperation, OperationTable, left_changes
+from runtime.orchestration.operation_table import KnownOperation, left_changes
 from runtime.orchestration.preparation import LOOKED_AT, Preparation
 from runtime.orchestration.recovery import Recovery, RecoveryAction
 from runtime.orchestration.undo import CompensationOutcome, Undo
@@ -103,11 +103,10 @@ SHOWN_PATHS: Final = 3
 class OperationExecutor:
     """Executes operations of one run on one work tree. One instance per run; all calls on one event loop.
 
-    ``guard`` raises `Halted` when the run is fenced, halted or has lost its lock. ``table`` is the fold of the
-    journal so far (resume). ``base_stack`` are the mission's envelopes; undo is checked against them. ``strict``
-    demands that nothing else changes in the work tree (rulings §9.1); ``baseline`` is preflight's fingerprint.
-    ``recorded`` answers keys from a recorded run instead of doing them. ``remaining_seconds`` is what is left of
-    the mission's time.
+    ``guard`` raises `Halted` when the run is fenced, halted or has lost its lock. ``base_stack`` are the mission's
+    envelopes; undo is checked against them. ``strict`` demands that nothing else changes in the work tree (rulings
+    §9.1); ``baseline`` is preflight's fingerprint. ``recorded`` answers keys from a recorded run instead of doing
+    them. ``remaining_seconds`` is what is left of the mission's time.
     """
 
     def __init__(
@@ -126,13 +125,12 @@ class OperationExecutor:
         guard: Callable[[], None],
         context: ExecutionContext,
         base_stack: Sequence[Envelope],
-        table: OperationTable | None = None,
         recorded: Callable[[str], Recorded | None] | None = None,
         remaining_seconds: Callable[[], float] | None = None,
         strict: bool = False,
         baseline: WorkspaceState | None = None,
     ) -> None:
-        self._records = Recorder(journal=journal, table=table or OperationTable(), artifacts=artifacts, clock=clock)
+        self._records = Recorder(journal=journal, artifacts=artifacts, clock=clock)
         self._enforcer = enforcer
         self._protector = protector
         self._workspace = workspace

@@ -107,7 +107,7 @@ async def test_a_refused_launch_takes_its_private_copy_away(host: RuntimeHost, t
 async def test_a_launch_that_fails_while_wiring_leaves_nothing_open(
     host: RuntimeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise Refused("PROVIDER_CONFIG", "no such model")
 
     monkeypatch.setattr("runtime.host.assembly.build_workflow", broken)

@@ -254,6 +254,8 @@ on_error: {one: three}
     }
     block = node.variant()
     assert block.attempt_timeout == 5
+    capped = build_workflow(loaded, {}, node_seconds=1800).wiring.nodes
+    assert [capped[name].variant().attempt_timeout for name in ("one", "two")] == [5, 1800]
     [policy] = block.get_policy_stack(RuntimeError)
     assert (policy.max_attempts, policy.retry_on) == (2, ("op.tool_conflict",))
     assert workflow.wiring.handlers == [("one", "three")]

@@ -30,7 +30,6 @@ from runtime.orchestration.handlers.registry import Registry, build
 from runtime.orchestration.handlers.settings import HandlerSettings, ModelSettings
 from runtime.orchestration.mission_journal import MissionJournal
 from runtime.orchestration.operation_ports import Handler, HandlerOutcome, PlanCall, RunCall, Traits
-from runtime.orchestration.operation_table import OperationTable
 from runtime.orchestration.operations import OperationExecutor
 from runtime.orchestration.tree_probe import TreeProbe
 from tests.support.journals import JOURNAL_ID, RECIPE, new_journal
@@ -165,7 +164,7 @@ class Rig:
         self.ctx = self.with_context(journal=self.journal)
         self.budget = Ledger(self.limits)
         self.budget.replay(entries)
-        return self.build(table=OperationTable(entries))
+        return self.build()
 
     def with_context(self, **changes: Any) -> ExecutionContext:
         members = {name: getattr(self.ctx, name) for name in self.ctx.__dataclass_fields__}

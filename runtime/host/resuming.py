@@ -47,6 +47,8 @@ class Past:
 
 async def read_past(store: Store, run_id: str) -> Past:
     """Read and check everything. Raises `Refused` ``RECOVERY_MANUAL`` naming what does not fit."""
+    # A run this very process left may have entries on their way to the disk; the chain goes on after the last.
+    await store.flush()
     record = await store.runs.record(run_id)
     if record is None or record.mission_hash is None or record.plan_digest is None:
         raise _manual("the store does not know what it ran from")

@@ -83,8 +83,11 @@ async def test_an_observer_sees_every_entry_of_a_long_run_once(
     done = await run_to_end(host, path)
     await until(lambda: len(look(EntryAppended)) >= done.entries)
     assert [event.seq for event in seen if isinstance(event, EntryAppended)] == list(range(done.entries))
-    runs = [event.run for event in look(RunChanged) if isinstance(event, RunChanged)]
-    assert runs[-1].status is RunStatus.SUCCEEDED
+    await until(
+        lambda: any(
+            isinstance(event, RunChanged) and event.run.status is RunStatus.SUCCEEDED for event in look(RunChanged)
+        )
+    )
     feed.close()
 
 

@@ -115,8 +115,8 @@ async def test_terminate_of_a_left_run_keeps_what_it_did(left: tuple[RuntimeHost
     assert (await host.terminate(run_id)).done
     assert (await host.wait(run_id)).status is RunStatus.CANCELLED
     assert (tree / "made" / "one").exists()
-    await host._store.flush()
     await until(lambda: not host._tasks)
+    await host._store.flush()
     assert await host.escalations() == (), "an ended run asks nothing"
 
 

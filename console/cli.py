@@ -177,7 +177,7 @@ def _running_verbs(verbs: Any) -> None:
             run_id="",
         )
         verb.add_argument("--reason", default="", help="a note recorded with the answer")
-        verb.add_argument("--question", metavar="ID", help="escalation id, when a run has several open questions")
+        verb.add_argument("--question", metavar="ID", help="which one, as `approvals` lists it, when a run has several")
 
 
 def _reading_verbs(verbs: Any) -> None:

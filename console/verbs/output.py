@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from console.model.safe import safe
-from runtime.host.api import QuarterdeckError
+from runtime.host.api import Exit, QuarterdeckError
+
+T = TypeVar("T")
 
 
 def plain(value: Any) -> Any:
@@ -86,6 +88,25 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     widths = [max(len(name), *(len(row[index]) for row in table), 0) for index, name in enumerate(header)]
     for row in [list(header), *table]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_listing(
+    rows: Sequence[T],
+    header: Sequence[str],
+    cells: Callable[[T], Sequence[object]],
+    *,
+    empty: str,
+    as_json: bool,
+) -> int:
+    """A list for programs (one object per line) or for people (a table, or ``empty`` on stderr). Always exit code 0."""
+    if as_json:
+        for row in rows:
+            print_json(row)
+    elif rows:
+        print_table(header, (cells(row) for row in rows))
+    else:
+        say(empty)
+    return Exit.OK
 
 
 def print_outputs(outputs: Mapping[str, Any] | None) -> None:

@@ -13,8 +13,8 @@ from typing import Any, Final
 from console.model.fold import RunState, fold_entry
 from console.model.safe import safe
 from console.model.words import glyph, status_glyph, status_word
-from console.verbs.output import duration, plain, print_json, print_outputs, print_table, say
-from console.verbs.running import deck_for
+from console.verbs.output import duration, plain, print_json, print_listing, print_outputs, say
+from console.verbs.running import deck_for, question_name
 from runtime.events.facts import EntryAppended, Verification
 from runtime.host.api import Deck, Exit, QuarterdeckError
 
@@ -28,53 +28,40 @@ async def runs(options: argparse.Namespace) -> int:
     limit = max(1, min(options.limit, _MAX_ROWS))
     async with deck_for(options, writing=False) as deck:
         rows = await deck.runs(text=options.filter, limit=limit)
-    if options.json:
-        for row in rows:
-            print_json(row)
-        return Exit.OK
-    if not rows:
-        say("no runs yet; start one with `quarterdeck run PATH`")
-        return Exit.OK
-    print_table(
+    return print_listing(
+        rows,
         ("RUN", "MISSION", "STATUS", "STEPS", "TIME", "STARTED", "WHY"),
-        (
-            (
-                row.run_id[:8],
-                row.mission,
-                f"{status_glyph(row.status, resumable=row.resumable)} {status_word(row.status, resumable=row.resumable)}",
-                f"{row.steps_done}/{row.steps_total}",
-                duration(row.duration_ms),
-                row.created_at[:19].replace("T", " "),
-                row.code or row.reason or "",
-            )
-            for row in rows
+        lambda row: (
+            row.run_id[:8],
+            row.mission,
+            f"{status_glyph(row.status, resumable=row.resumable)} {status_word(row.status, resumable=row.resumable)}",
+            f"{row.steps_done}/{row.steps_total}",
+            duration(row.duration_ms),
+            row.created_at[:19].replace("T", " "),
+            row.code or row.reason or "",
         ),
+        empty="no runs yet; start one with `quarterdeck run PATH`",
+        as_json=options.json,
     )
-    return Exit.OK
 
 
 async def missions(options: argparse.Namespace) -> int:
     """``--json``: one object per line with name, path, version, description, inputs and problems."""
     async with deck_for(options, writing=False) as deck:
-        found = await deck.missions()
-    if options.json:
-        for item in found:
-            print_json(item)
-        return Exit.OK
-    print_table(
+        rows = await deck.missions()
+    return print_listing(
+        rows,
         ("MISSION", "VERSION", "BLOCKS", "DESCRIPTION", "PATH"),
-        (
-            (
-                item.name,
-                item.version,
-                len(item.nodes),
-                f"✗ {len(item.problems)} problems" if item.problems else item.description,
-                item.path,
-            )
-            for item in found
+        lambda row: (
+            row.name,
+            row.version,
+            len(row.nodes),
+            f"✗ {len(row.problems)} problems" if row.problems else row.description,
+            row.path,
         ),
+        empty="no missions found; `quarterdeck init` makes one",
+        as_json=options.json,
     )
-    return Exit.OK
 
 
 async def show(options: argparse.Namespace) -> int:
@@ -169,56 +156,39 @@ async def violations(options: argparse.Namespace) -> int:
     async with deck_for(options, writing=False) as deck:
         run_id = (await deck.find(options.selector)).run_id if options.selector else None
         rows = await deck.violations(run_id, limit=_MAX_ROWS)
-    if options.json:
-        for row in rows:
-            print_json(row)
-        return Exit.OK
-    if not rows:
-        say("no violations")
-        return Exit.OK
-    print_table(
+    return print_listing(
+        rows,
         ("RUN", "STEP", "CODE", "EXPECTED", "PATH", "REASON"),
-        (
-            (
-                row.run_id[:8],
-                row.step_id,
-                row.code,
-                "yes" if row.accepted else "no",
-                row.path or "",
-                row.reason,
-            )
-            for row in rows
+        lambda row: (
+            row.run_id[:8],
+            row.step_id,
+            row.code,
+            "yes" if row.accepted else "no",
+            row.path or "",
+            row.reason,
         ),
+        empty="no violations",
+        as_json=options.json,
     )
-    return Exit.OK
 
 
 async def approvals(options: argparse.Namespace) -> int:
     """``--json``: one object per line per open question."""
     async with deck_for(options, writing=False) as deck:
         rows = await deck.escalations()
-    if options.json:
-        for row in rows:
-            print_json(row)
-        return Exit.OK
-    if not rows:
-        say("nothing needs you")
-        return Exit.OK
-    print_table(
-        ("QUESTION", "RUN", "STEP", "SEVERITY", "ASKED", "REASON"),
-        (
-            (
-                row.escalation_id[-12:],
-                row.run_id[:8],
-                row.step_id,
-                row.severity,
-                row.created_at[:19],
-                row.reason,
-            )
-            for row in rows
+    return print_listing(
+        rows,
+        ("RUN", "QUESTION", "SEVERITY", "ASKED", "REASON"),
+        lambda row: (
+            row.run_id[:8],
+            question_name(row.escalation_id),
+            row.severity,
+            row.created_at[:19].replace("T", " "),
+            row.reason,
         ),
+        empty="nothing needs you",
+        as_json=options.json,
     )
-    return Exit.OK
 
 
 async def verify(options: argparse.Namespace) -> int:

@@ -129,19 +129,28 @@ async def _answer(resolution: str, options: argparse.Namespace) -> int:
 
 
 def _choose(questions: tuple[Escalation, ...], wanted: str | None, run_id: str) -> Escalation:
-    found = [item for item in questions if item.blocking and (wanted is None or item.escalation_id.startswith(wanted))]
+    found = [
+        item
+        for item in questions
+        if item.blocking and (wanted is None or wanted in (item.escalation_id, question_name(item.escalation_id)))
+    ]
     if not found:
         raise QuarterdeckError(
             "APPROVAL_UNKNOWN", f"run {run_id} has no open question{' of that id' if wanted else ''}"
         )
     if len(found) > 1:
-        listing = ", ".join(item.escalation_id for item in found)
+        listing = ", ".join(question_name(item.escalation_id) for item in found)
         raise QuarterdeckError(
             "APPROVAL_AMBIGUOUS",
             f"run {run_id} has several open questions: {listing}",
             hint="pass --question ID",
         )
     return found[0]
+
+
+def question_name(escalation_id: str) -> str:
+    """A question's id within its run, as lists show it and ``--question`` takes it."""
+    return escalation_id.partition("/")[2] or escalation_id
 
 
 def _acknowledge(ack: Ack, options: argparse.Namespace) -> int:

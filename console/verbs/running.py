@@ -163,9 +163,12 @@ def _acknowledge(ack: Ack, options: argparse.Namespace) -> int:
 
 async def _attend(deck: Deck, feed: Subscription, summary: RunSummary, options: argparse.Namespace) -> int:
     """Show a run until it ends; SIGINT and SIGTERM cancel it first and are remembered for the exit code."""
-    _announce(summary, options)
-    if summary.status is not RunStatus.REFUSED:
+    if summary.status is RunStatus.REFUSED:
+        _announce(summary, options)
+    else:
         async with _stopping_on_signals(deck, summary.run_id) as signals:
+            # Whoever reads the run's id may signal at once: the handlers are in place first.
+            _announce(summary, options)
             follower = asyncio.create_task(_follow(deck, feed, summary.run_id, options))
             try:
                 summary = await deck.wait(summary.run_id)

@@ -19,7 +19,7 @@ from runtime.host.control import ControlClient
 from runtime.host.reads import StoreReads
 from runtime.host.stream import EventHub, Feed
 from runtime.kernel.clock import Clock
-from runtime.kernel.errors import QuarterdeckError, Refused, StorageError
+from runtime.kernel.errors import Refused, StorageError
 from runtime.kernel.outcomes import RunStatus
 from runtime.missions.inputs import bind
 from runtime.missions.loader import load
@@ -29,6 +29,7 @@ from runtime.storage.store import Store
 POLL_SECONDS: Final = 0.25
 _WATCHED_RUNS: Final = 20
 _PAGE: Final = 500
+_LOOKS_AFTER_DEATH: Final = 20  # 5 s: far longer than a kernel takes to release a killed process's lock
 _GOING: Final = tuple(status for status in RunStatus if not status.terminal)
 
 
@@ -205,16 +206,21 @@ class RemoteDeck(Observer):
         return Ack(**await self._ask("answer", **asdict(intent)))
 
     async def wait(self, run_id: str) -> RunSummary:
-        """As the holder says; when it goes away meanwhile, as the database says."""
+        """As the holder says; when it goes away meanwhile, as the database says.
+
+        A dying holder's socket closes before its lock does, so what became of the run shows a moment later.
+        """
         try:
             return summary_of(await self._ask("wait", run_id=run_id))
         except StorageError as error:
-            found = await self._store.runs.get(run_id)
-            if error.code != "STORE_UNRESPONSIVE" or found is None:
+            if error.code != "STORE_UNRESPONSIVE":
                 raise
-            if not (found.status.terminal or found.resumable):
-                raise
-            return found
+            for _ in range(_LOOKS_AFTER_DEATH):
+                found = await self._store.runs.get(run_id)
+                if found is not None and (found.status.terminal or found.resumable):
+                    return found
+                await self._clock.sleep(POLL_SECONDS)
+            raise
 
     async def _control(self, verb: str, run_id: str, reason: str) -> Ack:
         return Ack(**await self._ask(verb, run_id=run_id, reason=reason))
@@ -223,7 +229,7 @@ class RemoteDeck(Observer):
         async with aclosing(self._client.call({"verb": verb, **arguments})) as replies:
             async for reply in replies:
                 return dict(reply)
-        raise QuarterdeckError("STORE_UNRESPONSIVE", f"the holder ended the conversation without an answer to {verb}")
+        raise StorageError("STORE_UNRESPONSIVE", f"the holder ended the conversation without an answer to {verb}")
 
 
 def summary_record(run: RunSummary) -> dict[str, Any]:

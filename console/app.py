@@ -186,7 +186,7 @@ class ConsoleApp(App[int]):
     # -- events → view state → screens --------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        if self._feed is None:
+        if self._feed is None or not self.screen_stack:  # an exiting app may tick once more without a screen
             return
         self.take(self._feed.drain())
         if self.opened is not None and self.opened.missing and not self.opened.stalled:

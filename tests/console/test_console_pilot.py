@@ -513,3 +513,13 @@ async def test_hostile_text_is_drawn_as_text() -> None:
         await settle(pilot)
         assert "[@click=app.quit]free[/]" in drawn(pilot)
         assert "\x1b" not in drawn(pilot)
+
+
+async def test_a_tick_after_the_last_screen_is_harmless() -> None:
+    fake = deck()
+    app = ConsoleApp(fake)
+    async with app.run_test(size=(80, 24)):
+        pass
+    fake.publish(InboxChanged(escalations=()))
+    app._tick()
+    assert not app.screen_stack

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.fake_deck import AT, NODES, RUN, FakeDeck, entry, mission, run_summary
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, OptionList
 
 from console.app import ConsoleApp
 from console.panels.lines import LinesPanel
@@ -67,6 +68,14 @@ async def settle(pilot: Pilot[Any]) -> None:
     await pilot.app.workers.wait_for_complete()
     pilot.app._tick()  # type: ignore[attr-defined]
     await pilot.pause()
+
+
+async def found_in_palette(pilot: Pilot[Any], text: str) -> None:
+    """Wait until the palette, which searches after a pause of its own, offers ``text`` first."""
+    offered = pilot.app.screen.query_one(OptionList)
+    async with asyncio.timeout(10):
+        while not offered.option_count or text not in str(offered.get_option_at_index(0).prompt):
+            await pilot.pause(0.02)
 
 
 async def open_run(pilot: Pilot[Any]) -> None:
@@ -417,8 +426,7 @@ async def test_the_theme_can_be_switched_from_the_palette() -> None:
         await pilot.press("colon")
         await pilot.pause()
         await pilot.press(*"Theme")
-        await pilot.pause(0.4)
-        assert "Change the theme" in drawn(pilot)
+        await found_in_palette(pilot, "Change the theme")
 
 
 async def test_answer_keys_are_off_without_a_question() -> None:
@@ -461,9 +469,11 @@ async def test_palette_launches_a_mission() -> None:
         await pilot.press("colon")
         await pilot.pause()
         await pilot.press(*"launch hello")
-        await pilot.pause(0.4)
+        await found_in_palette(pilot, "launch hello")
         await pilot.press("enter")
-        await pilot.pause(0.2)
+        async with asyncio.timeout(10):
+            while not isinstance(pilot.app.screen, LaunchScreen):
+                await pilot.pause(0.02)
         await settle(pilot)
         assert isinstance(pilot.app.screen, LaunchScreen)
 

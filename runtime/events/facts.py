@@ -37,6 +37,8 @@ class RunSummary:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Any] | None = None
     trigger: str = "cli"
+    cause: str | None = None
+    """Why it was started, in one line: the files that changed, or the run and step it was forked from."""
     entries: int = 0
     head_hash: str | None = None
     violations: int = 0
@@ -167,12 +169,16 @@ class RunChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanesChanged:
-    """Gauges of the three lanes of a run, and the execution pool."""
+    """Gauges of a run: the three lanes of attempts, the two edges its stream items pass (Data, Telemetry), the pool.
+
+    On a stream edge ``dispatched`` counts delivered items and ``running`` is 0.
+    """
 
     run_id: str
     lanes: tuple[LaneState, ...]
     pool_running: int
     pool_slots: int
+    streams: tuple[LaneState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +214,145 @@ class HolderChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileChange:
+    """One watched file whose content changed. Hashes are ``sha256:…``; None: the file did not, or does not, exist."""
+
+    path: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IgnoredChange:
+    """A change that started nothing, and why: ``excluded``, ``same_content``, ``own_write`` or ``busy``.
+
+    An own write names the run and the journal entry that made it.
+    """
+
+    path: str
+    why: str
+    at: str
+    run_id: str | None = None
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchState:
+    """One armed watch. ``status`` is ``arming``, ``armed``, ``settling`` (debounce), ``running``, ``suspended`` (a
+    loop: see ``code`` and ``reason``), ``failed`` or ``stopped``. Counters are totals since it was armed."""
+
+    watch_id: str
+    mission: str
+    mission_path: str
+    session_id: str
+    root: str
+    paths: tuple[str, ...]
+    excludes: tuple[str, ...]
+    debounce_ms: int
+    overlap: str
+    status: str
+    since: str
+    files: int = 0
+    events: int = 0
+    runs: int = 0
+    skipped: int = 0
+    pending: int = 0
+    active_run_id: str | None = None
+    last_run_id: str | None = None
+    last_fired_at: str | None = None
+    last_changes: tuple[FileChange, ...] = ()
+    ignored: int = 0
+    recent_ignored: tuple[IgnoredChange, ...] = ()
+    code: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchesChanged:
+    """Every watch of the holder, oldest first."""
+
+    watches: tuple[WatchState, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """One difference between a recorded run and another telling of it (turn runtime §3.27).
+
+    ``kind`` is the class, ``PLAN_DIVERGENCE`` …; ``scope`` says what of (``turn:<id>``, ``step:<path>``,
+    ``operation:<id>``). ``base_seq`` and ``other_seq`` are journal entries where there are some.
+    """
+
+    kind: str
+    scope: str
+    field: str
+    detail: str
+    step_id: str | None = None
+    expected: str | None = None
+    actual: str | None = None
+    base_seq: int | None = None
+    other_seq: int | None = None
+    diff_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPair:
+    """One block attempt on both sides, aligned; None where a side has none. ``kind`` is the worst divergence, if any."""
+
+    step_id: str
+    block_type: str
+    attempt: int = 1
+    visit: int = 1
+    tick: int = 1
+    base_status: str | None = None
+    other_status: str | None = None
+    base_code: str | None = None
+    other_code: str | None = None
+    base_ms: int | None = None
+    other_ms: int | None = None
+    base_output: str | None = None
+    other_output: str | None = None
+    base_seq: int | None = None
+    other_seq: int | None = None
+    kind: str | None = None
+    reused_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What two tellings of a mission have in common. ``base`` and ``other`` are run ids; ``other`` is ``replay`` for
+    a replay in memory. ``drift`` is ``version_drift`` when only code or model versions differ. ``downstream`` are
+    the steps after the first divergence. ``truncated`` counts divergences beyond those listed."""
+
+    base: str
+    other: str
+    equivalent: bool
+    divergences: tuple[Divergence, ...] = ()
+    first: Divergence | None = None
+    downstream: tuple[str, ...] = ()
+    drift: str | None = None
+    steps: tuple[StepPair, ...] = ()
+    truncated: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayReport:
+    """One replay in memory. ``mode`` is the turn specification's name for what ran. ``mission_source`` is ``current``
+    (the file as it is now) or ``recorded`` (as it was)."""
+
+    run_id: str
+    fidelity: str
+    mode: str
+    mission_source: str
+    comparison: Comparison
+    operations_answered: int
+    operations_total: int
+    questions_answered: int
+    from_step: str | None = None
+    duration_ms: float = 0.0
+    generated_at: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamGap:
     """``dropped`` lossy events were left out since the last one delivered."""
 
@@ -215,5 +360,13 @@ class StreamGap:
 
 
 StreamEvent = (
-    EntryAppended | RunChanged | LanesChanged | OutputDelta | JournalVerified | InboxChanged | HolderChanged | StreamGap
+    EntryAppended
+    | RunChanged
+    | LanesChanged
+    | OutputDelta
+    | JournalVerified
+    | InboxChanged
+    | HolderChanged
+    | WatchesChanged
+    | StreamGap
 )

@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from runtime.events.facts import (
+    Comparison,
     EntryAppended,
     Escalation,
     Holder,
     NodeInfo,
+    ReplayReport,
     RunSummary,
     StreamEvent,
     Verification,
     Violation,
+    WatchState,
 )
 from runtime.kernel.errors import QuarterdeckError as QuarterdeckError
 from runtime.kernel.errors import Refused as Refused
@@ -73,6 +76,9 @@ class Launch:
     """Start a mission. ``path`` is a file or a folder holding ``mission.yaml``.
 
     ``unattended`` runs refuse (exit 3) instead of asking a human; ``wait`` queues behind a busy work tree.
+    ``parent_run_id`` makes it a run of that run's lineage, with its inputs where none are given; with ``from_step``
+    finished steps that do not follow that step are reused (ruling R19). ``session_id`` and ``cause`` are for runs
+    somebody starts on an operator's behalf, such as a watch: one session, and why in one line.
     """
 
     path: str
@@ -81,6 +87,38 @@ class Launch:
     wait: bool = False
     trigger: str = "cli"
     reason: str = ""
+    parent_run_id: str | None = None
+    from_step: str | None = None
+    session_id: str | None = None
+    cause: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """Execute a recorded run again in memory, every operation answered from its receipt (ruling R7).
+
+    ``mission`` is ``current`` (the file as it is now, the recorded one when it is gone) or ``recorded``.
+    ``from_step``: compare from that step's first attempt on.
+    """
+
+    run_id: str
+    mission: str = "current"
+    from_step: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Run a mission whenever files it declares change.
+
+    ``overlap`` is ``queue``, ``preempt`` or ``skip``; None takes the mission's. ``run_now`` starts a first run.
+    """
+
+    path: str
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    overlap: str | None = None
+    debounce_ms: int | None = None
+    unattended: bool = False
+    run_now: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +204,23 @@ class Deck(Protocol):
         statuses: Sequence[RunStatus] = (),
         before: tuple[str, str] | None = None,
         limit: int = 100,
+        sort: str = "created",
+        descending: bool = True,
+        offset: int = 0,
     ) -> tuple[RunSummary, ...]:
-        """Newest first. ``before`` is the ``(created_at, run_id)`` of the last row already seen (keyset)."""
+        """Newest first. ``before`` is the ``(created_at, run_id)`` of the last row already seen (keyset).
+
+        ``sort`` is ``created``, ``mission``, ``status``, ``duration`` or ``violations``; ``offset`` skips rows of
+        that order, for a list that jumps.
+        """
+        ...
+
+    async def count_runs(self, *, text: str = "", statuses: Sequence[RunStatus] = ()) -> int:
+        """How many runs `runs` would list."""
+        ...
+
+    async def lineage(self, run_id: str) -> tuple[RunSummary, ...]:
+        """The runs of this run's lineage, oldest first, itself included."""
         ...
 
     async def find(self, selector: str) -> RunSummary:
@@ -183,6 +236,31 @@ class Deck(Protocol):
     async def escalations(self, *, run_id: str | None = None, open_only: bool = True) -> tuple[Escalation, ...]: ...
 
     async def verify(self, run_id: str) -> Verification: ...
+
+    async def replay(self, intent: Replay) -> ReplayReport:
+        """Replay in memory: no process, no request, no lock, nothing appended.
+
+        Raises `Refused` ``REPLAY_*`` when the record cannot carry a replay, ``STEP_UNKNOWN``.
+        """
+        ...
+
+    async def compare(self, base: str, other: str) -> Comparison:
+        """Two recorded runs side by side, by full run id."""
+        ...
+
+    async def watch(self, intent: Watch) -> WatchState:
+        """Arm a watch and return once it is; a mission is watched once. Raises `Refused` ``WATCH_*``."""
+        ...
+
+    async def unwatch(self, watch_id: str) -> Ack:
+        """Disarm; a run it started goes on."""
+        ...
+
+    async def rearm(self, watch_id: str) -> Ack:
+        """Let a suspended watch go on from the files as they are now."""
+        ...
+
+    async def watches(self) -> tuple[WatchState, ...]: ...
 
     async def artifact(self, digest: str) -> bytes | None: ...
 

@@ -92,11 +92,12 @@ class Launcher:
         if plain_words(intent.path) != intent.path:
             raise Refused("MISSION_NOT_FOUND", "the mission's path is no valid text", hint="rename its folder")
         mission = await asyncio.to_thread(load, intent.path)
-        inputs = bind(mission.spec.inputs, intent.inputs)
+        parent = await self._parent(intent)
+        inputs = bind(mission.spec.inputs, _given(mission, intent, parent))
         identity = _Identity(
             run_id=run_id,
-            session_id=self._shared.ids.uuid(),
-            lineage_id=run_id,
+            session_id=intent.session_id or self._shared.ids.uuid(),
+            lineage_id=run_id if parent is None else parent.lineage_id,
             recipe_hash=recipe_hash(mission, inputs),
         )
         summary = self._summary(mission, inputs, identity, intent)
@@ -110,11 +111,21 @@ class Launcher:
             raise
         return await self._begin(ready, identity, intent, ports)
 
+    async def _parent(self, intent: Launch) -> RunSummary | None:
+        """The run this one continues the lineage of. Raises `Refused` ``RUN_UNKNOWN``."""
+        if intent.parent_run_id is None:
+            return None
+        parent = await self._store.runs.get(intent.parent_run_id)
+        if parent is None:
+            raise Refused("RUN_UNKNOWN", f"there is no run {intent.parent_run_id} to start from")
+        return parent
+
     def _summary(self, mission: Mission, inputs: Mapping[str, Any], identity: _Identity, intent: Launch) -> RunSummary:
         return RunSummary(
             run_id=identity.run_id,
             session_id=identity.session_id,
             lineage_id=identity.lineage_id,
+            parent_run_id=intent.parent_run_id,
             mission=mission.name,
             mission_version=mission.spec.version,
             mission_path=str(mission.path),
@@ -122,6 +133,7 @@ class Launcher:
             created_at=timestamp(self._shared.clock.now()),
             inputs=dict(inputs),
             trigger=plain_words(intent.trigger),
+            cause=None if intent.cause is None else plain_words(intent.cause),
             steps_total=len(mission.spec.blocks),
             confinement=self._shared.sandbox.tier,
         )
@@ -213,6 +225,8 @@ class Launcher:
             behaviour_version=BEHAVIOUR_VERSION,
             trigger=prepared.summary.trigger,
             **({"reason": plain_words(intent.reason)} if intent.reason else {}),
+            **({"cause": prepared.summary.cause} if prepared.summary.cause else {}),
+            **({"resumes": intent.parent_run_id} if intent.parent_run_id else {}),
         )
         journal.append(
             "plan",
@@ -392,6 +406,14 @@ class Launcher:
             journal=identity.run_id,
             acting_role=RUNNER,
         )
+
+
+def _given(mission: Mission, intent: Launch, parent: RunSummary | None) -> Mapping[str, Any]:
+    """What is given, and of the parent's inputs those the mission still declares."""
+    kept = (
+        {} if parent is None else {name: value for name, value in parent.inputs.items() if name in mission.spec.inputs}
+    )
+    return {**kept, **intent.inputs}
 
 
 def _owner(mission: Mission, identity: _Identity) -> LockOwner:

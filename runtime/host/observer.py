@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.events.facts import Holder, HolderChanged, InboxChanged, RunChanged, RunSummary
-from runtime.host.api import Ack, Answer, Launch
+from runtime.events.facts import Holder, HolderChanged, InboxChanged, RunChanged, RunSummary, WatchState
+from runtime.host.api import Ack, Answer, Launch, Watch
 from runtime.host.control import ControlClient
 from runtime.host.reads import StoreReads
 from runtime.host.stream import EventHub, Feed
@@ -67,6 +67,15 @@ class Observer(StoreReads):
         raise await self._refusal()
 
     async def answer(self, intent: Answer) -> Ack:
+        raise await self._refusal()
+
+    async def watch(self, intent: Watch) -> WatchState:
+        raise await self._refusal()
+
+    async def unwatch(self, watch_id: str) -> Ack:
+        raise await self._refusal()
+
+    async def rearm(self, watch_id: str) -> Ack:
         raise await self._refusal()
 
     async def wait(self, run_id: str) -> RunSummary:

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.events.facts import (
+    Comparison,
     EntryAppended,
     Escalation,
     Finding,
     Holder,
     NodeInfo,
+    ReplayReport,
     RunSummary,
     Verification,
     Violation,
+    WatchState,
 )
-from runtime.host.api import InputInfo, MissionInfo, RunStatus
+from runtime.host.api import InputInfo, MissionInfo, Replay, RunStatus
 from runtime.host.authoring import problem_of
 from runtime.kernel.canonical import CanonicalizationError, parse_strict
 from runtime.kernel.clock import Clock, timestamp
@@ -67,8 +70,29 @@ class StoreReads:
         statuses: Sequence[RunStatus] = (),
         before: tuple[str, str] | None = None,
         limit: int = 100,
+        sort: str = "created",
+        descending: bool = True,
+        offset: int = 0,
     ) -> tuple[RunSummary, ...]:
-        return await self._store.runs.list(text=text, statuses=statuses, before=before, limit=limit)
+        return await self._store.runs.list(
+            text=text, statuses=statuses, before=before, limit=limit, sort=sort, descending=descending, offset=offset
+        )
+
+    async def count_runs(self, *, text: str = "", statuses: Sequence[RunStatus] = ()) -> int:
+        return await self._store.runs.count(text=text, statuses=statuses)
+
+    async def lineage(self, run_id: str) -> tuple[RunSummary, ...]:
+        run = await self.find(run_id)
+        return await self._store.runs.lineage(run.lineage_id)
+
+    async def replay(self, intent: Replay) -> ReplayReport:
+        raise Refused("CONTROL_VERB", "replay is not there yet")
+
+    async def compare(self, base: str, other: str) -> Comparison:
+        raise Refused("CONTROL_VERB", "compare is not there yet")
+
+    async def watches(self) -> tuple[WatchState, ...]:
+        return ()
 
     async def find(self, selector: str) -> RunSummary:
         if selector == LATEST:

@@ -15,11 +15,19 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from runtime.egress.scopes import CancelTree, ScopeKind
-from runtime.events.facts import Escalation, HolderChanged, InboxChanged, JournalVerified, RunChanged, RunSummary
+from runtime.events.facts import (
+    Escalation,
+    HolderChanged,
+    InboxChanged,
+    JournalVerified,
+    RunChanged,
+    RunSummary,
+    WatchState,
+)
 from runtime.execution.pool import ExecutionPool
 from runtime.execution.questions import WITHDRAWN
 from runtime.governance.sandbox import Sandbox
-from runtime.host.api import Ack, Answer, Launch
+from runtime.host.api import Ack, Answer, Launch, Watch
 from runtime.host.assembly import Shared, environment
 from runtime.host.control import ControlServer
 from runtime.host.launching import Launcher
@@ -310,9 +318,26 @@ class RuntimeHost(StoreReads):
         statuses: Sequence[RunStatus] = (),
         before: tuple[str, str] | None = None,
         limit: int = 100,
+        sort: str = "created",
+        descending: bool = True,
+        offset: int = 0,
     ) -> tuple[RunSummary, ...]:
-        rows = await super().runs(text=text, statuses=statuses, before=before, limit=limit)
+        rows = await super().runs(
+            text=text, statuses=statuses, before=before, limit=limit, sort=sort, descending=descending, offset=offset
+        )
         return tuple(self._as_held(row) for row in rows)
+
+    async def lineage(self, run_id: str) -> tuple[RunSummary, ...]:
+        return tuple(self._as_held(row) for row in await super().lineage(run_id))
+
+    async def watch(self, intent: Watch) -> WatchState:
+        raise Refused("CONTROL_VERB", "watch is not there yet")
+
+    async def unwatch(self, watch_id: str) -> Ack:
+        raise Refused("CONTROL_VERB", "watch is not there yet")
+
+    async def rearm(self, watch_id: str) -> Ack:
+        raise Refused("CONTROL_VERB", "watch is not there yet")
 
     async def unlatch(self, path: str, reason: str) -> Ack:
         state = self._store.state

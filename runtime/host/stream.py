@@ -24,6 +24,7 @@ from runtime.events.facts import (
     RunChanged,
     StreamEvent,
     StreamGap,
+    WatchesChanged,
 )
 
 MAX_ENTRIES: Final = 8192
@@ -132,6 +133,8 @@ def _latest_key(event: StreamEvent) -> tuple[str, str]:
             return ("inbox", "")
         case HolderChanged():
             return ("holder", "")
+        case WatchesChanged():
+            return ("watches", "")
         case _:
             return (type(event).__name__, "")
 

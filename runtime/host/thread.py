@@ -13,16 +13,19 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from runtime.events.facts import (
+    Comparison,
     EntryAppended,
     Escalation,
     Holder,
     NodeInfo,
+    ReplayReport,
     RunSummary,
     StreamEvent,
     Verification,
     Violation,
+    WatchState,
 )
-from runtime.host.api import Ack, Answer, Deck, Launch, MissionInfo, RunStatus, Subscription
+from runtime.host.api import Ack, Answer, Deck, Launch, MissionInfo, Replay, RunStatus, Subscription, Watch
 from runtime.host.opening import open_console_deck
 
 T = TypeVar("T")
@@ -103,8 +106,27 @@ class ThreadedDeck:
         statuses: Sequence[RunStatus] = (),
         before: tuple[str, str] | None = None,
         limit: int = 100,
+        sort: str = "created",
+        descending: bool = True,
+        offset: int = 0,
     ) -> tuple[RunSummary, ...]:
-        return await self._there(self._deck.runs(text=text, statuses=statuses, before=before, limit=limit))
+        return await self._there(
+            self._deck.runs(
+                text=text,
+                statuses=statuses,
+                before=before,
+                limit=limit,
+                sort=sort,
+                descending=descending,
+                offset=offset,
+            )
+        )
+
+    async def count_runs(self, *, text: str = "", statuses: Sequence[RunStatus] = ()) -> int:
+        return await self._there(self._deck.count_runs(text=text, statuses=statuses))
+
+    async def lineage(self, run_id: str) -> tuple[RunSummary, ...]:
+        return await self._there(self._deck.lineage(run_id))
 
     async def find(self, selector: str) -> RunSummary:
         return await self._there(self._deck.find(selector))
@@ -123,6 +145,24 @@ class ThreadedDeck:
 
     async def verify(self, run_id: str) -> Verification:
         return await self._there(self._deck.verify(run_id))
+
+    async def replay(self, intent: Replay) -> ReplayReport:
+        return await self._there(self._deck.replay(intent))
+
+    async def compare(self, base: str, other: str) -> Comparison:
+        return await self._there(self._deck.compare(base, other))
+
+    async def watch(self, intent: Watch) -> WatchState:
+        return await self._there(self._deck.watch(intent))
+
+    async def unwatch(self, watch_id: str) -> Ack:
+        return await self._there(self._deck.unwatch(watch_id))
+
+    async def rearm(self, watch_id: str) -> Ack:
+        return await self._there(self._deck.rearm(watch_id))
+
+    async def watches(self) -> tuple[WatchState, ...]:
+        return await self._there(self._deck.watches())
 
     async def artifact(self, digest: str) -> bytes | None:
         return await self._there(self._deck.artifact(digest))

@@ -70,7 +70,13 @@ _FIRST: Final = (
     "CREATE INDEX escalations_open ON escalations (created_at) WHERE resolved_at IS NULL",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST,)
+#: Why a run was started, and the runs of one lineage.
+_SECOND: Final = (
+    "ALTER TABLE runs ADD COLUMN cause TEXT",
+    "CREATE INDEX runs_by_lineage ON runs (lineage_id, created_at, run_id)",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _SECOND)
 VERSION: Final = len(MIGRATIONS)
 
 

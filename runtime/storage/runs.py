@@ -43,6 +43,7 @@ _SUMMARY: Final = {
     "inputs": "inputs",
     "outputs": "outputs",
     "launched_by": "trigger",
+    "cause": "cause",
     "entries": "entries",
     "head_hash": "head_hash",
     "violations": "violations",
@@ -65,6 +66,15 @@ _COLUMNS: Final = (*_SUMMARY, *_EXTRA)
 _COLUMN_OF: Final = {attribute: column for column, attribute in _SUMMARY.items()} | {name: name for name in _EXTRA}
 #: Fixed when the row is written.
 _FIXED: Final = frozenset({"run_id", "session_id", "lineage_id", "created_at"})
+
+#: What a list of runs can be sorted by: the columns before ``created_at, run_id``.
+SORTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "created": (),
+    "mission": ("mission",),
+    "status": ("status",),
+    "duration": ("duration_ms",),
+    "violations": ("violations",),
+}
 
 _SELECT: Final = "SELECT " + ", ".join(f"runs.{column}" for column in _COLUMNS) + " FROM runs"
 _OPEN: Final = tuple(status.value for status in RunStatus if not status.terminal)
@@ -124,15 +134,33 @@ class Runs:
         statuses: Sequence[RunStatus] = (),
         before: tuple[str, str] | None = None,
         limit: int = 100,
+        sort: str = "created",
+        descending: bool = True,
+        offset: int = 0,
     ) -> tuple[RunSummary, ...]:
         """Newest first. ``text`` is a part of the mission's name, the run's id or its status, in any case;
-        ``before`` is the ``(created_at, run_id)`` of the last row already seen."""
+        ``before`` is the ``(created_at, run_id)`` of the last row already seen. ``sort`` is a key of `SORTS`;
+        ``offset`` skips rows of that order."""
         conditions, parameters = _conditions(text, statuses, before)
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         rows = await self._reader.fetch(
-            f"WITH page AS (SELECT rowid AS r FROM runs{where} ORDER BY created_at DESC, run_id DESC LIMIT ?)"
-            f" {_SELECT} JOIN page ON runs.rowid = page.r ORDER BY runs.created_at DESC, runs.run_id DESC",
-            (*parameters, min(limit, MAX_PAGE)),
+            f"WITH page AS (SELECT rowid AS r FROM runs{where} ORDER BY {_order(sort, descending)} LIMIT ? OFFSET ?)"
+            f" {_SELECT} JOIN page ON runs.rowid = page.r ORDER BY {_order(sort, descending, 'runs.')}",
+            (*parameters, min(limit, MAX_PAGE), max(offset, 0)),
+        )
+        return tuple(record.summary for record in await self._records(rows))
+
+    async def count(self, *, text: str = "", statuses: Sequence[RunStatus] = ()) -> int:
+        """How many rows `list` would give without a limit."""
+        conditions, parameters = _conditions(text, statuses, None)
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        rows = await self._reader.fetch(f"SELECT count(*) FROM runs{where}", parameters)
+        return int(str(rows[0][0]))
+
+    async def lineage(self, lineage_id: str, *, limit: int = MAX_PAGE) -> tuple[RunSummary, ...]:
+        """The runs of one lineage, oldest first."""
+        rows = await self._reader.fetch(
+            f"{_SELECT} WHERE lineage_id = ? ORDER BY created_at, run_id LIMIT ?", (lineage_id, min(limit, MAX_PAGE))
         )
         return tuple(record.summary for record in await self._records(rows))
 
@@ -177,6 +205,14 @@ class Runs:
         summary = record.summary
         orphaned = not standing.held or (standing.epoch > record.epoch and summary.run_id not in self._live())
         return replace(record, summary=replace(summary, resumable=orphaned and not summary.status.terminal))
+
+
+def _order(sort: str, descending: bool, table: str = "") -> str:
+    """The ORDER BY of a sort key; equal rows stay in the order of their making."""
+    direction = "DESC" if descending else "ASC"
+    if sort not in SORTS:
+        raise ContractError("STORE_CONTRACT", f"runs are not sorted by {sort!r}: {', '.join(SORTS)}")
+    return ", ".join(f"{table}{column} {direction}" for column in (*SORTS[sort], "created_at", "run_id"))
 
 
 def _conditions(

@@ -7,17 +7,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.events.facts import (
+    Comparison,
     EntryAppended,
     Escalation,
     Holder,
     LaneState,
     NodeInfo,
+    ReplayReport,
     RunSummary,
     StreamEvent,
     Verification,
     Violation,
+    WatchState,
 )
-from runtime.host.api import Ack, Answer, InputInfo, Launch, MissionInfo, QuarterdeckError, Refused, RunStatus
+from runtime.host.api import (
+    Ack,
+    Answer,
+    InputInfo,
+    Launch,
+    MissionInfo,
+    QuarterdeckError,
+    Refused,
+    Replay,
+    RunStatus,
+    Watch,
+)
 
 AT = "2026-01-02T00:00:00.000000Z"
 RUN = "8b3f0000-0000-4000-8000-000000000001"
@@ -58,6 +72,9 @@ class FakeDeck:
     artifacts: dict[str, bytes] = field(default_factory=dict)
     refuse_launch: Refused | None = None
     refuse_reads: QuarterdeckError | None = None
+    replay_report: ReplayReport | None = None
+    comparison: Comparison | None = None
+    watch_list: list[WatchState] = field(default_factory=list)
     closed: bool = False
     reads: list[tuple[int, int]] = field(default_factory=list)
 
@@ -112,11 +129,56 @@ class FakeDeck:
         statuses: Sequence[RunStatus] = (),
         before: tuple[str, str] | None = None,
         limit: int = 100,
+        sort: str = "created",
+        descending: bool = True,
+        offset: int = 0,
     ) -> tuple[RunSummary, ...]:
-        found = [run for run in self.runs_list if text in f"{run.mission} {run.run_id}"]
+        found = self._matching(text, statuses)
         if before is not None:
             found = [run for run in found if (run.created_at, run.run_id) < before]
-        return tuple(found[:limit])
+        if sort != "created" or not descending:
+            attribute = {"created": "created_at", "duration": "duration_ms"}.get(sort, sort)
+            found.sort(key=lambda run: str(getattr(run, attribute)), reverse=descending)
+        return tuple(found[offset : offset + limit])
+
+    def _matching(self, text: str, statuses: Sequence[RunStatus]) -> list[RunSummary]:
+        return [
+            run
+            for run in self.runs_list
+            if text in f"{run.mission} {run.run_id}" and (not statuses or run.status in statuses)
+        ]
+
+    async def count_runs(self, *, text: str = "", statuses: Sequence[RunStatus] = ()) -> int:
+        return len(self._matching(text, statuses))
+
+    async def lineage(self, run_id: str) -> tuple[RunSummary, ...]:
+        mine = await self.find(run_id)
+        return tuple(run for run in self.runs_list if run.lineage_id == mine.lineage_id)
+
+    async def replay(self, intent: Replay) -> ReplayReport:
+        self.intents.append(("replay", intent))
+        if self.replay_report is None:
+            raise Refused("RUN_UNKNOWN", "the test prepared no replay")
+        return self.replay_report
+
+    async def compare(self, base: str, other: str) -> Comparison:
+        self.intents.append(("compare", (base, other)))
+        if self.comparison is None:
+            raise Refused("RUN_UNKNOWN", "the test prepared no comparison")
+        return self.comparison
+
+    async def watch(self, intent: Watch) -> WatchState:
+        self.intents.append(("watch", intent))
+        return self.watch_list[0]
+
+    async def unwatch(self, watch_id: str) -> Ack:
+        return await self._ack("unwatch", watch_id, "")
+
+    async def rearm(self, watch_id: str) -> Ack:
+        return await self._ack("rearm", watch_id, "")
+
+    async def watches(self) -> tuple[WatchState, ...]:
+        return tuple(self.watch_list)
 
     async def find(self, selector: str) -> RunSummary:
         for run in self.runs_list:

@@ -73,8 +73,8 @@ class DeckScreen(Screen[Any]):
 
     def redraw(self) -> None:
         """Draw the view state; called at most once per tick."""
-        if not self.is_mounted or not self.query(Footer):
-            return  # not composed yet, or its widgets are being taken down already
+        if not (self.app.is_running and self.is_mounted) or not self.query(Footer):
+            return  # not composed yet, or its widgets are being taken down already, one by one
         self.put("#attention", [attention_row(self.console_app.home)])
         self.draw()
         self._refresh_keys()

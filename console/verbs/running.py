@@ -283,6 +283,7 @@ def _announce(summary: RunSummary, options: argparse.Namespace) -> None:
                 "mission_version": summary.mission_version,
                 "session_id": summary.session_id,
                 "work_tree": summary.work_tree,
+                "output_folder": summary.output_folder,
                 "confinement": summary.confinement,
             }
         )
@@ -305,6 +306,8 @@ def _conclude(summary: RunSummary, exit_code: int, options: argparse.Namespace) 
         if summary.message:
             say(f"  {summary.message}")
         print_outputs(summary.outputs)
+        if summary.output_folder:
+            say(f"files in {summary.output_folder}")
     return int(exit_code)
 
 
@@ -321,6 +324,7 @@ def done_record(summary: RunSummary) -> dict[str, Any]:
         "entries": summary.entries,
         "violations": summary.violations,
         "work_tree": summary.work_tree,
+        "output_folder": summary.output_folder,
         "outputs": plain(summary.outputs),
         "duration_ms": summary.duration_ms,
     }

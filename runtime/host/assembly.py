@@ -181,6 +181,8 @@ async def _executor(
         await _restore(provider, prepared, shared.artifacts)
     settings = HandlerSettings(
         root=root,
+        clock=shared.clock,
+        output=workspace.output,
         is_protected=protector.is_protected,
         runner=sandbox,
         scratch_root=shared.scratch,

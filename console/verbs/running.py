@@ -55,6 +55,7 @@ async def run(options: argparse.Namespace) -> int:
         unattended=not attended,
         wait=options.wait,
         reason=options.reason,
+        directory=str(Path.cwd()),
     )
     async with deck_for(options, writing=True) as deck:
         feed = deck.subscribe()

@@ -93,7 +93,7 @@ class Launcher:
             raise Refused("MISSION_NOT_FOUND", "the mission's path is no valid text", hint="rename its folder")
         mission = await asyncio.to_thread(load, intent.path)
         parent = await self._parent(intent)
-        inputs = bind(mission.spec.inputs, _given(mission, intent, parent))
+        inputs = bind(mission.spec.inputs, _given(mission, intent, parent), intent.directory)
         identity = _Identity(
             run_id=run_id,
             session_id=intent.session_id or self._shared.ids.uuid(),

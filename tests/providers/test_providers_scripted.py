@@ -43,7 +43,7 @@ async def test_values_are_given_as_json_text_and_tokens_default_to_a_known_zero(
     assert seen == [first.text]
     assert (first.tokens_in, first.tokens_out) == (0, 0)
     assert (second.text, second.tokens_in, second.tokens_out) == ('{"x": 1}', 7, 3)
-    assert second.details == {"ordinal": 1}
+    assert second.details == {"role": "planner", "ordinal": 1, "asked": ""}
 
 
 async def test_a_resumed_run_continues_after_the_answers_already_used() -> None:

@@ -7,6 +7,7 @@ say what it was asked to say is never handed out.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ MAX_RECIPIENTS: Final = 50
 MAX_SUBJECT: Final = 500
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 MAX_ADDRESS: Final = 320
+_SPEC: Final = (
+    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
+)
+#: Our own pattern: the library's reader of addresses is made for mail that exists, and some texts make it fail.
+_MAILBOX: Final = re.compile(rf"\s*(?:(?P<bare>{_SPEC})|(?P<name>[^<>]*)<(?P<angled>{_SPEC})>)\s*\Z")
 #: Lines end in CRLF, and the body is encoded so that every server takes it.
 _POLICY: Final = SMTP.clone(cte_type="7bit")
 
@@ -71,13 +77,13 @@ def compose(said: Letter, *, date: datetime, message_id: str) -> EmailMessage:
 
 
 def _check(said: Letter, message: EmailMessage) -> None:
-    """Folding and encoding have their own surprises; what counts is what a reader will see."""
+    """Folding and encoding have their own surprises, of which only a lost space in a long subject is harmless."""
     read = message_from_bytes(message.as_bytes(), policy=_POLICY)
     names = [name.lower() for name in read]
     same = (
         _specs(read, "From") == [said.sender.addr_spec]
         and _specs(read, "To") == [item.addr_spec for item in said.to]
-        and str(read["Subject"]) == said.subject
+        and "".join(str(read["Subject"]).split()) == "".join(said.subject.split())
         and len(names) == len(set(names))
         and names == [name.lower() for name in message]
     )
@@ -96,12 +102,9 @@ def _one_line(name: str, text: str) -> str:
 
 
 def _address(name: str, text: str) -> Address:
-    """Exactly one mailbox with a plain address. The display name may hold any text."""
-    _one_line(name, text)
-    header = _POLICY.header_factory("To", text) if len(text) <= MAX_ADDRESS else None
-    found = cast("AddressHeader", header).addresses if header is not None and not header.defects else ()
-    plain = len(found) == 1 and found[0].username and found[0].domain and found[0].addr_spec.isascii()
-    if not plain:
+    """Exactly one mailbox with a plain address. The display name may hold any text of one line."""
+    found = _MAILBOX.match(_one_line(name, text)) if len(text) <= MAX_ADDRESS else None
+    if found is None:
         wanted = "one address such as ada@example.org or Ada <ada@example.org>"
         raise Refused("MAIL_ADDRESS", f"{name}: {text[:70]!r} is not {wanted}")
-    return found[0]
+    return Address(display_name=(found["name"] or "").strip(' "'), addr_spec=found["bare"] or found["angled"])

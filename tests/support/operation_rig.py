@@ -188,7 +188,7 @@ class Rig:
             operation, self.ctx, stack or (self.envelope,), fill_default=fill_default, on_output=on_output
         )
 
-    async def tool(self, name: str, id: str = "s1.0", **params: Any) -> OperationResult:
+    async def tool(self, name: str, /, id: str = "s1.0", **params: Any) -> OperationResult:
         return await self.do("tool_invoke", {"tool": name, **params}, id=id)
 
     def entries(self) -> list[dict[str, Any]]:

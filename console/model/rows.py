@@ -79,6 +79,8 @@ def notice_row(state: RunState) -> Row:
         return (piece(f"{RESUMABLE_GLYPH} nobody holds this run.  ", "warn"), piece("r resume  x cancel", "accent"))
     if run.status.value in ("failed", "timed_out", "refused"):
         return (piece("✗ ", "bad"), piece(run.message or run.reason or run.code or "no reason recorded"))
+    if run.status is RunStatus.SUCCEEDED and run.output_folder:
+        return (piece("files in  ", "dim"), piece(run.output_folder))
     if run.status is RunStatus.SUCCEEDED and run.work_tree:
         return (piece("work tree  ", "dim"), piece(run.work_tree))
     return ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from textual import on
@@ -102,7 +103,7 @@ class LaunchScreen(ModalScreen[None]):
         problem.update("starting …")
         try:
             run: RunSummary = await app.deck.launch(
-                Launch(path=self._mission.path, inputs=self._values(), trigger="console")
+                Launch(path=self._mission.path, inputs=self._values(), trigger="console", directory=str(Path.cwd()))
             )
         except QuarterdeckError as error:
             listed = getattr(error, "problems", ())

@@ -85,6 +85,8 @@ async def show(options: argparse.Namespace) -> int:
         print(f"  {safe(summary.message)}")
     if summary.work_tree:
         print(f"work tree {safe(summary.work_tree)}")
+    if summary.output_folder:
+        print(f"files in {safe(summary.output_folder)}")
     print(f"journal {summary.entries} entries, head {safe(summary.head_hash)}")
     for row in state.step_rows():
         note = f"  {safe(row.code)}{' (expected)' if row.accepted else ''}" if row.code else ""

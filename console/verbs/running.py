@@ -55,6 +55,7 @@ async def run(options: argparse.Namespace) -> int:
         unattended=not attended,
         wait=options.wait,
         reason=options.reason,
+        directory=str(Path.cwd()),
     )
     async with deck_for(options, writing=True) as deck:
         feed = deck.subscribe()
@@ -283,6 +284,7 @@ def _announce(summary: RunSummary, options: argparse.Namespace) -> None:
                 "mission_version": summary.mission_version,
                 "session_id": summary.session_id,
                 "work_tree": summary.work_tree,
+                "output_folder": summary.output_folder,
                 "confinement": summary.confinement,
             }
         )
@@ -305,6 +307,8 @@ def _conclude(summary: RunSummary, exit_code: int, options: argparse.Namespace) 
         if summary.message:
             say(f"  {summary.message}")
         print_outputs(summary.outputs)
+        if summary.output_folder:
+            say(f"files in {summary.output_folder}")
     return int(exit_code)
 
 
@@ -321,6 +325,7 @@ def done_record(summary: RunSummary) -> dict[str, Any]:
         "entries": summary.entries,
         "violations": summary.violations,
         "work_tree": summary.work_tree,
+        "output_folder": summary.output_folder,
         "outputs": plain(summary.outputs),
         "duration_ms": summary.duration_ms,
     }

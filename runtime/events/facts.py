@@ -34,6 +34,8 @@ class RunSummary:
     finished_at: str | None = None
     duration_ms: int = 0
     work_tree: str | None = None
+    output_folder: str | None = None
+    """Where the run leaves files of its own, outside the work tree; None when it leaves none."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Any] | None = None
     trigger: str = "cli"

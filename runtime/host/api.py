@@ -32,7 +32,7 @@ from runtime.kernel.outcomes import RunStatus as RunStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputInfo:
-    """One declared mission input. ``type`` is string, integer, number, boolean or list."""
+    """One declared mission input. ``type`` is string, integer, number, boolean, list or path."""
 
     name: str
     type: str
@@ -76,6 +76,7 @@ class Launch:
     """Start a mission. ``path`` is a file or a folder holding ``mission.yaml``.
 
     ``unattended`` runs refuse (exit 3) instead of asking a human; ``wait`` queues behind a busy work tree.
+    ``directory`` is where the operator stands: relative paths among the inputs start there.
     ``parent_run_id`` makes it a run of that run's lineage, with its inputs where none are given; with ``from_step``
     finished steps that do not follow that step are reused (ruling R19). ``session_id`` and ``cause`` are for runs
     somebody starts on an operator's behalf, such as a watch: one session, and why in one line.
@@ -91,6 +92,7 @@ class Launch:
     from_step: str | None = None
     session_id: str | None = None
     cause: str | None = None
+    directory: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,7 @@ from runtime.orchestration.budget import Ledger, Limits
 from runtime.orchestration.gate import WorkGate
 from runtime.orchestration.handlers.registry import build
 from runtime.orchestration.handlers.settings import HandlerSettings, ModelSettings
+from runtime.orchestration.operation_ports import MAX_BODY_BYTES
 from runtime.orchestration.operations import OperationExecutor
 from runtime.orchestration.tree_probe import TreeProbe
 from runtime.orchestration.workspace import WorkspaceKind
@@ -181,6 +182,8 @@ async def _executor(
         await _restore(provider, prepared, shared.artifacts)
     settings = HandlerSettings(
         root=root,
+        clock=shared.clock,
+        output=workspace.output,
         is_protected=protector.is_protected,
         runner=sandbox,
         scratch_root=shared.scratch,
@@ -258,18 +261,16 @@ def _provider(mission: Mission, shared: Shared) -> ModelProvider | None:
 
 
 async def _restore(provider: ScriptedProvider, prepared: Prepared, artifacts: ArtifactStore) -> None:
-    """Go on after the answers that were used: those of calls that have a successful receipt."""
-    used: dict[str, int] = {}
+    """Go on after the answers that were used, those that did not fit their schema included: receipts tell which."""
     for entry in prepared.past:
         receipt = entry.get("receipt")
-        if receipt is None or receipt["operation_type"] != "llm_call" or receipt["status"] != "success":
+        if receipt is None or receipt["operation_type"] != "llm_call":
             continue
-        body = await artifacts.get(receipt["params_hash"])
-        params: Mapping[str, Any] = parse_strict(body) if body is not None else {}
-        role = str(params.get("role") or prepared.context.acting_role)
-        used[role] = used.get(role, 0) + 1
-    for role, count in used.items():
-        provider.restore(role, count)
+        body = await artifacts.get(receipt["evidence_hash"])
+        evidence: Mapping[str, Any] = parse_strict(body, limit=MAX_BODY_BYTES) if body is not None else {}
+        for reply in (evidence.get("details") or {}).get("replies", ()):
+            told = reply["details"]
+            provider.restore(told["role"], told["ordinal"] + 1, told["asked"])
 
 
 def _limits(declared: LimitsSpec) -> SandboxLimits:

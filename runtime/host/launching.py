@@ -17,7 +17,7 @@ from runtime.events.envelope import ControlSignal
 from runtime.events.facts import EntryAppended, RunSummary
 from runtime.host.api import Launch
 from runtime.host.assembly import Parts, Shared, assemble
-from runtime.host.ground import Ground, leave_empty
+from runtime.host.ground import Ground, leave_empty, output_folder
 from runtime.host.hooks import Hooks
 from runtime.host.live_run import LiveRun, RunPorts
 from runtime.host.prepared import Prepared
@@ -93,7 +93,7 @@ class Launcher:
             raise Refused("MISSION_NOT_FOUND", "the mission's path is no valid text", hint="rename its folder")
         mission = await asyncio.to_thread(load, intent.path)
         parent = await self._parent(intent)
-        inputs = bind(mission.spec.inputs, _given(mission, intent, parent))
+        inputs = bind(mission.spec.inputs, _given(mission, intent, parent), intent.directory)
         identity = _Identity(
             run_id=run_id,
             session_id=intent.session_id or self._shared.ids.uuid(),
@@ -165,7 +165,7 @@ class Launcher:
             prepared = Prepared(
                 mission=mission,
                 inputs=inputs,
-                summary=replace(summary, work_tree=_shown_tree(workspace)),
+                summary=_placed(summary, mission, workspace),
                 unattended=intent.unattended,
                 workspace=workspace,
                 git=workspace.git,
@@ -291,9 +291,7 @@ class Launcher:
             prepared = Prepared(
                 mission=mission,
                 inputs=past.inputs,
-                summary=replace(
-                    past.summary, status=RunStatus.RUNNING, resumable=False, work_tree=_shown_tree(workspace)
-                ),
+                summary=_placed(replace(past.summary, status=RunStatus.RUNNING, resumable=False), mission, workspace),
                 unattended=past.unattended if unattended is None else unattended,
                 workspace=workspace,
                 git=workspace.git,
@@ -484,5 +482,7 @@ def _plan_inputs(
     )
 
 
-def _shown_tree(workspace: Workspace) -> str | None:
-    return None if workspace.kind is WorkspaceKind.NONE else str(workspace.root)
+def _placed(summary: RunSummary, mission: Mission, workspace: Workspace) -> RunSummary:
+    """With the folders an operator may want to look into."""
+    tree = None if workspace.kind is WorkspaceKind.NONE else str(workspace.root)
+    return replace(summary, work_tree=tree, output_folder=output_folder(mission, workspace))

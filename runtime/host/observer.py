@@ -193,7 +193,7 @@ class RemoteDeck(Observer):
     async def launch(self, intent: Launch) -> RunSummary:
         # Checked here first: what is wrong with a file comes as a list of problems, which one message cannot carry.
         mission = await asyncio.to_thread(load, intent.path)
-        bind(mission.spec.inputs, intent.inputs)
+        bind(mission.spec.inputs, intent.inputs, intent.directory)
         return summary_of(await self._ask("launch", **asdict(intent)))
 
     async def cancel(self, run_id: str, reason: str = "") -> Ack:

@@ -61,6 +61,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 _STORED: Final = (
     "status",
+    "output_folder",
     "reason",
     "code",
     "message",

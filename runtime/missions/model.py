@@ -65,8 +65,9 @@ _OperationName = Literal["llm_call", "tool_invoke", "packet_route", "gate_check"
 class InputSpec(Part):
     """One value the operator gives at launch."""
 
-    type: Literal["string", "integer", "number", "boolean", "list"] = Field(
-        default="string", description="Type of the value."
+    type: Literal["string", "integer", "number", "boolean", "list", "path"] = Field(
+        default="string",
+        description="Type of the value; a path given at launch starts where the operator is, a default at this file.",
     )
     default: Any = Field(default=None, description="Value used when none is given.")
     required: bool = Field(default=True, description="Must a value be given when there is no default?")

@@ -70,9 +70,10 @@ _FIRST: Final = (
     "CREATE INDEX escalations_open ON escalations (created_at) WHERE resolved_at IS NULL",
 )
 
-#: Why a run was started, and the runs of one lineage.
+#: Why a run was started, where it left files, and the runs of one lineage.
 _SECOND: Final = (
     "ALTER TABLE runs ADD COLUMN cause TEXT",
+    "ALTER TABLE runs ADD COLUMN output_folder TEXT",
     "CREATE INDEX runs_by_lineage ON runs (lineage_id, created_at, run_id)",
 )
 

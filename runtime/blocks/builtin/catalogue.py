@@ -6,6 +6,7 @@ from typing import Final
 
 from runtime.blocks.block import Block
 from runtime.blocks.builtin.approval import Approval
+from runtime.blocks.builtin.burst import Burst
 from runtime.blocks.builtin.operations import Escalate, GateCheck, LlmCall, PacketRoute, RunTests, ToolInvoke
 from runtime.blocks.builtin.shaping import Combine, Delay, Echo, SelectFirst, SplitLines
 from runtime.blocks.builtin.template import TextTemplate
@@ -22,6 +23,7 @@ BUILTINS: Final[tuple[type[Block], ...]] = (
     Combine,
     Echo,
     Delay,
+    Burst,
     SelectFirst,
     SplitLines,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.fake_deck import AT, NODES, RUN, entry, lanes, run_summary
+from support.fake_deck import AT, NODES, RUN, entry, lanes, run_summary, streams
 
 from console.model.fold import JOURNAL_TAIL, LOG_TAIL, RunState
 from console.model.home import HomeState, title_text

@@ -21,7 +21,8 @@ Row = tuple[Piece, ...]
 _TURN_PATH: Final = ("Idle", "Opening", "Active", "Terminal", "Closed")
 _TURN_SHORT: Final = {"Opening": "Open", "Terminal": "Term"}
 _ROOMY: Final = 44  # cells from which rows spell things out
-_SPACIOUS: Final = 60  # cells from which entries show their time and hash
+_COMPACT: Final = 50  # cells from which stream edges show their bound
+_SPACIOUS: Final = 60  # cells from which entries show their time and hash, and stream edges spell things out
 _DETAIL_LINES: Final = 400
 _TELEMETRY: Final = "TelemetryLane"
 _LANE_NAMES: Final = {"ControlLane": "CONTROL", "DataLane": "DATA", "TelemetryLane": "TELEMETRY"}
@@ -192,42 +193,47 @@ def lane_rows(state: RunState, width: int) -> list[Row]:
     """The lanes of node attempts and, below them, the edges of stream items: a depth bar with its watermark, counts,
     saturation. Telemetry moves items only."""
     if state.run.status.terminal or state.run.resumable or not state.lanes:
-        return _quiet_lanes(state)
+        return _quiet_lanes(state, width)
     roomy = width >= _ROOMY
-    bar = max(8, min(24, width - 44)) if roomy else 8
+    bar = max(8, min(24, width - 54)) if roomy else 6
     streams = {edge.lane: edge for edge in state.streams}
     rows = []
     for lane in state.lanes:
         if lane.lane != _TELEMETRY or lane.lane not in streams:
             rows.append(_lane_row(lane, bar, roomy=roomy))
         if lane.lane in streams:
-            rows.append(_stream_row(streams[lane.lane], bar, roomy=roomy))
+            rows.append(_stream_row(streams[lane.lane], bar, width))
     slots = f"{state.pool_running}/{state.pool_slots}" if state.pool_slots else "–"
     rows.append((piece(f"pool {slots} slots busy", "dim"), piece(f"  entries {state.last_seq + 1}", "dim")))
     return rows
 
 
-def _quiet_lanes(state: RunState) -> list[Row]:
+def _quiet_lanes(state: RunState, width: int) -> list[Row]:
     """Lanes without gauges: what the journal says went through them."""
     ended = state.run.status.terminal or state.run.resumable
-    word = piece(f"{'closed' if ended else 'no gauge yet':<13} ", "dim")
+    word = "closed" if ended else "no gauge yet"
     rows: list[Row] = []
     for lane, name in _LANE_NAMES.items():
         totals = state.totals.get(lane)
         if lane != _TELEMETRY or totals is None:
-            rows.append((piece(f"{name:<10}", "dim"), word, piece(f"attempts {state.attempts.get(lane, 0)}")))
+            attempts = piece(f"attempts {state.attempts.get(lane, 0)}")
+            rows.append((piece(f"{name:<10}", "dim"), piece(f"{word:<14}", "dim"), attempts))
         if totals is not None:
-            rows.append((piece(f"{_stream_name(lane):<10}", "dim"), word, *_totals(totals, lane)))
+            rows.append((piece(f"{_stream_name(lane):<10}{word}", "dim"), *_totals(totals, lane, width)))
     rows.append((piece(f"entries {state.last_seq + 1}", "dim"),))
     return rows
 
 
-def _totals(totals: StreamTotals, lane: str) -> Row:
-    kept: Row = () if lane == _TELEMETRY else (piece(f"kept {totals.kept:,}  "),)
-    role: Role = "warn" if totals.dropped else "dim"
-    times = "once" if totals.saturated == 1 else f"{totals.saturated:,}×"
-    pressure: Row = (piece(f"  saturated {times}", "dim"),) if totals.saturated else ()
-    return (*kept, piece(f"dropped {totals.dropped:,}", role), *pressure)
+def _totals(totals: StreamTotals, lane: str, width: int) -> Row:
+    """What passed an edge of a run that is over, in as many words as there is room for."""
+    count = _full if width >= _SPACIOUS else _brief
+    gap = "  " if width >= _SPACIOUS else " "
+    kept: Row = () if lane == _TELEMETRY else (piece(f"{gap}kept {count(totals.kept)}"),)
+    minus = "dropped " if width >= _ROOMY else "-"
+    dropped: Row = (piece(f"{gap}{minus}{count(totals.dropped)}", "warn"),) if totals.dropped else ()
+    word = "saturated" if width >= _SPACIOUS else "sat"
+    pressure: Row = (piece(f"{gap}{word} {count(totals.saturated)}×", "dim"),) if totals.saturated else ()
+    return (*kept, *dropped, *pressure)
 
 
 def stream_words(totals: StreamTotals, lane: str) -> SafeText:
@@ -271,23 +277,26 @@ def _lane_row(lane: LaneState, width: int, *, roomy: bool) -> Row:
     )
 
 
-def _stream_row(edge: LaneState, width: int, *, roomy: bool) -> Row:
-    """One edge of stream items; in little room its numbers are rounded and its bound is the bar's end."""
+def _stream_row(edge: LaneState, bar: int, width: int) -> Row:
+    """One edge of stream items, in as many words as there is room for; a bound left out is the bar's end."""
+    spacious = width >= _SPACIOUS
     role: Role = "bad" if edge.saturated else "accent" if edge.depth else "dim"
-    count = str if roomy else _brief
-    depth = f" {edge.depth}/{edge.limit}" if roomy else f" {edge.depth}"
-    note: Row = (piece("  saturated" if roomy else " sat", "bad"),) if edge.saturated else ()
-    dropped: Row = (
-        (piece(f"  dropped {edge.dropped}" if roomy else f" -{count(edge.dropped)}", "warn"),) if edge.dropped else ()
-    )
+    bound = f"/{edge.limit}" if width >= _COMPACT else ""
+    lost = f"  dropped {_brief(edge.dropped)}" if spacious else f" -{_brief(edge.dropped)}"
+    dropped: Row = (piece(lost, "warn"),) if edge.dropped else ()
+    note: Row = (piece("  saturated" if spacious else " sat", "bad"),) if edge.saturated else ()
     return (
         piece(f"{_stream_name(edge.lane):<10}"),
-        *_bar(edge, width, role, mark=True),
-        piece(depth),
-        piece(f"{'  delivered' if roomy else ' out'} {count(edge.dispatched)}", "dim"),
-        *note,
+        *_bar(edge, bar, role, mark=True),
+        piece(f" {edge.depth}{bound}"),
+        piece(f"{'  ' if spacious else ' '}out {_brief(edge.dispatched)}", "dim"),
         *dropped,
+        *note,
     )
+
+
+def _full(count: int) -> str:
+    return f"{count:,}"
 
 
 def _brief(count: int) -> str:

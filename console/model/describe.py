@@ -34,8 +34,10 @@ def _plan(entry: _Entry) -> str:
 def _signal(entry: _Entry) -> str:
     names = []
     for signal in entry.get("signals", ()):
-        reason = signal.get("reason")
-        names.append(f"{signal['signal']}({reason})" if reason else str(signal["signal"]))
+        reason, amount, lane = signal.get("reason"), signal.get("amount"), signal.get("target_lane")
+        about = f"{str(lane).removesuffix('Lane').lower()} " if lane else ""
+        count = f" ×{amount}" if amount else ""
+        names.append(f"{about}{signal['signal']}{f'({reason})' if reason else ''}{count}")
     return "signal  " + ", ".join(names)
 
 
@@ -43,7 +45,9 @@ def _step(entry: _Entry) -> str:
     attempt = f" attempt {entry['attempt']}" if entry.get("attempt", 1) != 1 else ""
     code = f"  {entry['code']}" if entry.get("code") else ""
     expected = " (expected)" if entry.get("accepted") else ""
-    return f"step {entry['status']}  {entry['step_id']}{attempt}{code}{expected}"
+    stream = entry.get("stream")
+    items = f"  {stream['items']:,} items" if stream else ""
+    return f"step {entry['status']}  {entry['step_id']}{attempt}{code}{expected}{items}"
 
 
 def _operation(entry: _Entry) -> str:

@@ -44,6 +44,10 @@ SUBJECT_LIMIT: Final = 4000  # characters of a step's input shown beside its que
 Part = Literal["head", "lanes", "steps", "journal", "violations", "log"]
 
 _PARTS: Final[tuple[Part, ...]] = ("head", "lanes", "steps", "journal", "violations", "log")
+#: Streams whose name says where a line comes from; the others are a process's.
+_ORIGINS: Final = frozenset({"model", "data", "telemetry"})
+#: What the edge ids of stream items begin with.
+_STREAM_EDGE: Final = "stream/"
 _TURN_STATES: Final = {
     "turn_open_proposed": "Opening",
     "turn_open": "Active",
@@ -71,6 +75,16 @@ class StepRow:
     operation: str | None = None
 
 
+@dataclass(slots=True)
+class StreamTotals:
+    """What the journal says passed one stream edge: ``kept`` items of so many bytes, ``dropped`` ones, episodes of pressure."""
+
+    kept: int = 0
+    bytes: int = 0
+    dropped: int = 0
+    saturated: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class JournalRow:
     """One line of the journal panel."""
@@ -84,7 +98,7 @@ class JournalRow:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line of the log panel. ``origin`` is ``runtime``, ``tool`` or ``model``; the renderer marks the last two."""
+    """One line of the log panel. ``origin`` is ``tool``, ``model``, ``data`` or ``telemetry``; the renderer marks it."""
 
     step_id: str
     origin: str
@@ -105,6 +119,8 @@ class RunState:
     violation_count: int = 0
     questions: tuple[Escalation, ...] = ()
     lanes: tuple[LaneState, ...] = ()
+    streams: tuple[LaneState, ...] = ()
+    totals: dict[str, StreamTotals] = field(default_factory=dict)
     pool_running: int = 0
     pool_slots: int = 0
     verification: Verification | None = None
@@ -119,6 +135,7 @@ class RunState:
     last_operator_action: str | None = None
     attempts: dict[str, int] = field(default_factory=dict)
     outputs: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=OUTPUTS_KEPT))
+    indexes: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=OUTPUTS_KEPT))
     revision: int = 0
     marks: dict[Part, int] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0))
     _given: dict[str, object] = field(default_factory=dict)
@@ -192,7 +209,8 @@ class RunState:
                 self.run = event.run
                 self.touch("head", "lanes")
             case LanesChanged() if event.run_id == run_id:
-                self.lanes, self.pool_running, self.pool_slots = event.lanes, event.pool_running, event.pool_slots
+                self.lanes, self.streams = event.lanes, event.streams
+                self.pool_running, self.pool_slots = event.pool_running, event.pool_slots
                 self.touch("lanes")
             case OutputDelta() if event.run_id == run_id:
                 self._output(event)
@@ -248,7 +266,7 @@ class RunState:
     def log_line(self, step_id: str, stream: str, line: str) -> None:
         """One line of foreign output, with the mark of where it comes from."""
         self.log_dropped += len(self.log) == LOG_TAIL
-        self.log.append(LogLine(step_id, "model" if stream == "model" else "tool", safe(line, limit=LINE_LIMIT)))
+        self.log.append(LogLine(step_id, stream if stream in _ORIGINS else "tool", safe(line, limit=LINE_LIMIT)))
         self.log_total += 1
         self.touch("log")
 
@@ -285,10 +303,22 @@ def _step_finished(state: RunState, event: EntryAppended, entry: Mapping[str, An
     row.accepted = bool(entry.get("accepted"))
     row.operation = None
     state._given.pop(row.step_id, None)
+    _kept(state, row.step_id, entry.get("stream"))
     state._flush_output(row.step_id)
     state.touch("steps")
     if row.accepted:
         _mark_accepted(state, row)
+
+
+def _kept(state: RunState, step_id: str, stream: object) -> None:
+    """What a step emitted, when it emitted something."""
+    if not isinstance(stream, Mapping):
+        return
+    totals = state.totals.setdefault("DataLane", StreamTotals())
+    totals.kept += int(stream["items"])
+    totals.bytes += int(stream["bytes"])
+    state.indexes.append((step_id, str(stream["index"])))
+    state.touch("lanes")
 
 
 def _mark_accepted(state: RunState, row: StepRow) -> None:
@@ -337,7 +367,16 @@ def _signal(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> 
             state.turn = _TURN_STATES[name]
         if name in ("abort", "commit", "cancel"):
             state.turn_reason = signal.get("reason") or name
+        if str(signal.get("edge_id", "")).startswith(_STREAM_EDGE):
+            _pressure(state.totals.setdefault(str(signal["target_lane"]), StreamTotals()), name, signal)
     state.touch("lanes")
+
+
+def _pressure(totals: StreamTotals, name: str, signal: Mapping[str, Any]) -> None:
+    if name == "watermark":
+        totals.saturated += 1
+    elif name in ("drop_notice", "shed"):
+        totals.dropped += int(signal.get("amount", 1))
 
 
 def _budget(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from console.model.fold import RunState, fold_entry
+from console.model.rows import stream_words
 from console.model.safe import safe
 from console.model.words import glyph, status_glyph, status_word
 from console.verbs.output import duration, plain, print_json, print_listing, print_outputs, say
@@ -65,14 +66,15 @@ async def missions(options: argparse.Namespace) -> int:
 
 
 async def show(options: argparse.Namespace) -> int:
-    """``--json``: the run summary plus ``steps`` (id, status, code, attempt, …)."""
+    """``--json``: the run summary plus ``steps`` (id, status, code, attempt, …) and ``streams`` by lane (kept, bytes,
+    dropped, saturated)."""
     async with deck_for(options, writing=False) as deck:
         summary = await deck.find(options.selector)
         state = RunState.begin(summary, await deck.nodes(summary.run_id))
         async for entry in _entries(deck, summary.run_id):
             state = fold_entry(state, entry)
     if options.json:
-        print_json({**plain(summary), "steps": plain(state.step_rows())})
+        print_json({**plain(summary), "steps": plain(state.step_rows()), "streams": plain(state.totals)})
         return Exit.OK
     word = status_word(summary.status, resumable=summary.resumable)
     print(f"run {summary.run_id}  {safe(summary.mission)} v{safe(summary.mission_version)}")
@@ -91,12 +93,14 @@ async def show(options: argparse.Namespace) -> int:
     for row in state.step_rows():
         note = f"  {safe(row.code)}{' (expected)' if row.accepted else ''}" if row.code else ""
         print(f"  {glyph(row.status, accepted=row.accepted)} {safe(row.step_id)}  {safe(row.block_type)}{note}")
+    for lane, totals in sorted(state.totals.items()):
+        print(f"  {stream_words(totals, lane)}")
     print_outputs(summary.outputs)
     return Exit.OK
 
 
 async def logs(options: argparse.Namespace) -> int:
-    """``--json``: journal entries, one per line; with ``--step``, the step's captured output as text."""
+    """``--json``: journal entries, one per line; with ``--step``, the step's captured output and kept items as text."""
     async with deck_for(options, writing=False) as deck:
         summary = await deck.find(options.selector)
         if options.step:
@@ -122,9 +126,13 @@ def _print_entry(entry: EntryAppended, *, as_json: bool) -> None:
 
 
 async def _step_output(deck: Deck, run_id: str, step: str) -> int:
-    """The captured output of every operation of a step: full streams where they were kept, else what the record holds."""
+    """The captured output of every operation of a step, full streams where they were kept, else what the record holds;
+    and the data items it emitted."""
     found = False
     async for entry in _entries(deck, run_id):
+        if entry.kind == "step_finished" and entry.entry["step_id"] == step and entry.entry.get("stream"):
+            found = True
+            await _print_items(deck, str(entry.entry["stream"]["index"]))
         receipt = entry.entry.get("receipt") if entry.kind == "receipt" else None
         if not receipt or receipt["step_id"] != step:
             continue
@@ -137,10 +145,21 @@ async def _step_output(deck: Deck, run_id: str, step: str) -> int:
     if not found:
         raise QuarterdeckError(
             "STEP_UNKNOWN",
-            f"run {run_id} has no operation of a step {step!r}",
+            f"run {run_id} has no operation and no stream items of a step {step!r}",
             hint="`quarterdeck show RUN` lists the steps",
         )
     return Exit.OK
+
+
+async def _print_items(deck: Deck, index: str) -> None:
+    from runtime.host.stream_items import stream_texts
+
+    async for texts in stream_texts(deck.artifact, index):
+        if texts is None:
+            say(f"a part of what the step emitted is no longer stored ({index})")
+            continue
+        for text in texts:
+            print(safe(text, lines=True))
 
 
 async def _print_output(deck: Deck, output: dict[str, Any]) -> None:

@@ -185,7 +185,8 @@ class LanesChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputDelta:
-    """A live piece of process or model output; ``stream`` is ``stdout``, ``stderr`` or ``model``. Lossy."""
+    """A live piece of output. ``stream`` is ``stdout`` or ``stderr`` of a process, ``model``, or what blocks emit:
+    ``data``, which is kept before it is shown, and ``telemetry``, which is only shown. Lossy."""
 
     run_id: str
     step_id: str

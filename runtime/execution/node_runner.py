@@ -26,8 +26,10 @@ from runtime.execution.attempt_world import AttemptWorld, Undo
 from runtime.execution.pause import PauseGate
 from runtime.execution.pool import ExecutionPool, Task
 from runtime.execution.questions import Questions
+from runtime.execution.stream_keeper import StreamKeeper
 from runtime.flow.lanes import LaneItem
 from runtime.flow.loop import LaneLoop
+from runtime.flow.streams import StreamEdges
 from runtime.kernel.errors import Halted, JournalError, StorageError
 from runtime.kernel.model import Envelope, ExecutionContext, thawed
 from runtime.kernel.outcomes import block_code, operation_code
@@ -40,12 +42,10 @@ from runtime.orchestration.operations import OperationExecutor
 LEAVING: Final = "session_end"
 HUMAN: Final = "human"
 
-OnOutput = Callable[[str, str, str], None]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnServices:
-    """Everything one turn's attempts share. ``on_output`` takes step id, stream and text."""
+    """Everything one turn's attempts share. ``streams`` takes what they emit, ``kept`` knows what became of it."""
 
     journal: MissionJournal
     executor: OperationExecutor
@@ -61,7 +61,8 @@ class TurnServices:
     fence: EgressFence
     epoch: int
     history: History | None
-    on_output: OnOutput
+    streams: StreamEdges
+    kept: StreamKeeper
 
 
 class TurnRunner:
@@ -120,12 +121,27 @@ class TurnRunner:
             gate=services.gate,
             questions=services.questions,
             undo=self._undo,
-            on_output=services.on_output,
+            streams=services.streams,
         )
+
+        async def work() -> Response:
+            return await self._settled(call, await call.execute(runner=self, host=world))
+
         try:
-            return await self._recorded(call, lambda: call.execute(runner=self, host=world))
+            return await self._recorded(call, work)
         finally:
+            services.kept.forget(_key(call))
             scope.close()
+
+    async def _settled(self, call: NodeCall, response: Response) -> Response:
+        """A step ends when what it emitted is kept; one whose items nobody kept in time has failed."""
+        if await self._services.streams.settle(_key(call)):
+            return response
+        return recorded_response(
+            call.request,
+            code="runtime.stream_stalled",
+            message=f"what {call.node_path} emitted was not kept in time; the store does not keep up",
+        )
 
     async def _recorded(self, call: NodeCall, work: Callable[[], Awaitable[Response]]) -> Response:
         """Journal the start and the end of an attempt around ``work``; a fenced result is never accepted."""
@@ -196,6 +212,8 @@ class TurnRunner:
     def _finish(
         self, call: NodeCall, status: str, outputs: Mapping[str, Any], code: str | None, message: str | None
     ) -> None:
+        stream = self._services.kept.finished(_key(call))
+        extra: dict[str, Any] = {} if stream is None else {"stream": stream}
         self._services.journal.complete_step(
             call.node_path,
             status,
@@ -206,6 +224,7 @@ class TurnRunner:
             attempt=call.attempt,
             visit=call.visit,
             tick=call.tick,
+            **extra,
         )
 
     def _projected(self, name: str, value: BlockValue) -> dict[str, Any]:

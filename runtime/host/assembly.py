@@ -16,8 +16,10 @@ from runtime.execution.node_runner import LEAVING, TurnRunner, TurnServices
 from runtime.execution.pause import PauseGate
 from runtime.execution.pool import ExecutionPool
 from runtime.execution.questions import Questions, Reply
+from runtime.execution.stream_keeper import StreamKeeper, shown
 from runtime.flow.lanes import LaneQueues
 from runtime.flow.loop import LaneLoop
+from runtime.flow.streams import LANES, PREFIX, StreamEdges, StreamItem
 from runtime.governance.envelope_enforcer import EnvelopeEnforcer
 from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_limits import Limits as SandboxLimits
@@ -72,6 +74,7 @@ class Parts:
     scope: Scope
     gate: PauseGate
     loop: LaneLoop
+    streams: StreamEdges
     pool: ExecutionPool
     timer: ActiveTimer
     questions: Questions
@@ -106,6 +109,8 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
     )
     executor = await _executor(prepared, shared, scope, timer, hooks)
     loop = _lane_loop(prepared, shared, hooks)
+    kept = StreamKeeper(shared.artifacts)
+    streams = _stream_edges(prepared, kept, scope, hooks)
     runner = TurnRunner(
         TurnServices(
             journal=prepared.journal,
@@ -122,13 +127,15 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
             fence=EgressFence(prepared.emitter, epoch=lambda: prepared.emitter.epoch),
             epoch=prepared.emitter.epoch,
             history=prepared.history,
-            on_output=hooks.output,
+            streams=streams,
+            kept=kept,
         )
     )
     return Parts(
         scope=scope,
         gate=gate,
         loop=loop,
+        streams=streams,
         pool=shared.pool,
         timer=timer,
         questions=questions,
@@ -151,18 +158,42 @@ def _lane_loop(prepared: Prepared, shared: Shared, hooks: Hooks) -> LaneLoop:
         edge_prefix=plan.edge_prefix,
     )
 
-    def journal_signals(signals: Sequence[ControlSignal]) -> None:
-        prepared.journal.append("signal", signals=[item.record() for item in signals])
-
     loop = LaneLoop(
         queues,
         slots=prepared.mission.spec.max_parallel,
         room=lambda: shared.pool.has_free_worker,
-        on_signals=journal_signals,
+        on_signals=lambda signals: _journal_signals(prepared, signals),
         on_change=hooks.gauges,
     )
     hooks.closing.append(shared.pool.on_release(loop.wake))
     return loop
+
+
+def _stream_edges(prepared: Prepared, kept: StreamKeeper, scope: Scope, hooks: Hooks) -> StreamEdges:
+    plan = prepared.plan
+
+    def show(items: Sequence[StreamItem]) -> None:
+        for step_id, stream, text in shown(items):
+            hooks.output(step_id, stream, text)
+
+    return StreamEdges(
+        LaneQueues(
+            prepared.emitter,
+            turn_id=prepared.run_id,
+            limits=dict.fromkeys(LANES, plan.stream_limits),
+            edge_prefix=PREFIX,
+        ),
+        keep=kept.keep,
+        show=show,
+        check=scope.check,
+        wait_seconds=plan.stream_wait_seconds,
+        on_signals=lambda signals: _journal_signals(prepared, signals),
+        on_change=hooks.gauges,
+    )
+
+
+def _journal_signals(prepared: Prepared, signals: Sequence[ControlSignal]) -> None:
+    prepared.journal.append("signal", signals=[item.record() for item in signals])
 
 
 async def _executor(

@@ -9,7 +9,7 @@ the end shown. A store that stops accepting changes leaves a run without an end:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from runtime.blocks.envelope import Request, Response
 from runtime.blocks.running import Scope as BlockScope
 from runtime.blocks.services import Services
 from runtime.blocks.values import BlockValue
-from runtime.events.envelope import Role
+from runtime.events.envelope import ControlSignal, Role
 from runtime.events.facts import Escalation, LanesChanged, OutputDelta, RunChanged, RunSummary, StreamEvent
 from runtime.execution.node_runner import LEAVING
 from runtime.host.assembly import Parts
@@ -211,21 +211,31 @@ class LiveRun:
         if self._work is not None:
             self._work.cancel()
         if stop.leave:
+            self.parts.streams.fence()  # who continues the run emits again what is lost here
             return
         if not stop.recorded:
             self._record_stop(stop)
+        self._record_signals(self.parts.streams.fence())
         self._show(status=RunStatus.STOPPING)
 
     def _record_stop(self, stop: _Stop) -> None:
-        try:
-            signal = self.prepared.emitter.signal(
-                "cancel", Role.CANCEL, turn_id=self.run_id, scope="turn", reason=stop.trigger.reason
-            )
-            self.prepared.journal.append("signal", signals=[signal.record()])
-            if stop.actor != _RUNTIME:
+        signal = self.prepared.emitter.signal(
+            "cancel", Role.CANCEL, turn_id=self.run_id, scope="turn", reason=stop.trigger.reason
+        )
+        self._record_signals([signal])
+        if stop.actor != _RUNTIME:
+            try:
                 self._operator(stop.verb, stop.actor, stop.reason)
+            except QuarterdeckError as error:
+                self._settlement.refused(error)
+
+    def _record_signals(self, signals: Sequence[ControlSignal]) -> None:
+        """A fence never waits for the disk (ruling R25); that the disk refused is what ends the run then."""
+        if not signals:
+            return
+        try:
+            self.prepared.journal.append("signal", signals=[item.record() for item in signals])
         except QuarterdeckError as error:
-            # A fence never waits for the disk (ruling R25); that the disk refused is what ends the run then.
             self._settlement.refused(error)
 
     def _operator(self, action: str, actor: str, reason: str) -> None:
@@ -234,7 +244,8 @@ class LiveRun:
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def _live(self) -> RunSummary:
-        lanes = asyncio.create_task(self._serve_lanes(), name=f"lanes-{self.run_id[:8]}")
+        lanes = asyncio.create_task(self._serve(self.parts.loop.run), name=f"lanes-{self.run_id[:8]}")
+        streams = asyncio.create_task(self._serve(self.parts.streams.run), name=f"streams-{self.run_id[:8]}")
         watch = asyncio.create_task(self._watch(), name=f"watch-{self.run_id[:8]}")
         scope = BlockScope(services=Services(clock=self._ports.clock, ids=self._ports.ids))
         try:
@@ -245,9 +256,10 @@ class LiveRun:
             return self._lost(ContractError("runtime_internal_error", f"{type(error).__name__}: {error}"))
         finally:
             watch.cancel()
+            streams.cancel()  # by now it can only be waiting for the disk
             self.parts.loop.close()
             try:
-                await asyncio.wait({watch, lanes})
+                await asyncio.wait({watch, lanes, streams})
             finally:
                 self._let_go()
 
@@ -260,16 +272,22 @@ class LiveRun:
         else:
             self.prepared.control.leave()
 
-    async def _serve_lanes(self) -> None:
-        """A lane loop that fails would leave every attempt waiting: the run ends instead."""
+    async def _serve(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """A loop of lanes or streams that fails would leave its attempts waiting: the run ends instead."""
         try:
-            await self.parts.loop.run()
+            await loop()
         except QuarterdeckError as error:
-            self._settlement.refused(error)
-            self._trip(arbiter.no_legal_path("runtime_internal_error", code=error.code))
+            self._broken(error)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not leave the attempts waiting either
+            self._broken(ContractError("runtime_internal_error", f"{type(error).__name__}: {error}"))
+
+    def _broken(self, error: QuarterdeckError) -> None:
+        self._settlement.refused(error)
+        self._trip(arbiter.no_legal_path("runtime_internal_error", code=error.code))
 
     async def _to_the_end(self, scope: BlockScope) -> RunSummary:
         triggers = [await self._work_through(scope)]
+        noticed = self.parts.streams.finish()
         if self._stop is not None:
             triggers.append(self._stop.trigger)
             if self._stop.leave:
@@ -281,7 +299,8 @@ class LiveRun:
             terminal = await self._settlement.undo(terminal)
         outputs = self._outputs(scope) if terminal.ending.status is RunStatus.SUCCEEDED else None
         final = replace(self.figures(), outputs=outputs)
-        self.summary = await self._settlement.close(terminal, final, self.parts.loop.queues.flush())
+        pending = (*noticed, *self.parts.loop.queues.flush())
+        self.summary = await self._settlement.close(terminal, final, pending)
         self._ended = True
         self._ports.publish(RunChanged(run=self.summary))
         return self.summary
@@ -404,6 +423,7 @@ class LiveRun:
             LanesChanged(
                 run_id=self.run_id,
                 lanes=self.parts.loop.queues.states(),
+                streams=self.parts.streams.states(),
                 pool_running=stats.in_flight,
                 pool_slots=stats.workers,
             )

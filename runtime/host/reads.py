@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,13 +25,14 @@ from runtime.host.api import InputInfo, MissionInfo, Replay, RunStatus
 from runtime.host.authoring import problem_of
 from runtime.kernel.canonical import CanonicalizationError, parse_strict
 from runtime.kernel.clock import Clock, timestamp
-from runtime.kernel.errors import Refused, StorageError
+from runtime.kernel.errors import JournalError, Refused, StorageError
 from runtime.kernel.model import frozen
 from runtime.kernel.ports import StoredEntry
 from runtime.missions.catalogue import Catalogue, CatalogueEntry
 from runtime.missions.loader import Mission, load
 from runtime.missions.problems import MissionInvalid
 from runtime.orchestration.journal_verify import JournalVerification, artifact_references, verify_entries
+from runtime.orchestration.stream_index import IndexNode, read_node, root_of
 from runtime.storage.journals import STORE_JOURNAL, DamagedJournal
 from runtime.storage.store import Store
 
@@ -194,7 +195,16 @@ class StoreReads:
 
     async def _bodies_for(self, rows: Sequence[StoredEntry], damage: list[StorageError]) -> dict[str, bytes | None]:
         """The artifacts entries name; a damaged one is given as stored, so that its mismatch is found."""
-        wanted = {digest for entry in _bodies(rows) for digest in artifact_references(entry)}
+        named = [(entry, list(artifact_references(entry))) for entry in _bodies(rows)]
+        bodies = await self._fetched({digest for _, found in named for digest in found}, damage)
+        nodes = {root for entry, _ in named if (root := root_of(entry)) is not None}
+        while nodes:  # what a step emitted hangs below the index its entry names, level by level
+            found = [node for body in map(bodies.get, nodes) if (node := _node_in(body)) is not None]
+            bodies |= await self._fetched({part for node in found for part in node.parts} - bodies.keys(), damage)
+            nodes = {part for node in found if node.level for part in node.parts}
+        return bodies
+
+    async def _fetched(self, wanted: Set[str], damage: list[StorageError]) -> dict[str, bytes | None]:
         bodies: dict[str, bytes | None] = {}
         for digest in sorted(wanted):
             try:
@@ -225,6 +235,14 @@ def _parsed(stored: StoredEntry) -> dict[str, Any] | None:
     except CanonicalizationError:
         return None
     return entry if isinstance(entry, dict) and entry.get("kind") == stored.kind else None
+
+
+def _node_in(body: bytes | None) -> IndexNode | None:
+    """A stream index's node, when the body is one; verification names what is wrong with it otherwise."""
+    try:
+        return None if body is None else read_node(body)
+    except (JournalError, CanonicalizationError):
+        return None
 
 
 def _bodies(rows: Sequence[StoredEntry]) -> list[dict[str, Any]]:

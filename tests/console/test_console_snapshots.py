@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from support.fake_deck import AT, NODES, RUN, FakeDeck, entry, lanes, mission, run_summary
+from support.fake_deck import AT, NODES, RUN, FakeDeck, entry, lanes, mission, run_summary, streams
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -120,9 +120,10 @@ def verdict(*, ok: bool) -> JournalVerified:
 
 def live(fake: FakeDeck) -> None:
     fake.publish(
-        LanesChanged(run_id=RUN, lanes=lanes(), pool_running=1, pool_slots=8),
+        LanesChanged(run_id=RUN, lanes=lanes(), streams=streams(), pool_running=1, pool_slots=8),
         OutputDelta(run_id=RUN, step_id="red", stream="stdout", text="F..\n1 failed, 2 passed\n"),
         OutputDelta(run_id=RUN, step_id="propose", stream="model", text="count the last entry\n"),
+        OutputDelta(run_id=RUN, step_id="apply", stream="data", text="reading 17\n"),
     )
 
 
@@ -221,6 +222,32 @@ def refused(seq: int, code: str, path: str | None, *, accepted: bool) -> Violati
 
 HOLDER = Holder(pid=4711, host="bridge", epoch=2, started_at=AT, heartbeat_at=AT)
 REFUSED = [refused(6, "PATH_TRAVERSAL", "docs/../x", accepted=True), refused(9, "ENV_TOOL", None, accepted=False)]
+
+
+def pressed(seq: int, signal: str, lane: str, **more: object) -> Any:
+    told = {"signal": signal, "edge_id": f"stream/{lane.lower()}", "target_lane": f"{lane}Lane", **more}
+    return entry(seq, "signal", signals=[told])
+
+
+STORM = [
+    entry(0, "journal_opened", mission_id="storm"),
+    pressed(1, "watermark", "Data", reason="lane_queue_high_watermark"),
+    pressed(2, "watermark", "Telemetry", reason="lane_queue_high_watermark"),
+    pressed(3, "drop_notice", "Telemetry", reason="telemetry_best_effort_drop", amount=256),
+    pressed(4, "watermark", "Telemetry", reason="lane_queue_high_watermark"),
+    entry(
+        5,
+        "step_finished",
+        step_id="north",
+        operation_type="burst",
+        status="completed",
+        attempt=1,
+        started_at=AT,
+        completed_at=AT,
+        stream={"items": 8000, "bytes": 123456, "content": "sha256:1", "index": "sha256:2"},
+    ),
+]
+CALM = run_summary(status=RunStatus.SUCCEEDED, mission="storm", entries=6)
 FAILED = run_summary(status=RunStatus.FAILED, code="op.test_failed", message="2 failed, 1 passed", entries=40)
 SCREENS: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict[str, Any]]] = {
     "home": (show_home, {}),
@@ -246,6 +273,7 @@ STATES: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict[
     "run-resumable": (show_run, {"runs_list": [run_summary(resumable=True)]}),
     "run-unreadable": (show_run, {"runs_list": [FAILED]}),
     "run-full": (show_full, {}),
+    "run-storm-over": (show_run, {"runs_list": [CALM], "nodes_list": [], "entries_list": STORM}),
     "approvals-empty": (show_approvals, {}),
     "violations-empty": (show_violations, {}),
 }

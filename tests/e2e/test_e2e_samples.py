@@ -5,14 +5,28 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterable, Iterator
 from email import message_from_bytes, policy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtime.host.api import Answer, Launch
-from tests.support.deckhand import SAMPLES, Deckhand, Done, deckhand, git, git_state, mission, poll, sample, tree
+from tests.support.deckhand import (
+    SAMPLES,
+    Deckhand,
+    Done,
+    deckhand,
+    git,
+    git_state,
+    mission,
+    poll,
+    processes_with,
+    sample,
+    tree,
+)
 from tests.support.hosting import hosting, question
 from tests.support.repositories import Commit, imported
 
@@ -192,6 +206,58 @@ def test_an_approval_answered_from_another_process(deck: Deckhand, verb: str, co
     assert notes == ["looked at it"]
     assert deck.inline("approvals", "--json").lines == []
     deck.assert_verifies(run_id)
+
+
+def test_storm_keeps_its_data_and_tells_what_it_dropped(deck: Deckhand) -> None:
+    inputs = ("--input", "items=1500", "--input", "telemetry=3000", "--input", "seconds=1")
+    done = deck.inline("run", str(SAMPLES / "storm"), *inputs, "--json")
+    assert done.code == 0, done
+    shown = deck.inline("show", done.run_id, "--json").lines[0]["streams"]
+    assert shown["DataLane"]["kept"] == 4 * 1500
+    assert shown["DataLane"]["dropped"] == 0
+    assert shown["DataLane"]["saturated"] > 0
+    assert 0 < shown["TelemetryLane"]["dropped"] < 4 * 3000
+    assert shown["TelemetryLane"]["saturated"] > 0
+    text = deck.inline("show", done.run_id).out
+    assert "data 6,000 items kept" in text
+    assert f"telemetry {shown['TelemetryLane']['dropped']:,} items dropped" in text
+    for station in ("north", "west"):
+        printed = deck.inline("logs", done.run_id, "--step", station)
+        assert printed.out.splitlines() == [f"{station} wind {number}" for number in range(1500)]
+    assert "flash" in deck.inline("logs", done.run_id, "--step", "beacon").out
+    unknown = deck.inline("logs", done.run_id, "--step", "nowhere")
+    assert unknown.code != 0
+    assert "nowhere" in unknown.err
+    deck.assert_verifies(done.run_id)
+
+
+def test_a_storm_cancelled_in_the_middle_leaves_nothing_behind(deck: Deckhand, tmp_path: Path) -> None:
+    marker = f"beacon-{uuid.uuid4()}"
+    folder = sample(tmp_path, "storm")
+    text = (folder / "mission.yaml").read_text()
+    (folder / "mission.yaml").write_text(text.replace("storm-beacon", marker).replace("volleys: 2", "volleys: 600"))
+    going = deck.start(
+        "run",
+        str(folder),
+        "--json",
+        *("--input", "seconds=60", "--input", "items=60000", "--input", "telemetry=900000"),
+    )
+    run_id = going.run_id()
+    poll("the daemon", lambda: len(processes_with(marker)) >= 2)
+    poll("pressure", lambda: "drop_notice" in [item["signal"] for item in _signals(deck, run_id)])
+    told = deck.inline("cancel", run_id, "--reason", "enough", "--json")
+    assert told.code == 0, told
+    done = going.finish()
+    assert done.code == 130, done
+    assert processes_with(marker) == []
+    ends = {entry["step_id"]: entry for entry in deck.entries(run_id, "step_finished")}
+    assert ends["north"]["status"] == "cancelled"
+    assert ends["north"]["stream"]["items"] > 0, "what was kept until then is named"
+    deck.assert_verifies(run_id)
+
+
+def _signals(deck: Deckhand, run_id: str) -> list[dict[str, Any]]:
+    return [signal for entry in deck.entries(run_id, "signal") for signal in entry["signals"]]
 
 
 def test_nobody_to_ask_means_no(deck: Deckhand) -> None:

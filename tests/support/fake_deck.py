@@ -311,3 +311,25 @@ def lanes(depth: int = 1) -> tuple[LaneState, ...]:
         )
         for name, limit in (("ControlLane", 32), ("DataLane", 128), ("TelemetryLane", 128))
     )
+
+
+def streams() -> tuple[LaneState, ...]:
+    """Gauges of the two stream edges in the middle of a storm."""
+
+    def edge(lane: str, depth: int, dispatched: int, dropped: int, *, saturated: bool) -> LaneState:
+        return LaneState(
+            lane=lane,
+            depth=depth,
+            limit=1024,
+            high=768,
+            low=384,
+            saturated=saturated,
+            dispatched=dispatched,
+            running=0,
+            dropped=dropped,
+        )
+
+    return (
+        edge("DataLane", 412, 12_345, 0, saturated=False),
+        edge("TelemetryLane", 1024, 3_072, 31_870, saturated=True),
+    )

@@ -60,6 +60,9 @@ class MemoryArtifacts:
     async def get(self, digest: str) -> bytes | None:
         return self.bodies.get(digest)
 
+    async def flush(self) -> None:
+        """What is in the dictionary is kept."""
+
 
 @dataclass
 class FakeHandler:

@@ -6,6 +6,7 @@ from typing import Final
 
 from runtime.blocks.block import Block
 from runtime.blocks.builtin.approval import Approval
+from runtime.blocks.builtin.burst import Burst
 from runtime.blocks.builtin.commits import ConventionalCommits
 from runtime.blocks.builtin.feeds import Deduplicate, RssParse
 from runtime.blocks.builtin.operations import Escalate, GateCheck, LlmCall, PacketRoute, RunTests, ToolInvoke
@@ -27,6 +28,7 @@ BUILTINS: Final[tuple[type[Block], ...]] = (
     Combine,
     Echo,
     Delay,
+    Burst,
     SelectFirst,
     SplitLines,
 )

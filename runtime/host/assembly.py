@@ -300,8 +300,9 @@ async def _restore(provider: ScriptedProvider, prepared: Prepared, artifacts: Ar
         body = await artifacts.get(receipt["evidence_hash"])
         evidence: Mapping[str, Any] = parse_strict(body, limit=MAX_BODY_BYTES) if body is not None else {}
         for reply in (evidence.get("details") or {}).get("replies", ()):
-            told = reply["details"]
-            provider.restore(told["role"], told["ordinal"] + 1, told["asked"])
+            told = reply.get("details", {})
+            if "ordinal" in told:  # runs of earlier versions do not say
+                provider.restore(told["role"], told["ordinal"] + 1, told["asked"])
 
 
 def _limits(declared: LimitsSpec) -> SandboxLimits:

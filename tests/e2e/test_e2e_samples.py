@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -316,6 +317,7 @@ def everything(root: Path) -> dict[str, tuple[int, bytes | None]]:
 def notes(deck: Deckhand, root: Path, *inputs: str) -> tuple[Done, str]:
     """The notes on ``root``, with a dirty tree, and nothing in it or its ``.git`` touched."""
     (root / "file-1.txt").write_text("not committed\n")
+    os.utime(root / "file-2.txt", (1, 1))  # a git that may would note this in its index
     before = everything(root)
     given = [part for pair in (f"repository={root}", *inputs) for part in ("--input", pair)]
     done = deck.inline("run", str(SAMPLES / "release-notes"), *given, "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -36,8 +37,9 @@ async def host(tmp_path: Path) -> AsyncIterator[RuntimeHost]:
 
 
 async def test_readers_share_a_dirty_tree_and_leave_their_files_elsewhere(host: RuntimeHost, tmp_path: Path) -> None:
-    root = repository(tmp_path / "repo").root
+    root = repository(tmp_path / "repo", {"a.txt": "one\n", "b.txt": "two\n"}).root
     (root / "a.txt").write_text("changed\n")
+    os.utime(root / "b.txt", (1, 1))  # a git that may would note this in its index
     before = sorted(path.stat().st_mtime_ns for path in root.rglob("*"))
     path = write_mission(tmp_path / "m", READING)
     begun = [await host.launch(Launch(path=path, inputs={"root": str(root)}, directory="/")) for _ in range(2)]

@@ -22,6 +22,22 @@ def short(digest: object) -> str:
     return text.removeprefix("sha256:")[:8] + "…" if text else ""
 
 
+def emitted(entry: _Entry) -> tuple[int, int, str] | None:
+    """Items, bytes and index of what a finished step emitted; None when it was silent or the member is malformed."""
+    stream = entry.get("stream")
+    if not isinstance(stream, Mapping):
+        return None
+    items, size, index = stream.get("items"), stream.get("bytes"), stream.get("index")
+    well = isinstance(items, int) and isinstance(size, int) and isinstance(index, str)
+    return (items, size, index) if well else None  # type: ignore[return-value]
+
+
+def amount(signal: _Entry) -> int:
+    """How many items a drop or a shed is about."""
+    told = signal.get("amount")
+    return told if isinstance(told, int) else 1
+
+
 def _opened(entry: _Entry) -> str:
     origin = f", resumes {short(entry['resumes'])}" if entry.get("resumes") else ""
     return f"journal opened  {entry['mission_id']}{origin}"
@@ -34,9 +50,9 @@ def _plan(entry: _Entry) -> str:
 def _signal(entry: _Entry) -> str:
     names = []
     for signal in entry.get("signals", ()):
-        reason, amount, lane = signal.get("reason"), signal.get("amount"), signal.get("target_lane")
+        reason, lane = signal.get("reason"), signal.get("target_lane")
         about = f"{str(lane).removesuffix('Lane').lower()} " if lane else ""
-        count = f" ×{amount}" if amount else ""
+        count = f" ×{amount(signal)}" if "amount" in signal else ""
         names.append(f"{about}{signal['signal']}{f'({reason})' if reason else ''}{count}")
     return "signal  " + ", ".join(names)
 
@@ -45,8 +61,8 @@ def _step(entry: _Entry) -> str:
     attempt = f" attempt {entry['attempt']}" if entry.get("attempt", 1) != 1 else ""
     code = f"  {entry['code']}" if entry.get("code") else ""
     expected = " (expected)" if entry.get("accepted") else ""
-    stream = entry.get("stream")
-    items = f"  {stream['items']:,} items" if stream else ""
+    stream = emitted(entry)
+    items = f"  {stream[0]:,} items" if stream else ""
     return f"step {entry['status']}  {entry['step_id']}{attempt}{code}{expected}{items}"
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Self
 
-from console.model.describe import describe_entry
+from console.model.describe import amount, describe_entry, emitted
 from console.model.safe import SafeText, safe
 from runtime.events.facts import (
     EntryAppended,
@@ -46,8 +46,8 @@ Part = Literal["head", "lanes", "steps", "journal", "violations", "log"]
 _PARTS: Final[tuple[Part, ...]] = ("head", "lanes", "steps", "journal", "violations", "log")
 #: Streams whose name says where a line comes from; the others are a process's.
 _ORIGINS: Final = frozenset({"model", "data", "telemetry"})
-#: What the edge ids of stream items begin with.
-_STREAM_EDGE: Final = "stream/"
+#: The edges of stream items, and the lanes they are.
+_STREAM_EDGES: Final = {"stream/data": "DataLane", "stream/telemetry": "TelemetryLane"}
 _TURN_STATES: Final = {
     "turn_open_proposed": "Opening",
     "turn_open": "Active",
@@ -303,21 +303,23 @@ def _step_finished(state: RunState, event: EntryAppended, entry: Mapping[str, An
     row.accepted = bool(entry.get("accepted"))
     row.operation = None
     state._given.pop(row.step_id, None)
-    _kept(state, row.step_id, entry.get("stream"))
+    _kept(state, row.step_id, entry)
     state._flush_output(row.step_id)
     state.touch("steps")
     if row.accepted:
         _mark_accepted(state, row)
 
 
-def _kept(state: RunState, step_id: str, stream: object) -> None:
+def _kept(state: RunState, step_id: str, entry: Mapping[str, Any]) -> None:
     """What a step emitted, when it emitted something."""
-    if not isinstance(stream, Mapping):
+    stream = emitted(entry)
+    if stream is None:
         return
+    items, size, index = stream
     totals = state.totals.setdefault("DataLane", StreamTotals())
-    totals.kept += int(stream["items"])
-    totals.bytes += int(stream["bytes"])
-    state.indexes.append((step_id, str(stream["index"])))
+    totals.kept += items
+    totals.bytes += size
+    state.indexes.append((step_id, index))
     state.touch("lanes")
 
 
@@ -367,8 +369,9 @@ def _signal(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> 
             state.turn = _TURN_STATES[name]
         if name in ("abort", "commit", "cancel"):
             state.turn_reason = signal.get("reason") or name
-        if str(signal.get("edge_id", "")).startswith(_STREAM_EDGE):
-            _pressure(state.totals.setdefault(str(signal["target_lane"]), StreamTotals()), name, signal)
+        lane = _STREAM_EDGES.get(str(signal.get("edge_id")))
+        if lane is not None:
+            _pressure(state.totals.setdefault(lane, StreamTotals()), name, signal)
     state.touch("lanes")
 
 
@@ -376,7 +379,7 @@ def _pressure(totals: StreamTotals, name: str, signal: Mapping[str, Any]) -> Non
     if name == "watermark":
         totals.saturated += 1
     elif name in ("drop_notice", "shed"):
-        totals.dropped += int(signal.get("amount", 1))
+        totals.dropped += amount(signal)
 
 
 def _budget(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:

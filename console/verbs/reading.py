@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
+from console.model.describe import emitted
 from console.model.fold import RunState, fold_entry
 from console.model.rows import stream_words
 from console.model.safe import safe
@@ -130,9 +131,10 @@ async def _step_output(deck: Deck, run_id: str, step: str) -> int:
     and the data items it emitted."""
     found = False
     async for entry in _entries(deck, run_id):
-        if entry.kind == "step_finished" and entry.entry["step_id"] == step and entry.entry.get("stream"):
+        stream = emitted(entry.entry) if entry.kind == "step_finished" and entry.entry["step_id"] == step else None
+        if stream is not None:
             found = True
-            await _print_items(deck, str(entry.entry["stream"]["index"]))
+            await _print_items(deck, stream[2])
         receipt = entry.entry.get("receipt") if entry.kind == "receipt" else None
         if not receipt or receipt["step_id"] != step:
             continue

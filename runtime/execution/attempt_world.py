@@ -231,4 +231,6 @@ class AttemptWorld:
 
     def _tell(self, stream: str, text: str) -> None:
         """Called from the runner's own callbacks as well, where only ordinary exceptions may come out."""
-        self._streams.offer(self._key, TextItem(self._call.node_path, stream, text), len(text.encode()))
+        self._streams.offer(
+            self._key, TextItem(self._call.node_path, stream, text), len(text.encode("utf-8", "replace"))
+        )

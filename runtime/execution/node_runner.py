@@ -125,7 +125,11 @@ class TurnRunner:
         )
 
         async def work() -> Response:
-            return await self._settled(call, await call.execute(runner=self, host=world))
+            try:
+                return await self._settled(call, await call.execute(runner=self, host=world))
+            except (Halted, asyncio.CancelledError):
+                services.streams.abandon(_key(call))
+                raise
 
         try:
             return await self._recorded(call, work)

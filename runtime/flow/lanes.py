@@ -265,28 +265,21 @@ class LaneQueues:
                 return self._recover(item.lane, queue)
         return None
 
-    def remove(self, lane: Lane, chosen: Callable[[LaneItem], bool]) -> tuple[int, tuple[ControlSignal, ...]]:
-        """Take every ``chosen`` item out of a lane; how many that were, and the signals of a recovery."""
+    def clear(
+        self, lane: Lane, reason: str, chosen: Callable[[LaneItem], bool] = lambda item: True
+    ) -> tuple[ControlSignal, ...]:
+        """Take every ``chosen`` item out, unprocessed: one notice tells of all of them, after those still collected."""
         queue = self._queues[lane]
-        left = deque(entry for entry in queue.items if not chosen(entry[0]))
-        taken = len(queue.items) - len(left)
-        queue.items, queue.size = left, sum(item.size for item, _ in left)
-        return taken, self._recover(lane, queue)
-
-    def clear(self, lane: Lane, reason: str) -> tuple[ControlSignal, ...]:
-        """Empty a lane whose scope was stopped: notices still collected, then one for all that was cleared."""
-        queue = self._queues[lane]
-        signals = self._notice(lane, queue)
-        if queue.items:
-            first, last, count = queue.items[0][0], queue.items[-1][0], len(queue.items)
-            span = SeqRange(max(0, first.transport_sequence), max(0, last.transport_sequence))
-            queue.dropped += count
-            queue.items.clear()
-            queue.size = 0
-            notice = self._signal("drop_notice", Role.BUFFER, lane, reason=reason, seq_range=span, amount=count)
-            signals = (*signals, notice)
-        queue.saturated = False
-        return signals
+        taken = [item for item, _ in queue.items if chosen(item)]
+        if not taken:
+            return ()
+        queue.items = deque(entry for entry in queue.items if not chosen(entry[0]))
+        queue.size -= sum(item.size for item in taken)
+        queue.dropped += len(taken)
+        span = SeqRange(max(0, taken[0].transport_sequence), max(0, taken[-1].transport_sequence))
+        collected = self._notice(lane, queue)
+        cleared = self._signal("drop_notice", Role.BUFFER, lane, reason=reason, seq_range=span, amount=len(taken))
+        return (*collected, cleared, *self._recover(lane, queue))
 
     def flush(self) -> tuple[ControlSignal, ...]:
         """Send the notices that are still being collected, at the end of a turn."""

@@ -151,7 +151,8 @@ class StreamEdges:
     async def settle(self, owner: Hashable) -> bool:
         """Wait until every Data item of ``owner`` is kept. False when that took too long: the rest has been shed.
 
-        Raises whatever ``check`` raises when the turn is fenced.
+        Telemetry that waits is shown, so that nobody's last words come after its end. Raises whatever ``check`` raises
+        when the turn is fenced.
         """
         owed = self._owed.get(owner)
         if owed is not None:
@@ -161,10 +162,18 @@ class StreamEdges:
                 async with asyncio.timeout(self._settle_seconds):
                     await owed.settled
             except TimeoutError:
-                self._give_up(owner)
+                self.abandon(owner, REASON_BLOCKED)
                 return False
         self._check()
+        self._show_telemetry()
         return True
+
+    def abandon(self, owner: Hashable, reason: str = REASON_FLUSHED) -> None:
+        """Nobody waits for these Data items any more: take out what is queued and record it."""
+        if self._owed.pop(owner, None) is None:
+            return
+        self._announce(self._queues.clear(Lane.DATA, reason, lambda item: _owner(item) == owner))
+        self._refill()
 
     async def _wait(self, item: StreamItem) -> None:
         if len(self._waiting) >= MAX_WAITING:
@@ -189,15 +198,6 @@ class StreamEdges:
     def _stall(self, reason: str, why: str) -> None:
         self._announce(self._queues.shed(Lane.DATA, reason=reason).signals)
         raise StreamStalled(reason, why)
-
-    def _give_up(self, owner: Hashable) -> None:
-        """What an ended step emitted and nobody kept in time: taken out and recorded."""
-        del self._owed[owner]
-        taken, signals = self._queues.remove(Lane.DATA, lambda item: getattr(item, "owner", None) == owner)
-        if taken:
-            signals = (*signals, *self._queues.shed(Lane.DATA, reason=REASON_BLOCKED, count=taken).signals)
-        self._announce(signals)
-        self._refill()
 
     def _item(self, lane: Lane, owner: Hashable, payload: Any, size: int) -> StreamItem:
         sequence = self._sequences[lane]
@@ -279,8 +279,7 @@ class StreamEdges:
                 break
             dispatch = self._queues.dequeue(lane)
             assert dispatch is not None, "head() said so, and nothing ran in between"
-            assert isinstance(dispatch.item, StreamItem), "nothing else is put in here"
-            batch.append(dispatch.item)
+            batch.append(_stream_item(dispatch.item))
             size += head.size
             signals += dispatch.signals
         self._announce(signals)
@@ -302,16 +301,22 @@ class StreamEdges:
 
     def fence(self) -> tuple[ControlSignal, ...]:
         """The turn was stopped: forget what is queued, let everybody go, and return the notices of what was lost."""
-        signals = tuple(signal for lane in LANES for signal in self._queues.clear(lane, REASON_FLUSHED))
         self._close()
-        return signals
+        return (
+            *(signal for lane in LANES for signal in self._queues.clear(lane, REASON_FLUSHED)),
+            *self._queues.flush(),
+        )
 
     def finish(self) -> tuple[ControlSignal, ...]:
         """The turn ended by itself: show the last Telemetry, and return the notices still being collected."""
-        while not self._closed and (batch := self._take(Lane.TELEMETRY)):
-            self._show(batch)
+        if not self._closed:
+            self._show_telemetry()
         self._close()
         return self._queues.flush()
+
+    def _show_telemetry(self) -> None:
+        while batch := self._take(Lane.TELEMETRY):
+            self._show(batch)
 
     def _close(self) -> None:
         self._closed = True
@@ -333,3 +338,12 @@ class StreamEdges:
     def _announce(self, signals: Sequence[ControlSignal]) -> None:
         if signals:
             self._on_signals(signals)
+
+
+def _stream_item(item: LaneItem) -> StreamItem:
+    assert isinstance(item, StreamItem), "nothing else is put on these edges"
+    return item
+
+
+def _owner(item: LaneItem) -> Hashable:
+    return _stream_item(item).owner

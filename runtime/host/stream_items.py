@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from runtime.blocks.errors import BlockInputError
 from runtime.blocks.wire import decode_value
+from runtime.kernel.errors import JournalError
 from runtime.orchestration.stream_index import MAX_LEVELS, IndexNode, read_node
 
 #: How bodies are got, checked against their digest; None: not stored any more.
@@ -14,7 +16,7 @@ Fetch = Callable[[str], Awaitable[bytes | None]]
 async def stream_texts(fetch: Fetch, index: str) -> AsyncIterator[list[str] | None]:
     """The items of each chunk in order, as text; None stands for a part that is no longer stored.
 
-    Raises what ``fetch`` raises for a damaged body, `JournalError` and `FrameError` for one that is malformed.
+    Raises what ``fetch`` raises for a damaged body, `JournalError` ``J_SCHEMA`` for one that is malformed.
     """
     async for chunk in _chunks(fetch, index, MAX_LEVELS):
         yield await _texts(fetch, chunk) if chunk is not None else None
@@ -50,4 +52,7 @@ async def _node(fetch: Fetch, index: str, below: int) -> IndexNode | None:
 
 async def _texts(fetch: Fetch, chunk: str) -> list[str] | None:
     body = await fetch(chunk)
-    return None if body is None else [item.text() for item in decode_value(body).expect_list()]
+    try:
+        return None if body is None else [item.text() for item in decode_value(body).expect_list()]
+    except BlockInputError as error:
+        raise JournalError("J_SCHEMA", f"{chunk} is no chunk of stream items: {error.message}") from error

@@ -138,7 +138,7 @@ def test_notices_tell_every_drop_once_and_nothing_else(traffic: list[int | None]
         assert lanes.bytes_in(Lane.TELEMETRY) <= 1000
         waiting = lanes.depth(Lane.TELEMETRY)
     waiting = lanes.depth(Lane.TELEMETRY)
-    signals += lanes.clear(Lane.TELEMETRY, "cancel_flush") if fenced else lanes.flush()
+    signals += (*(lanes.clear(Lane.TELEMETRY, "cancel_flush") if fenced else ()), *lanes.flush())
     notices = [item for item in signals if item.signal == "drop_notice"]
     told: list[int] = []
     for notice in notices:
@@ -258,8 +258,8 @@ async def test_a_step_whose_items_nobody_keeps_in_time_is_told_so() -> None:
             await bench.edges.send("a", number, 10)
             await bench.edges.send("b", number, 10)
         assert not await bench.edges.settle("a")
-        shed = bench.signals[-1]
-        assert (shed.signal, shed.amount) == ("shed", 3)
+        (told,) = [signal for signal in bench.signals if signal.signal == "drop_notice"]
+        assert (told.reason, told.amount, told.seq_range) == ("max_block_time_exceeded", 3, SeqRange(1, 5))
         assert bench.depth(Lane.DATA) == 3, "another step's items stay"
         bench.port.open.set()
         async with asyncio.timeout(PATIENCE):
@@ -297,10 +297,12 @@ async def test_a_fence_releases_emitters_and_steps_and_flushes_with_one_notice_e
             bench.edges.offer("a", number, 10)
         await asyncio.sleep(0)
         flushed = bench.fence()
-        assert [(item.reason, item.target_lane) for item in flushed] == [
-            ("cancel_flush", Lane.DATA),
-            ("telemetry_best_effort_drop", Lane.TELEMETRY),
-            ("cancel_flush", Lane.TELEMETRY),
+        assert [(item.signal, item.reason, item.target_lane) for item in flushed] == [
+            ("drop_notice", "cancel_flush", Lane.DATA),
+            ("flow_xon", None, Lane.DATA),
+            ("drop_notice", "telemetry_best_effort_drop", Lane.TELEMETRY),
+            ("drop_notice", "cancel_flush", Lane.TELEMETRY),
+            ("flow_xon", None, Lane.TELEMETRY),
         ]
         assert flushed[0].amount == 8
         for task in (*producers, settling):
@@ -314,11 +316,34 @@ async def test_a_fence_releases_emitters_and_steps_and_flushes_with_one_notice_e
     assert bench.edges.fence() == (), "a second fence has nothing to tell"
 
 
+async def test_an_attempt_that_was_cut_short_leaves_nothing_queued_and_says_so() -> None:
+    bench = Bench()
+    for number in range(3):
+        await bench.edges.send("a", number, 10)
+        await bench.edges.send("b", number, 10)
+    bench.edges.abandon("a")
+    bench.edges.abandon("a")
+    bench.edges.abandon("nobody")
+    assert [(item.signal, item.reason, item.amount) for item in bench.signals if item.signal == "drop_notice"] == [
+        ("drop_notice", "cancel_flush", 3)
+    ]
+    async with pumping(bench):
+        await bench.edges.settle("b")
+    assert bench.port.kept == [0, 1, 2]
+
+
+async def test_a_steps_last_telemetry_is_shown_before_its_end() -> None:
+    bench = Bench()
+    bench.edges.offer("a", "last words", 10)
+    await bench.edges.settle("a")
+    assert bench.port.shown == ["last words"]
+
+
 async def test_the_end_shows_the_last_telemetry_and_tells_of_the_last_drops() -> None:
     bench = Bench()
     for number in range(10):
         bench.edges.offer("a", number, 10)
-    assert [(item.signal, item.amount) for item in bench.edges.finish()] == [], "recovery told already"
+    assert bench.edges.finish() == (), "recovery told already"
     assert bench.port.shown == list(range(8))
     assert [signal.signal for signal in bench.signals][-2:] == ["drop_notice", "flow_xon"]
     with pytest.raises(ContractError):

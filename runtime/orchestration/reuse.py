@@ -1,0 +1,81 @@
+"""What a forked run takes over from earlier runs of its lineage, beside finished steps (ruling R19).
+
+A step whose writes are not in the new run's tree is executed again; its other operations are not repeated but answered
+from the receipts of the run that did them. Those receipts, and how many recorded model answers the reused steps used,
+are kept as one document of the new run: it needs no other journal to go on after a crash, or to be replayed.
+Standard library and kernel only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from runtime.kernel.canonical import parse_strict
+from runtime.kernel.model import Effect, ExecutionContext, Operation, OperationReceipt, OperationStatus, thawed
+from runtime.kernel.ports import ArtifactStore
+from runtime.orchestration.admission import Recorded
+from runtime.orchestration.operation_ports import MAX_BODY_BYTES
+from runtime.orchestration.operation_records import Earlier
+from runtime.orchestration.operation_table import KnownOperation
+
+#: Answers kept for one fork; operations beyond them are done again.
+MAX_ANSWERS: Final = 1000
+_SCHEMA: Final = "fork/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """Answers by operation id, and used model answers by role."""
+
+    answers: Mapping[str, Earlier] = field(default_factory=dict)
+    calls: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, operations: Iterable[tuple[str, KnownOperation]], calls: Mapping[str, int]) -> Self:
+        """From operations and the runs that did them. Writes are done anew, and refusals are judged anew."""
+        kept = [
+            Earlier(run_id=run_id, started=known.started, receipt=known.receipt)
+            for run_id, known in operations
+            if known.receipt is not None and known.started and known.receipt.effect != Effect.WRITE.value
+        ]
+        return cls(answers={item.receipt.operation_id: item for item in kept[:MAX_ANSWERS]}, calls=calls)
+
+    def record(self) -> dict[str, Any]:
+        """The stored document; read back with `from_record`."""
+        answers = [
+            {"run": item.run_id, "started": thawed(item.started), "receipt": item.receipt.record()}
+            for item in self.answers.values()
+        ]
+        return {"schema": _SCHEMA, "answers": answers, "calls": dict(self.calls)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Raises `ModelError`, `KeyError` when it is no such document."""
+        answers = [
+            Earlier(
+                run_id=str(item["run"]),
+                started=item["started"],
+                receipt=OperationReceipt.from_record(item["receipt"]),
+            )
+            for item in record["answers"]
+        ]
+        return cls(answers={item.receipt.operation_id: item for item in answers}, calls=dict(record["calls"]))
+
+    async def answer(self, operation: Operation, ctx: ExecutionContext, artifacts: ArtifactStore) -> Recorded | None:
+        """What the earlier run got for the same work; None when it did something else, or its bodies are gone."""
+        earlier = self.answers.get(operation.operation_id)
+        if earlier is None or not earlier.is_asked_by(operation, ctx):
+            return None
+        receipt = earlier.receipt
+        output, evidence = await artifacts.get(receipt.output_hash), await artifacts.get(receipt.evidence_hash)
+        if output is None or evidence is None:
+            return None
+        return Recorded(
+            status=OperationStatus(receipt.status),
+            output=parse_strict(output, limit=MAX_BODY_BYTES),
+            reason_code=receipt.reason_code,
+            evidence=parse_strict(evidence, limit=MAX_BODY_BYTES),
+            earlier=earlier,
+        )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,11 +28,10 @@ from runtime.host.prepared import Prepared
 from runtime.kernel.canonical import parse_strict
 from runtime.kernel.clock import Clock
 from runtime.kernel.ids import IdSource
-from runtime.kernel.model import MICROS, OperationReceipt
+from runtime.kernel.model import MICROS
 from runtime.kernel.ports import ArtifactStore, ModelProvider
 from runtime.missions.build import build_workflow
 from runtime.missions.loader import Mission
-from runtime.missions.rules import RUNNER
 from runtime.missions.sections import LimitsSpec
 from runtime.missions.yaml_reader import read
 from runtime.orchestration.budget import Ledger, Limits
@@ -262,23 +260,19 @@ def _provider(mission: Mission, shared: Shared) -> ModelProvider | None:
 
 
 async def _restore(provider: ScriptedProvider, prepared: Prepared, artifacts: ArtifactStore) -> None:
-    """Go on after the answers that were used, before a crash or by what a fork took over."""
+    """Go on after the answers that were used: those of calls that have a successful receipt, here or in what a fork
+    took over."""
     own = [entry["receipt"] for entry in prepared.past if entry["kind"] == "receipt" and "reused_from" not in entry]
-    used = Counter(await used_answers((OperationReceipt.from_record(item) for item in own), artifacts))
-    used.update(prepared.carried.calls)
+    used: dict[str, int] = {}
+    for receipt in (*prepared.carried.calls, *own):
+        if receipt["operation_type"] != "llm_call" or receipt["status"] != "success":
+            continue
+        body = await artifacts.get(receipt["params_hash"])
+        params: Mapping[str, Any] = parse_strict(body) if body is not None else {}
+        role = str(params.get("role") or prepared.context.acting_role)
+        used[role] = used.get(role, 0) + 1
     for role, count in used.items():
         provider.restore(role, count)
-
-
-async def used_answers(receipts: Iterable[OperationReceipt], artifacts: ArtifactStore) -> dict[str, int]:
-    """How many successful model calls each role has had."""
-    used: Counter[str] = Counter()
-    for receipt in receipts:
-        if receipt.operation_type == "llm_call" and receipt.status == "success":
-            body = await artifacts.get(receipt.params_hash)
-            params: Mapping[str, Any] = parse_strict(body) if body is not None else {}
-            used[str(params.get("role") or RUNNER)] += 1
-    return dict(used)
 
 
 def _limits(declared: LimitsSpec) -> SandboxLimits:

@@ -201,7 +201,7 @@ class Launcher:
         bare = workspace.kind is WorkspaceKind.NONE
         probe = TreeProbe(None if bare else workspace.root, workspace.git, writable=writable_roots(mission))
         now = None if facts.fingerprint is None else facts.fingerprint.digest
-        return await decide(fork, probe, now, self._shared.artifacts)
+        return await decide(fork, probe, now)
 
     async def _begin(self, ready: _Ready, identity: _Identity, intent: Launch, ports: RunPorts) -> LiveRun:
         """Open the journal. From the first entry on this is a run: if we fail now, it is resumable, not refused."""

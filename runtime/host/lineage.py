@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from runtime.events.facts import RunSummary
 from runtime.host.api import Launch
-from runtime.host.assembly import used_answers
 from runtime.host.forking import (
     Attempted,
     Doings,
@@ -183,7 +182,7 @@ def _unusable(told: Told, why: str) -> Refused:
     return Refused("FORK_RECORD", f"run {run_id} cannot be forked: {why}", hint="run the mission again from the start")
 
 
-async def decide(fork: Fork, probe: TreeProbe, workspace: str | None, artifacts: ArtifactStore) -> Reuse:
+async def decide(fork: Fork, probe: TreeProbe, workspace: str | None) -> Reuse:
     """Decide what is reused in the new run's tree, whose fingerprint is ``workspace``.
 
     A step whose writes the tree does not hold runs again for them. When its parameters are not the ones it had,
@@ -209,7 +208,7 @@ async def decide(fork: Fork, probe: TreeProbe, workspace: str | None, artifacts:
     operations = fork.doings.of(kept)
     carried = Carried.of(
         ((item.origin, known) for item, known in operations if item.key in redone),
-        await used_answers((known.receipt for _, known in operations if known.receipt is not None), artifacts),
+        (known.receipt for _, known in operations if known.receipt is not None),
     )
     steps = tuple(item.step for item in reused if item.step is not None)
     return Reuse(steps=steps, carried=carried, note=_note(fork, reused, blocks))

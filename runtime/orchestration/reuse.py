@@ -1,8 +1,8 @@
 """What a forked run takes over from earlier runs of its lineage, beside finished steps (ruling R19).
 
 A step whose writes are not in the new run's tree is executed again; its other operations are not repeated but answered
-from the receipts of the run that did them. Those receipts, and how many recorded model answers the reused steps used,
-are kept as one document of the new run: it needs no other journal to go on after a crash, or to be replayed.
+from the receipts of the run that did them. Those receipts, and which model calls the reused steps made, are kept as one
+document of the new run: it needs no other journal to go on after a crash, or to be replayed.
 Standard library and kernel only.
 """
 
@@ -13,7 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from runtime.kernel.canonical import parse_strict
-from runtime.kernel.model import Effect, ExecutionContext, Operation, OperationReceipt, OperationStatus, thawed
+from runtime.kernel.model import (
+    Effect,
+    ExecutionContext,
+    Operation,
+    OperationReceipt,
+    OperationStatus,
+    OperationType,
+    thawed,
+)
 from runtime.kernel.ports import ArtifactStore
 from runtime.orchestration.admission import Recorded
 from runtime.orchestration.operation_ports import MAX_BODY_BYTES
@@ -22,25 +30,33 @@ from runtime.orchestration.operation_table import KnownOperation
 
 #: Answers kept for one fork; operations beyond them are done again.
 MAX_ANSWERS: Final = 1000
+#: Model calls kept for one fork, the newest: a scripted provider goes on after them.
+MAX_CALLS: Final = 10_000
+_CALL: Final = ("operation_type", "status", "params_hash", "evidence_hash")
 _SCHEMA: Final = "fork/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carried:
-    """Answers by operation id, and used model answers by role."""
+    """Answers by operation id, and what receipts say of model calls that were made, oldest first."""
 
     answers: Mapping[str, Earlier] = field(default_factory=dict)
-    calls: Mapping[str, int] = field(default_factory=dict)
+    calls: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
-    def of(cls, operations: Iterable[tuple[str, KnownOperation]], calls: Mapping[str, int]) -> Self:
-        """From operations and the runs that did them. Writes are done anew, and refusals are judged anew."""
+    def of(cls, redone: Iterable[tuple[str, KnownOperation]], receipts: Iterable[OperationReceipt]) -> Self:
+        """From the operations of steps that run again, with the runs that did them, and the receipts of all that is
+        taken over. Writes are done anew, and refusals are judged anew."""
         kept = [
             Earlier(run_id=run_id, started=known.started, receipt=known.receipt)
-            for run_id, known in operations
+            for run_id, known in redone
             if known.receipt is not None and known.started and known.receipt.effect != Effect.WRITE.value
         ]
-        return cls(answers={item.receipt.operation_id: item for item in kept[:MAX_ANSWERS]}, calls=calls)
+        calls = [item.record() for item in receipts if item.operation_type == OperationType.LLM_CALL.value]
+        return cls(
+            answers={item.receipt.operation_id: item for item in kept[:MAX_ANSWERS]},
+            calls=tuple({name: call[name] for name in _CALL} for call in calls[-MAX_CALLS:]),
+        )
 
     def record(self) -> dict[str, Any]:
         """The stored document; read back with `from_record`."""
@@ -48,7 +64,7 @@ class Carried:
             {"run": item.run_id, "started": thawed(item.started), "receipt": item.receipt.record()}
             for item in self.answers.values()
         ]
-        return {"schema": _SCHEMA, "answers": answers, "calls": dict(self.calls)}
+        return {"schema": _SCHEMA, "answers": answers, "calls": [dict(call) for call in self.calls]}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -61,7 +77,7 @@ class Carried:
             )
             for item in record["answers"]
         ]
-        return cls(answers={item.receipt.operation_id: item for item in answers}, calls=dict(record["calls"]))
+        return cls(answers={item.receipt.operation_id: item for item in answers}, calls=tuple(record["calls"]))
 
     async def answer(self, operation: Operation, ctx: ExecutionContext, artifacts: ArtifactStore) -> Recorded | None:
         """What the earlier run got for the same work; None when it did something else, or its bodies are gone."""

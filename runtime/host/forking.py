@@ -7,6 +7,7 @@ nothing that depends on a step that runs again.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,18 +21,18 @@ from runtime.missions.loader import Mission
 from runtime.orchestration.journal_history import FinishedStep, StepKey, finished_step, step_key, step_of_operation
 from runtime.orchestration.journal_history import step_record as started_record
 from runtime.orchestration.operation_table import KnownOperation, OperationTable, left_changes
+from runtime.orchestration.reuse import Redone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempted:
     """One block attempt of the parent. ``step`` is None while it has no result of its own: open, or cancelled.
 
-    ``began`` and ``ended`` are entries of the parent's journal; ``step.reused_from`` is the run that executed it.
+    ``place`` counts attempts in the order they were needed; ``step.reused_from`` is the run that executed it.
     """
 
     record: StepRecord
-    began: int
-    ended: int = -1
+    place: int = -1
     step: FinishedStep | None = None
 
     @property
@@ -49,19 +50,30 @@ class Attempted:
         return "" if self.step is None else self.step.reused_from or ""
 
 
-def attempts_of(run_id: str, entries: Iterable[Mapping[str, Any]]) -> tuple[Attempted, ...]:
-    """Every attempt in a journal, in the order they began."""
+def attempts_of(
+    run_id: str, entries: Iterable[Mapping[str, Any]], redone: Sequence[Redone] = ()
+) -> tuple[Attempted, ...]:
+    """Every attempt in a journal, in the order they were needed.
+
+    That is the order they began in, but for a fork: it journals what it takes over first, and ``redone`` says which
+    visits it did again in between.
+    """
     found: dict[StepKey, Attempted] = {}
     for entry in entries:
         if entry["kind"] == "step_started":
             record = started_record(entry)
-            found[step_key(record)] = Attempted(record=record, began=entry["seq"])
+            found[step_key(record)] = Attempted(record=record)
         elif entry["kind"] == "step_finished" and entry["status"] != "cancelled":
             step = finished_step(entry)
             key = step_key(step.record)
-            step = replace(step, reused_from=step.reused_from or run_id)
-            found[key] = replace(found[key], ended=entry["seq"], step=step)
-    return tuple(found.values())
+            found[key] = replace(found[key], step=replace(step, reused_from=step.reused_from or run_id))
+    places = {visit: place for place, visit in redone}
+    ranked = [
+        (places.get(item.key[:3], place) - (item.key[:3] in places) / 2, place, item)
+        for place, item in enumerate(found.values())
+    ]
+    ranked.sort(key=lambda each: each[:2])
+    return tuple(replace(item, place=place) for place, (_, _, item) in enumerate(ranked))
 
 
 # -- which blocks run again ------------------------------------------------------------------------------------
@@ -147,32 +159,29 @@ def _beside(graph: Graph, attempts: Sequence[Attempted], again: set[str]) -> tup
     if not graph.routed:
         following = follows(graph, again)
         return tuple(item for item in attempts if item.block not in following)
-    end = min((item.began for item in attempts if item.block in again), default=None)
-    return tuple(item for item in attempts if end is None or item.began < end)
+    end = min((item.place for item in attempts if item.block in again), default=len(attempts))
+    return tuple(item for item in attempts if item.place < end)
 
 
 def _broken(mission: Mission, beside: Sequence[Attempted], attempts: Sequence[Attempted]) -> set[str]:
     """Blocks with a visit that did not end well: they may try again."""
     last = {item.key[:3]: item for item in beside if "/" not in item.record.step_id}
-    return {item.block for item in last.values() if not _ended_well(mission, item, attempts)}
+    done: dict[str, list[int]] = {}
+    for item in attempts:
+        if item.step is not None and item.step.code is None:
+            done.setdefault(item.block, []).append(item.place)
+    return {item.block for item in last.values() if not _ended_well(mission, item, done)}
 
 
-def _ended_well(mission: Mission, item: Attempted, attempts: Sequence[Attempted]) -> bool:
-    """Did the run go on from this visit's last attempt as the mission meant it to?"""
+def _ended_well(mission: Mission, item: Attempted, done: Mapping[str, Sequence[int]]) -> bool:
+    """Did the run go on from this visit's last attempt as the mission meant it to? ``done`` are places of successes."""
     if item.step is None or item.step.record.status == "completed":
         return item.step is not None
     block = mission.spec.blocks[item.block]
     if item.step.record.status != "failed":
         return False
-    if item.step.accepted or block.optional:
-        return True
-    return any(
-        other.block == block.fallback
-        and other.began > item.ended
-        and other.step is not None
-        and other.step.code is None
-        for other in attempts
-    )
+    stood_in = done.get(block.fallback, ()) if block.fallback is not None else ()
+    return item.step.accepted or block.optional or bisect_right(stood_in, item.place) < len(stood_in)
 
 
 # -- writes ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ read. A step the parent reused itself is followed to the run that executed it, b
 
 from __future__ import annotations
 
+import asyncio
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,7 +23,7 @@ from runtime.host.forking import (
     not_standing,
     reads_any,
 )
-from runtime.host.resuming import Told, read_journal
+from runtime.host.resuming import Told, read_carried, read_journal
 from runtime.host.versions import BEHAVIOUR_VERSION
 from runtime.kernel.canonical import parse_strict
 from runtime.kernel.errors import QuarterdeckError, Refused
@@ -130,7 +132,8 @@ async def read_fork(store: Store, mission: Mission, step: str, parent: RunSummar
             hint="wait for its end, cancel it, or finish it with `quarterdeck resume`",
         )
     told = await read_journal(store, parent.run_id)
-    attempts = attempts_of(parent.run_id, told.entries)
+    carried = await read_carried(store, told.entries[0]) if told.entries else Carried()
+    attempts = await asyncio.to_thread(attempts_of, parent.run_id, told.entries, carried.redone)
     reached = dict.fromkeys(item.block for item in attempts)
     if step not in reached:
         raise Refused(
@@ -139,8 +142,8 @@ async def read_fork(store: Store, mission: Mission, step: str, parent: RunSummar
             hint=f"it reached: {', '.join(reached)}" if reached else "it reached no step; run the mission again",
         )
     changed = await _changed(store, mission, told, attempts)
-    needed = kept_attempts(mission, attempts, {step, *changed})
-    tables = {parent.run_id: told.history().operations, **await _origins(store, parent.run_id, needed)}
+    needed = await asyncio.to_thread(kept_attempts, mission, attempts, {step, *changed})
+    tables = await _tables(store, told, needed)
     return Fork(
         parent=parent,
         step=step,
@@ -148,7 +151,7 @@ async def read_fork(store: Store, mission: Mission, step: str, parent: RunSummar
         changed_inputs=inputs_changed(parent, inputs),
         changed=frozenset(changed),
         attempts=attempts,
-        doings=Doings(tables),
+        doings=await asyncio.to_thread(Doings, tables),
     )
 
 
@@ -165,16 +168,14 @@ async def _changed(store: Store, mission: Mission, told: Told, attempts: Sequenc
     return changed_blocks(parse_strict(definition), before, mission, attempts)
 
 
-async def _origins(store: Store, parent: str, kept: Iterable[Attempted]) -> dict[str, OperationTable]:
-    """The operations of other runs that executed what the parent reused."""
+async def _tables(store: Store, told: Told, kept: Iterable[Attempted]) -> dict[str, OperationTable]:
+    """The operations of the parent, and of other runs that executed what it reused."""
+    parent = told.record.summary.run_id
     names = dict.fromkeys(item.origin for item in kept if item.origin != parent)
     if len(names) > _MAX_ORIGINS:
-        raise Refused(
-            "FORK_RECORD",
-            f"its steps come from {len(names)} runs, at most {_MAX_ORIGINS} can be followed",
-            hint="run the mission again from the start",
-        )
-    return {name: (await read_journal(store, name)).history().operations for name in names}
+        raise _unusable(told, f"its steps come from {len(names)} runs, at most {_MAX_ORIGINS} can be followed")
+    journals = [told, *[await read_journal(store, name) for name in names]]
+    return {item.record.summary.run_id: (await asyncio.to_thread(item.history)).operations for item in journals}
 
 
 def _unusable(told: Told, why: str) -> Refused:
@@ -197,7 +198,7 @@ async def decide(fork: Fork, probe: TreeProbe, workspace: str | None) -> Reuse:
             return None  # what cannot be read does not stand; the write meets the same trouble with all its checks
 
     while True:
-        kept = kept_attempts(mission, fork.attempts, again)
+        kept = await asyncio.to_thread(kept_attempts, mission, fork.attempts, again)
         redone = await not_standing(fork.doings.writes(kept), state_hash, workspace)
         blocks = {item.block for item in kept if item.key in redone}
         other = {name for name in blocks if reads_any(mission, name, fork.changed_inputs)}
@@ -205,10 +206,12 @@ async def decide(fork: Fork, probe: TreeProbe, workspace: str | None) -> Reuse:
             break
         again |= other
     reused = [item for item in kept if item.key not in redone and item.record.operation_type != _MISSION]
+    places = [item.place for item in reused]
     operations = fork.doings.of(kept)
     carried = Carried.of(
         ((item.origin, known) for item, known in operations if item.key in redone),
         (known.receipt for _, known in operations if known.receipt is not None),
+        [(bisect_left(places, item.place), item.key[:3]) for item in kept if item.key in redone],
     )
     steps = tuple(item.step for item in reused if item.step is not None)
     return Reuse(steps=steps, carried=carried, note=_note(fork, reused, blocks))

@@ -119,12 +119,12 @@ async def read_past(store: Store, run_id: str) -> Past:
         stored=told.stored,
         entries=entries,
         history=await asyncio.to_thread(told.history),
-        carried=await _carried(store, opened),
+        carried=await read_carried(store, opened),
     )
 
 
-async def _carried(store: Store, opened: Mapping[str, Any]) -> Carried:
-    """What a fork took over beside finished steps; nothing for other runs."""
+async def read_carried(store: Store, opened: Mapping[str, Any]) -> Carried:
+    """What a fork took over beside finished steps; nothing for other runs. Raises `Refused` ``RECOVERY_MANUAL``."""
     if "fork" not in opened:
         return Carried()
     body = await store.artifacts.get(str(opened["fork"]["document"]))

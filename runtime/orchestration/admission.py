@@ -108,11 +108,10 @@ class Admission:
         if table.conflict(operation_id, attempt.key):
             raise Refusal("IDEMPOTENCY_CONFLICT", f"operation {operation_id} was already used for other work")
         known = table.lookup(attempt.key)
-        if known is None:
+        if known is not None:
+            attempt.number = known.attempt + 1
+        if known is None or known.state is Known.RETRYABLE:
             return None if self.recorded is None else await self.recorded(attempt.operation, attempt.ctx)
-        attempt.number = known.attempt + 1
-        if known.state is Known.RETRYABLE:
-            return None
         if known.state is Known.STUCK:
             raise Refusal("HALT_LATCHED", f"the undo of {operation_id} failed", halt=True)
         if known.state is not Known.DONE or known.receipt is None:

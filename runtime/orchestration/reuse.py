@@ -8,7 +8,7 @@ Standard library and kernel only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -32,30 +32,39 @@ from runtime.orchestration.operation_table import KnownOperation
 MAX_ANSWERS: Final = 1000
 #: Model calls kept for one fork, the newest: a scripted provider goes on after them.
 MAX_CALLS: Final = 10_000
+#: A visit (step id, tick, visit) that was done again, and how many reused attempts came before it.
+Redone = tuple[int, tuple[str, int, int]]
 _CALL: Final = ("operation_type", "status", "params_hash", "evidence_hash")
 _SCHEMA: Final = "fork/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carried:
-    """Answers by operation id, and what receipts say of model calls that were made, oldest first."""
+    """Answers by operation id; what receipts say of model calls that were made, oldest first; and what was redone."""
 
     answers: Mapping[str, Earlier] = field(default_factory=dict)
     calls: tuple[Mapping[str, Any], ...] = ()
+    redone: tuple[Redone, ...] = ()
 
     @classmethod
-    def of(cls, redone: Iterable[tuple[str, KnownOperation]], receipts: Iterable[OperationReceipt]) -> Self:
-        """From the operations of steps that run again, with the runs that did them, and the receipts of all that is
-        taken over. Writes are done anew, and refusals are judged anew."""
+    def of(
+        cls,
+        operations: Iterable[tuple[str, KnownOperation]],
+        receipts: Iterable[OperationReceipt],
+        redone: Sequence[Redone] = (),
+    ) -> Self:
+        """From the operations of ``redone`` visits, with the runs that did them, and the receipts of all that is taken
+        over. Writes are done anew, and refusals are judged anew."""
         kept = [
             Earlier(run_id=run_id, started=known.started, receipt=known.receipt)
-            for run_id, known in redone
+            for run_id, known in operations
             if known.receipt is not None and known.started and known.receipt.effect != Effect.WRITE.value
         ]
         calls = [item.record() for item in receipts if item.operation_type == OperationType.LLM_CALL.value]
         return cls(
             answers={item.receipt.operation_id: item for item in kept[:MAX_ANSWERS]},
             calls=tuple({name: call[name] for name in _CALL} for call in calls[-MAX_CALLS:]),
+            redone=tuple(redone),
         )
 
     def record(self) -> dict[str, Any]:
@@ -64,7 +73,12 @@ class Carried:
             {"run": item.run_id, "started": thawed(item.started), "receipt": item.receipt.record()}
             for item in self.answers.values()
         ]
-        return {"schema": _SCHEMA, "answers": answers, "calls": [dict(call) for call in self.calls]}
+        return {
+            "schema": _SCHEMA,
+            "answers": answers,
+            "calls": [dict(call) for call in self.calls],
+            "redone": [[place, *visit] for place, visit in self.redone],
+        }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -77,7 +91,11 @@ class Carried:
             )
             for item in record["answers"]
         ]
-        return cls(answers={item.receipt.operation_id: item for item in answers}, calls=tuple(record["calls"]))
+        return cls(
+            answers={item.receipt.operation_id: item for item in answers},
+            calls=tuple(record["calls"]),
+            redone=tuple((place, (step_id, tick, visit)) for place, step_id, tick, visit in record["redone"]),
+        )
 
     async def answer(self, operation: Operation, ctx: ExecutionContext, artifacts: ArtifactStore) -> Recorded | None:
         """What the earlier run got for the same work; None when it did something else, or its bodies are gone."""

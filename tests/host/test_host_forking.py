@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import sqlite3
@@ -10,22 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime.host.api import Answer, Launch, Refused, RunStatus, RunSummary
+from runtime.host.forking import not_standing
+from runtime.host.opening import open_deck
 from runtime.host.runtime_host import RuntimeHost
-from tests.support.deckhand import SAMPLES, git, tree
+from runtime.kernel.canonical import digest
+from tests.support.deckhand import SAMPLES, Deckhand, git, tree
 from tests.support.hosting import (
     asking,
     entries,
     hosting,
     live,
-    open_host,
     plain,
     question,
     run_to_end,
     until,
     write_mission,
 )
+from tests.support.journals import EMPTY_STATE, receipt
 
 NOTES = """\
 mission: notes
@@ -132,12 +138,6 @@ async def test_fork_of_a_repair_with_another_goal(host: RuntimeHost, tmp_path: P
     assert (await steps(host, third.run_id))["green"] == parent.run_id
     await assert_sound(host, third)
 
-    # Steps of a fork lead back to the run that executed them.
-    fourth = await fork(host, path, second, "commit")
-    assert fourth.status is RunStatus.SUCCEEDED, fourth
-    taken = await steps(host, fourth.run_id)
-    assert (taken["propose"], taken["green"], taken["apply"]) == (parent.run_id, second.run_id, None)
-
     assert await trace(host, parent.run_id) == before
     assert tree(place, skip=()) == files
 
@@ -159,6 +159,7 @@ async def test_a_write_that_still_stands_is_reused_as_it_is(host: RuntimeHost, t
     (root / "note").write_text("mine again")
     fourth = await fork(host, path, second, "last")
     assert await done_operations(host, fourth.run_id) == ["write.0", "last.0"]
+    assert (await steps(host, fourth.run_id))["side"] == parent.run_id, "steps lead back to the run that executed them"
 
 
 async def test_a_changed_step_and_what_depends_on_it_run_again(host: RuntimeHost, tmp_path: Path, root: Path) -> None:
@@ -310,14 +311,52 @@ async def test_a_loop_is_cut_where_the_step_was_first_reached(host: RuntimeHost,
     await assert_sound(host, third)
 
 
+WALK = """\
+mission: walk
+version: "1"
+inputs: {root: {type: string}}
+workspace: {root: "${inputs.root}", kind: folder}
+envelope: {allowed_paths: ["**"], allowed_tools: [filesystem.write_file]}
+blocks:
+  write: {type: tool_invoke, tool: filesystem.write_file, path: note, content: text}
+  look: {type: template, template: look}
+  end: {type: template, template: over}
+links: [write -> look]
+branches: {look: [{when: value == "look", to: end}, {otherwise: write}]}
+"""
+
+
+async def test_what_a_fork_did_again_keeps_its_place_in_the_walk(host: RuntimeHost, tmp_path: Path, root: Path) -> None:
+    path = write_mission(tmp_path / "m", WALK)
+    parent = await run_to_end(host, path, inputs={"root": str(root)})
+    assert parent.status is RunStatus.SUCCEEDED, parent
+    (root / "note").write_text("mine")
+    second = await fork(host, path, parent, "end")
+    assert await steps(host, second.run_id) == {"look": parent.run_id, "write": None, "end": None}, "journalled later"
+    third = await fork(host, path, second, "look")
+    assert (await steps(host, third.run_id))["write"] == second.run_id
+    fourth = await fork(host, path, second, "write")
+    assert await steps(host, fourth.run_id) == dict.fromkeys(("write", "look", "end"))
+
+
+CALLS = """\
+mission: calls
+version: "1"
+workspace: {kind: none}
+envelope: {allowed_paths: [], allowed_tools: []}
+provider: {scripted: answers.yaml}
+blocks:
+  one: {type: llm_call, prompt: first}
+  ask: {type: approval, message: Really?}
+  two: {type: llm_call, prompt: second}
+links: [one -> ask -> two]
+outputs: {said: "${outputs.two.text}"}
+"""
+
+
 async def test_a_crashed_fork_goes_on_with_what_it_took_over(tmp_path: Path) -> None:
-    path = plain(
-        tmp_path / "m",
-        "  one: {type: template, template: first}\n  ask: {type: approval, message: Really?}\n"
-        '  two: {type: template, template: "{{ x }}", data: {x: "${outputs.one}"}}',
-        "[one -> ask -> two]",
-        more='outputs: {said: "${outputs.two}"}\n',
-    )
+    """Its journal alone answers the reused step, and the model goes on after the answer that step had used."""
+    path = write_mission(tmp_path / "m", CALLS, {"answers.yaml": "runner: [A, B]"})
     async with hosting(tmp_path / "store") as host:
         first = await host.launch(Launch(path=path))
         asked = await question(host, first.run_id)
@@ -326,15 +365,104 @@ async def test_a_crashed_fork_goes_on_with_what_it_took_over(tmp_path: Path) -> 
         begun = await host.launch(Launch(path=path, parent_run_id=first.run_id, from_step="ask"))
         await question(host, begun.run_id)
         assert begun.steps_done == 1
-    crashed = await open_host(tmp_path / "store")
+    async with hosting(tmp_path / "store") as host:
+        assert (await host.find(begun.run_id)).resumable
+        await host.resume(begun.run_id)
+        asked = await question(host, begun.run_id)
+        await host.answer(Answer(escalation_id=asked.escalation_id, resolution="approved"))
+        done = await host.wait(begun.run_id)
+        assert (done.status, done.outputs, done.steps_done) == (RunStatus.SUCCEEDED, {"said": "B"}, 3)
+        assert await steps(host, begun.run_id) == {"one": first.run_id, "ask": None, "two": None}
+        assert await done_operations(host, begun.run_id) == ["two.0"]
+        await assert_sound(host, done)
+        third = await fork(host, path, done, "two")
+        assert third.outputs == {"said": "B"}, "the answer of the step it starts from is free again"
+
+
+async def test_forking_and_showing_from_another_process(host: RuntimeHost, tmp_path: Path) -> None:
+    """The control socket carries it, and a required input may come from the parent."""
+    path = plain(
+        tmp_path / "m",
+        '  a: {type: template, template: "{{ n }}", data: {n: "${inputs.n}"}}\n  b: {type: template, template: end}',
+        "[a -> b]",
+        more="inputs: {n: {type: string}}\n",
+    )
+    parent = await run_to_end(host, path, inputs={"n": "one"})
+    remote = await open_deck(str(tmp_path / "store"), writing=True)
     try:
-        assert (await crashed.find(begun.run_id)).resumable
-        await crashed.resume(begun.run_id)
-        asked = await question(crashed, begun.run_id)
-        await crashed.answer(Answer(escalation_id=asked.escalation_id, resolution="approved"))
-        done = await crashed.wait(begun.run_id)
-        assert (done.status, done.outputs, done.steps_done) == (RunStatus.SUCCEEDED, {"said": "first"}, 3)
-        assert await steps(crashed, begun.run_id) == {"one": first.run_id, "ask": None, "two": None}
-        await assert_sound(crashed, done)
+        begun = await remote.launch(Launch(path=path, parent_run_id=parent.run_id, from_step="b"))
+        second = await remote.wait(begun.run_id)
     finally:
-        await crashed.close()
+        await remote.close()
+    assert (second.status, second.inputs) == (RunStatus.SUCCEEDED, {"n": "one"})
+    hand = Deckhand(tmp_path / "hand", store=tmp_path / "store")
+    shown = await asyncio.to_thread(hand.inline, "show", second.run_id)
+    assert f"cause fork of {parent.run_id[:8]} from b" in shown.out
+    assert f"parent {parent.run_id}" in shown.out
+    assert f"lineage {parent.run_id[:8]}  ✓ succeeded" in shown.out
+    assert f"↺ a  template  reused from {parent.run_id[:8]}" in shown.out
+    record = (await asyncio.to_thread(hand.inline, "show", second.run_id, "--json")).lines[0]
+    assert [run["run_id"] for run in record["lineage"]] == [parent.run_id, second.run_id]
+    assert [step["reused_from"] for step in record["steps"]] == [parent.run_id, None]
+
+
+# -- the rules alone ---------------------------------------------------------------------------------------------
+
+_PATHS = st.frozensets(st.sampled_from("abc"), min_size=1)
+_WRITES = st.lists(st.tuples(_PATHS, st.integers(0, 2)), max_size=6)
+
+
+@given(_WRITES, st.dictionaries(st.sampled_from("abc"), st.integers(0, 3)), st.booleans())
+def test_redoing_what_does_not_stand_gives_the_tree_of_all_writes(
+    writes: list[tuple[frozenset[str], int]], edits: dict[str, int], fresh: bool
+) -> None:
+    def apply(world: dict[str, int], chosen: list[tuple[frozenset[str], int]]) -> dict[str, int]:
+        for paths, content in chosen:
+            world |= dict.fromkeys(paths, content)
+        return world
+
+    def state(world: Mapping[str, int], paths: Any) -> str:
+        return digest({path: world.get(path) for path in paths})
+
+    told, world = [], dict[str, int]()
+    for index, (paths, content) in enumerate(writes):
+        before = state(world, paths)
+        apply(world, [(paths, content)])
+        told.append(
+            (
+                (f"s{index}", 1, 1, 1),
+                receipt(
+                    f"k{index}",
+                    effect="write",
+                    affected_paths=tuple(sorted(paths)),
+                    pre_state_hash=before,
+                    post_state_hash=state(world, paths),
+                ),
+            )
+        )
+    now = {**({} if fresh else world), **edits}
+
+    async def look(paths: Any) -> str:
+        return state(now, paths)
+
+    redone = asyncio.run(not_standing(told, look, None))
+    again = [write for write, (key, _) in zip(writes, told, strict=True) if key in redone]
+    touched = {path for paths, _ in writes for path in paths}
+    result = apply(dict(now), again)
+    assert {path: result.get(path) for path in touched} == {path: world[path] for path in touched}
+    assert all((f"s{index}", 1, 1, 1) in redone for index in range(len(writes)) if index >= len(writes) - len(again))
+
+
+async def test_what_only_git_knows_stands_while_the_whole_tree_is_as_it_was_left() -> None:
+    same = {"effect": "write", "affected_paths": ("f",), "pre_workspace": "sha256:1"}
+    told = [
+        (("stage", 1, 1, 1), receipt("k1", **same, post_workspace="sha256:2")),
+        (("commit", 1, 1, 1), receipt("k2", **same, post_workspace="sha256:3")),
+    ]
+
+    async def look(paths: Any) -> str:
+        return EMPTY_STATE
+
+    assert await not_standing(told, look, "sha256:3") == set()
+    assert await not_standing(told, look, "sha256:2") == {("commit", 1, 1, 1)}
+    assert await not_standing(told, look, "sha256:4") == {key for key, _ in told}

@@ -1,8 +1,8 @@
 """What a fork may reuse of the run it starts from: pure decisions over recorded attempts (rulings R13, R14, R19).
 
 A dataflow keeps what does not follow the chosen step; a routed mission keeps what its one cursor had done before it
-first came there. Either way only steps whose definition is what it was are kept, only visits that ended well, and
-nothing that depends on a step that runs again.
+first came there, as far as its branches still lead the same way. Either way only steps whose definition is what it was
+are kept, only visits that ended well, and nothing that depends on a step that runs again.
 """
 
 from __future__ import annotations
@@ -136,6 +136,17 @@ def _part(definition: Mapping[str, Any], name: str, after: Sequence[str] | None)
     if block.get("type") == "run_tests" or block.get("tool") == "process.run":
         parts["commands"] = data.get("commands")
     return digest(thawed(parts))
+
+
+def open_branches(mission: Mission, inputs: Collection[str]) -> set[str]:
+    """Blocks a branch may now lead to, or no longer, because its conditions ask for one of these inputs."""
+    asked = {f"inputs.{name}" for name in inputs}
+    deciding = {
+        where[1]
+        for where, condition in mission.conditions.items()
+        if where[0] == "branches" and condition.names & asked
+    }
+    return {case.target for source, cases in mission.spec.branches.items() if source in deciding for case in cases}
 
 
 def reads_any(mission: Mission, block: str, inputs: Collection[str]) -> bool:

@@ -218,8 +218,8 @@ class Launcher:
     async def _journal_opening(self, ready: _Ready, identity: _Identity, intent: Launch) -> None:
         """The first entries, then what is reused, then the run's row with the mission's bytes (ruling R23).
 
-        The row comes last: an entry that cannot be recorded must not leave a row without a journal, and a run nobody
-        can resume has not lost what it was to reuse.
+        The row comes last: an entry that cannot be recorded must not leave a row without a journal, and a run that can
+        be resumed has in its journal everything it was to reuse.
         """
         prepared, facts = ready.prepared, ready.facts
         mission, plan, journal = prepared.mission, prepared.plan, prepared.journal

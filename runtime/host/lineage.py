@@ -21,6 +21,7 @@ from runtime.host.forking import (
     changed_blocks,
     kept_attempts,
     not_standing,
+    open_branches,
     reads_any,
 )
 from runtime.host.resuming import Told, read_carried, read_journal
@@ -79,12 +80,12 @@ def cause_of(intent: Launch, parent: RunSummary | None, inputs: Mapping[str, Any
     if intent.from_step is not None:
         what = f"fork of {parent.run_id[:8]} from {intent.from_step}"
     changed = inputs_changed(parent, inputs)
-    return f"{what}; {_listing(changed)} changed" if changed else what
+    return f"{what}; {_listing(changed, _NAMED)} changed" if changed else what
 
 
-def _listing(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _listing(names: Sequence[str], most: int) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,9 @@ async def read_fork(store: Store, mission: Mission, step: str, parent: RunSummar
     """
     if step not in mission.spec.blocks:
         raise Refused(
-            "STEP_UNKNOWN", f"{mission.name} has no step {step!r}", hint=f"its steps: {', '.join(mission.spec.blocks)}"
+            "STEP_UNKNOWN",
+            f"{mission.name} has no step {step!r}",
+            hint=f"its steps: {_listing(list(mission.spec.blocks), _LISTED)}",
         )
     if not parent.status.terminal:
         raise Refused(
@@ -139,16 +142,19 @@ async def read_fork(store: Store, mission: Mission, step: str, parent: RunSummar
         raise Refused(
             "STEP_UNREACHED",
             f"run {parent.run_id} never reached step {step!r}",
-            hint=f"it reached: {', '.join(reached)}" if reached else "it reached no step; run the mission again",
+            hint=f"it reached: {_listing(list(reached), _LISTED)}"
+            if reached
+            else "it reached no step; run the mission again",
         )
-    changed = await _changed(store, mission, told, attempts)
+    edited = inputs_changed(parent, inputs)
+    changed = await _changed(store, mission, told, attempts) | open_branches(mission, edited)
     needed = await asyncio.to_thread(kept_attempts, mission, attempts, {step, *changed})
     tables = await _tables(store, told, needed)
     return Fork(
         parent=parent,
         step=step,
         mission=mission,
-        changed_inputs=inputs_changed(parent, inputs),
+        changed_inputs=edited,
         changed=frozenset(changed),
         attempts=attempts,
         doings=await asyncio.to_thread(Doings, tables),
@@ -165,7 +171,7 @@ async def _changed(store: Store, mission: Mission, told: Told, attempts: Sequenc
         raise _unusable(told, "the definition it ran from is not stored")
     nodes = load_plan(parse_strict(plan)).contract["nodes"]
     before = {str(node["node_id"]): tuple(node["after"]) for node in nodes}
-    return changed_blocks(parse_strict(definition), before, mission, attempts)
+    return await asyncio.to_thread(changed_blocks, parse_strict(definition), before, mission, attempts)
 
 
 async def _tables(store: Store, told: Told, kept: Iterable[Attempted]) -> dict[str, OperationTable]:
@@ -214,7 +220,7 @@ async def decide(fork: Fork, probe: TreeProbe, workspace: str | None) -> Reuse:
         [(bisect_left(places, item.place), item.key[:3]) for item in kept if item.key in redone],
     )
     steps = tuple(item.step for item in reused if item.step is not None)
-    return Reuse(steps=steps, carried=carried, note=_note(fork, reused, blocks))
+    return Reuse(steps=steps, carried=carried, note=await asyncio.to_thread(_note, fork, reused, blocks))
 
 
 def _note(fork: Fork, reused: Sequence[Attempted], redone: set[str]) -> dict[str, Any]:

@@ -314,15 +314,17 @@ async def test_a_loop_is_cut_where_the_step_was_first_reached(host: RuntimeHost,
 WALK = """\
 mission: walk
 version: "1"
-inputs: {root: {type: string}}
+inputs: {root: {type: string}, way: {default: out}}
 workspace: {root: "${inputs.root}", kind: folder}
 envelope: {allowed_paths: ["**"], allowed_tools: [filesystem.write_file]}
 blocks:
   write: {type: tool_invoke, tool: filesystem.write_file, path: note, content: text}
   look: {type: template, template: look}
   end: {type: template, template: over}
-links: [write -> look]
-branches: {look: [{when: value == "look", to: end}, {otherwise: write}]}
+  other: {type: template, template: other}
+  last: {type: template, template: last}
+links: [write -> look, end -> last, other -> last]
+branches: {look: [{when: inputs.way == "out", to: end}, {otherwise: other}]}
 """
 
 
@@ -332,11 +334,20 @@ async def test_what_a_fork_did_again_keeps_its_place_in_the_walk(host: RuntimeHo
     assert parent.status is RunStatus.SUCCEEDED, parent
     (root / "note").write_text("mine")
     second = await fork(host, path, parent, "end")
-    assert await steps(host, second.run_id) == {"look": parent.run_id, "write": None, "end": None}, "journalled later"
+    taken = {"look": parent.run_id, "write": None, "end": None, "last": None}
+    assert await steps(host, second.run_id) == taken, "journalled later"
     third = await fork(host, path, second, "look")
     assert (await steps(host, third.run_id))["write"] == second.run_id
     fourth = await fork(host, path, second, "write")
-    assert await steps(host, fourth.run_id) == dict.fromkeys(("write", "look", "end"))
+    assert await steps(host, fourth.run_id) == dict.fromkeys(("write", "look", "end", "last"))
+    # A branch that asks for an edited input may lead elsewhere: nothing after it is taken for granted.
+    fifth = await fork(host, path, second, "last", way="in")
+    assert await steps(host, fifth.run_id) == {
+        "write": second.run_id,
+        "look": parent.run_id,
+        "other": None,
+        "last": None,
+    }
 
 
 CALLS = """\

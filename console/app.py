@@ -25,17 +25,19 @@ from console.commands import DeckCommands
 from console.journal_reader import JournalReader
 from console.model.fold import RunState
 from console.model.home import HomeState, title_text
+from console.model.reasons import again_reason
 from console.model.safe import safe
 from console.screens.base import DeckScreen
 from console.screens.dialogs import AnswerScreen
 from console.screens.help import HelpScreen
 from console.screens.home import HomeScreen
+from console.screens.launch import Again, LaunchScreen
 from console.screens.leave import LeaveScreen, StoppingScreen
 from console.screens.lists import ApprovalsScreen, ViolationsScreen
 from console.screens.run import RunScreen
 from console.themes import load_themes
-from runtime.events.facts import Escalation, StreamEvent
-from runtime.host.api import Ack, Answer, Deck, Exit, QuarterdeckError, Subscription
+from runtime.events.facts import Escalation, RunSummary, StreamEvent
+from runtime.host.api import Ack, Answer, Deck, Exit, MissionInfo, QuarterdeckError, Subscription
 
 TICK_SECONDS: Final = 0.1
 RUNS_PAGE: Final = 200
@@ -301,6 +303,36 @@ class ConsoleApp(App[int]):
         if state.verification is None and state.expected <= VERIFIED_ON_OPEN:
             state.verification = await self.deck.verify(state.run.run_id)
             state.touch("journal")
+
+    def look_up(self, path: str) -> None:
+        """Find out whether the mission of a run can still be run, for the keys that need it."""
+        if self.home.mission_at(path) is None:
+            self.run_worker(partial(self.guarded, lambda: self._look_up(path)), group="mission", exit_on_error=False)
+
+    async def _look_up(self, path: str) -> MissionInfo:
+        mission = await self.deck.mission(path)
+        self.home.look_up(path, mission)
+        return mission
+
+    def run_again(self, run: RunSummary, step: str | None = None) -> None:
+        """Open the launch sheet for another run of this run's lineage, from ``step`` or from the start."""
+        self.run_worker(
+            partial(self.guarded, lambda: self._run_again(run, step)),
+            group="again",
+            exclusive=True,
+            exit_on_error=False,
+        )
+
+    async def _run_again(self, run: RunSummary, step: str | None) -> None:
+        mission = await self._look_up(run.mission_path)
+        reason = again_reason(run, mission)
+        if reason is not None:
+            self.notify(safe(reason), title="run again", severity="warning", markup=False)
+            return
+        steps = [node.node_id for node in await self.deck.nodes(run.run_id)]
+        if self.opened is not None and self._is_open(run.run_id) and not self.opened.missing:
+            steps = [row.step_id for row in self.opened.step_rows() if row.status != "pending"]
+        await self.push_screen(LaunchScreen(mission, Again(run, tuple(steps), step if step in steps else None)))
 
     def ask(self, question: Escalation, choice: str = "") -> None:
         """Show a question in full and take the answer."""

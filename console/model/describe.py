@@ -39,7 +39,9 @@ def amount(signal: _Entry) -> int:
 
 
 def _opened(entry: _Entry) -> str:
-    origin = f", resumes {short(entry['resumes'])}" if entry.get("resumes") else ""
+    origin = f", run again of {short(entry['resumes'])}" if entry.get("resumes") else ""
+    if fork := entry.get("fork"):
+        origin = f", fork of {short(fork['run'])} from {fork['step']}"
     return f"journal opened  {entry['mission_id']}{origin}"
 
 
@@ -61,6 +63,8 @@ def _step(entry: _Entry) -> str:
     attempt = f" attempt {entry['attempt']}" if entry.get("attempt", 1) != 1 else ""
     code = f"  {entry['code']}" if entry.get("code") else ""
     expected = " (expected)" if entry.get("accepted") else ""
+    if entry.get("reused_from"):
+        return f"step reused  {entry['step_id']}{attempt}{code}{expected}  from {short(entry['reused_from'])}"
     stream = emitted(entry)
     items = f"  {stream[0]:,} items" if stream else ""
     return f"step {entry['status']}  {entry['step_id']}{attempt}{code}{expected}{items}"

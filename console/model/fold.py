@@ -73,6 +73,7 @@ class StepRow:
     started_at: str | None = None
     completed_at: str | None = None
     operation: str | None = None
+    reused_from: str | None = None
 
 
 @dataclass(slots=True)
@@ -291,7 +292,9 @@ def _step_started(state: RunState, event: EntryAppended, entry: Mapping[str, Any
     row.attempt, row.visit = int(entry.get("attempt", 1)), int(entry.get("visit", 1))
     row.code = row.message = None
     row.accepted = False
-    state.attempts[row.lane] = state.attempts.get(row.lane, 0) + 1
+    row.reused_from = entry.get("reused_from")
+    if row.reused_from is None:
+        state.attempts[row.lane] = state.attempts.get(row.lane, 0) + 1
     state._given[row.step_id] = (entry.get("inputs") or {}).get("value")
     state.touch("steps", "lanes")
 

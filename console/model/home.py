@@ -23,6 +23,7 @@ from runtime.events.facts import (
 from runtime.host.api import MissionInfo
 
 RUNS_KEPT: Final = 5000
+LOOKED_UP_KEPT: Final = 64
 _ANSWERS_KEPT: Final = 512
 _WIDE: Final = 96  # cells from which a run's row shows when it started
 
@@ -42,12 +43,14 @@ class HomeState:
     oldest: tuple[str, str] | None = None
     complete: bool = False
     revision: int = 0
+    looked_up: dict[str, MissionInfo] = field(default_factory=dict)
     _answered: deque[str] = field(default_factory=lambda: deque(maxlen=_ANSWERS_KEPT))
     _sorted: tuple[int, list[RunSummary]] = (-1, [])
 
     def load(self, missions: Iterable[MissionInfo], runs: Iterable[RunSummary], inbox: Iterable[Escalation]) -> None:
         """Start from what the store says now."""
         self.missions = tuple(missions)
+        self.looked_up.clear()
         self.inbox = self._open(inbox)
         self.loading, self.problem = False, None
         self.add(runs)
@@ -110,6 +113,17 @@ class HomeState:
         """Missions whose name or description contains ``text``."""
         wanted = text.casefold()
         return [item for item in self.missions if wanted in f"{item.name} {item.description}".casefold()]
+
+    def mission_at(self, path: str) -> MissionInfo | None:
+        """The mission of that file, as it was last looked at; None when nobody did."""
+        return self.looked_up.get(path) or next((item for item in self.missions if item.path == path), None)
+
+    def look_up(self, path: str, mission: MissionInfo) -> None:
+        """Remember a mission that was looked at since the catalogue was read."""
+        if len(self.looked_up) >= LOOKED_UP_KEPT:
+            self.looked_up.pop(next(iter(self.looked_up)))
+        self.looked_up[path] = mission
+        self.revision += 1
 
     def last_runs(self) -> dict[str, RunSummary]:
         """The newest run of each mission."""

@@ -10,7 +10,7 @@ from console.model.words import status_word
 from runtime.events.facts import Escalation, RunSummary
 from runtime.host.api import MissionInfo, RunStatus
 
-_MUTATIONS = frozenset({"cancel", "terminate", "pause", "resume", "answer", "launch"})
+_MUTATIONS = frozenset({"cancel", "terminate", "pause", "resume", "answer", "launch", "again"})
 
 
 def observer_reason(action: str, home: HomeState) -> str | None:
@@ -54,6 +54,19 @@ def resume_reason(run: RunSummary | None) -> str | None:
     if run.status.terminal:
         return f"the run has ended: {status_word(run.status)}"
     return f"the run is {status_word(run.status)}; only paused and resumable runs resume"
+
+
+def again_reason(run: RunSummary | None, mission: MissionInfo | None) -> str | None:
+    """Why a run cannot be run again or forked; None when it can. ``mission`` is its file as far as it was looked at."""
+    if run is None:
+        return "select a run first"
+    if run.resumable:
+        return "nobody holds the run, and it has not ended; r resumes it"
+    if not run.status.terminal:
+        return f"the run has not ended: {status_word(run.status)}"
+    if mission is not None and mission.problems:
+        return f"its mission cannot be run now: {mission.problems[0].message}"
+    return None
 
 
 def answer_reason(questions: Sequence[Escalation], choice: str) -> str | None:

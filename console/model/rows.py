@@ -10,7 +10,14 @@ from typing import Final, Literal, Self
 
 from console.model.fold import JournalRow, LogLine, RunState, StepRow, StreamTotals
 from console.model.safe import SafeText, safe
-from console.model.words import RESUMABLE_GLYPH, WARNING_GLYPH, glyph, status_glyph, status_word
+from console.model.words import (
+    RESUMABLE_GLYPH,
+    REUSED_WORD,
+    WARNING_GLYPH,
+    glyph,
+    status_glyph,
+    status_word,
+)
 from runtime.events.facts import EntryAppended, LaneState, RunSummary, Verification, Violation
 from runtime.host.api import RunStatus
 
@@ -79,13 +86,18 @@ def notice_row(state: RunState) -> Row:
         )
     if run.resumable:
         return (piece(f"{RESUMABLE_GLYPH} nobody holds this run.  ", "warn"), piece("r resume  x cancel", "accent"))
+    cause: Row = (piece("cause  ", "dim"), piece(f"{run.cause}   ")) if run.cause else ()
     if run.status.value in ("failed", "timed_out", "refused"):
-        return (piece("✗ ", "bad"), piece(run.message or run.reason or run.code or "no reason recorded"))
+        return (
+            piece("✗ ", "bad"),
+            piece(f"{run.message or run.reason or run.code or 'no reason recorded'}   "),
+            *cause,
+        )
     if run.status is RunStatus.SUCCEEDED and run.output_folder:
-        return (piece("files in  ", "dim"), piece(run.output_folder))
+        return (*cause, piece("files in  ", "dim"), piece(run.output_folder))
     if run.status is RunStatus.SUCCEEDED and run.work_tree:
-        return (piece("work tree  ", "dim"), piece(run.work_tree))
-    return ()
+        return (*cause, piece("work tree  ", "dim"), piece(run.work_tree))
+    return cause
 
 
 def progress_row(state: RunState) -> Row:
@@ -152,14 +164,15 @@ def step_row(row: StepRow, width: int, *, held: bool = True) -> Row:
             piece(row.block_type, "dim"),
         )
     role: Role = "warn" if row.accepted else _STEP_ROLES.get(row.status, "plain")
-    notes = [took(row.started_at, row.completed_at)] if row.completed_at else []
+    reused = row.reused_from is not None
+    notes = [took(row.started_at, row.completed_at)] if row.completed_at and not reused else []
     if row.attempt > 1:
         notes.append(f"attempt {row.attempt}")
     if row.visit > 1:
         notes.append(f"visit {row.visit}")
-    word = "expected" if row.accepted else row.status
+    word = REUSED_WORD if reused else "expected" if row.accepted else row.status
     return (
-        piece(f"{glyph(row.status, accepted=row.accepted)} ", role),
+        piece(f"{glyph(row.status, accepted=row.accepted, reused=reused)} ", role),
         piece(f"{row.step_id:<{width}} "),
         piece(f"{word:<11} ", role),
         *((piece(f"{row.code}  ", role),) if row.code else ()),
@@ -185,6 +198,7 @@ def step_details(row: StepRow) -> list[Row]:
         ("attempt", f"{row.attempt}, visit {row.visit}"),
         ("started", row.started_at or "–"),
         ("ended", row.completed_at or "–"),
+        *((("reused", f"from run {row.reused_from}"),) if row.reused_from else ()),
         ("code", row.code or "–"),
         ("message", row.message or "–"),
     )

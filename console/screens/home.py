@@ -12,7 +12,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Static
 
 from console.model.home import mission_rows, preview_rows, run_header, run_row
-from console.model.reasons import launch_reason, resume_reason
+from console.model.reasons import again_reason, launch_reason, resume_reason
 from console.model.rows import Row, piece
 from console.panels.lines import LinesPanel
 from console.screens.base import DeckScreen
@@ -30,6 +30,7 @@ class HomeScreen(DeckScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "launch", "New run", id="mission.launch"),
         Binding("r", "resume", "Resume", id="run.resume"),
+        Binding("F", "again", "Run again …", show=False, id="run.again"),
         Binding("slash", "filter", "Filter", key_display="/", id="home.filter"),
         Binding("v", "app.violations", "Violations", id="home.violations"),
         Binding("i", "app.approvals", "Inbox", id="home.approvals"),
@@ -122,6 +123,9 @@ class HomeScreen(DeckScreen):
             return launch_reason(self.selected_mission())
         if action == "resume":
             return resume_reason(self.selected_run())
+        if action == "again":
+            run = self.selected_run()
+            return again_reason(run, self.console_app.home.mission_at(run.mission_path) if run is not None else None)
         return None
 
     def action_launch(self) -> None:
@@ -133,6 +137,11 @@ class HomeScreen(DeckScreen):
         run = self.selected_run()
         if run is not None:
             self.console_app.intend(lambda: self.console_app.deck.resume(run.run_id, "resumed from the console"))
+
+    def action_again(self) -> None:
+        run = self.selected_run()
+        if run is not None:
+            self.console_app.run_again(run)
 
     def action_panel(self, name: str) -> None:
         self.set_focus(self.query_one(f"#{name}"))

@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from console.model import rows
 from console.model.fold import JournalRow, RunState, StepRow
-from console.model.reasons import run_reason
+from console.model.reasons import again_reason, run_reason
 from console.model.safe import safe
 from console.panels.lines import LinesPanel
 from console.screens.base import DeckScreen
@@ -35,6 +35,7 @@ class RunScreen(DeckScreen):
         Binding("a", "answer('approved')", "Approve", show=False, id="question.approve"),
         Binding("R", "answer('rejected')", "Reject …", show=False, id="question.reject"),
         Binding("V", "verify", "Verify", id="run.verify"),
+        Binding("F", "again", "Run again …", show=False, id="run.again"),
         Binding("f", "full", "Full", id="run.full"),
         *(
             Binding(str(index), f"panel('{name}')", f"Panel {name}", show=False, id=f"run.{name}")
@@ -58,6 +59,8 @@ class RunScreen(DeckScreen):
             self.query_one(f"#{name}").border_title = f"{index} {name}"
         self.query_one("#lanes").can_focus = True
         self.query_one("#journal").focus()
+        if self.state is not None:
+            self.console_app.look_up(self.state.run.mission_path)
         super().on_mount()
 
     def on_resize(self) -> None:
@@ -126,6 +129,8 @@ class RunScreen(DeckScreen):
     # -- actions ------------------------------------------------------------------------------------------------
 
     def off_here(self, action: str, choice: str) -> str | None:
+        if action == "again" and self.state is not None:
+            return again_reason(self.state.run, self.console_app.home.mission_at(self.state.run.mission_path))
         return run_reason(action, choice, self.state)
 
     def action_cancel(self) -> None:
@@ -144,6 +149,13 @@ class RunScreen(DeckScreen):
         if state is not None:
             run_id = state.run.run_id
             self.console_app.intend(lambda: getattr(deck, verb)(run_id, f"{verb} from the console"))
+
+    def action_again(self) -> None:
+        """From the step the cursor is on in the steps panel, else from the start."""
+        steps = self._panel("steps")
+        row: StepRow | None = steps.item if self.focused is steps else None
+        if self.state is not None:
+            self.console_app.run_again(self.state.run, None if row is None else row.step_id)
 
     def action_terminate(self) -> None:
         state = self.state

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,15 +14,17 @@ from console.model.describe import emitted
 from console.model.fold import RunState, fold_entry
 from console.model.rows import stream_words
 from console.model.safe import safe
-from console.model.words import glyph, status_glyph, status_word
+from console.model.words import REUSED_WORD, glyph, status_glyph, status_word
 from console.verbs.output import duration, plain, print_json, print_listing, print_outputs, say
 from console.verbs.running import deck_for, question_name
-from runtime.events.facts import EntryAppended, Verification
+from runtime.events.facts import EntryAppended, RunSummary, Verification
 from runtime.host.api import Deck, Exit, QuarterdeckError
 
 _PAGE: Final = 500
 _FOLLOW_SECONDS: Final = 0.3
 _MAX_ROWS: Final = 1000
+_LINEAGE_SHOWN: Final = 10
+_RELATED: Final = ("run_id", "parent_run_id", "status", "created_at", "cause")
 
 
 async def runs(options: argparse.Namespace) -> int:
@@ -67,15 +69,18 @@ async def missions(options: argparse.Namespace) -> int:
 
 
 async def show(options: argparse.Namespace) -> int:
-    """``--json``: the run summary plus ``steps`` (id, status, code, attempt, …) and ``streams`` by lane (kept, bytes,
-    dropped, saturated)."""
+    """``--json``: the run summary plus ``steps`` (id, status, code, attempt, reused_from, …), ``streams`` by lane (kept,
+    bytes, dropped, saturated) and ``lineage`` (the runs of its lineage, oldest first, itself included)."""
     async with deck_for(options, writing=False) as deck:
         summary = await deck.find(options.selector)
+        lineage = await deck.lineage(summary.run_id)
         state = RunState.begin(summary, await deck.nodes(summary.run_id))
         async for entry in _entries(deck, summary.run_id):
             state = fold_entry(state, entry)
     if options.json:
-        print_json({**plain(summary), "steps": plain(state.step_rows()), "streams": plain(state.totals)})
+        related = [{name: getattr(run, name) for name in _RELATED} for run in lineage]
+        told = {"steps": plain(state.step_rows()), "streams": plain(state.totals), "lineage": related}
+        print_json({**plain(summary), **told})
         return Exit.OK
     word = status_word(summary.status, resumable=summary.resumable)
     print(f"run {summary.run_id}  {safe(summary.mission)} v{safe(summary.mission_version)}")
@@ -86,6 +91,7 @@ async def show(options: argparse.Namespace) -> int:
     print(f"  {safe(summary.code or summary.reason)}" if summary.code or summary.reason else "")
     if summary.message:
         print(f"  {safe(summary.message)}")
+    _print_lineage(summary, lineage)
     if summary.work_tree:
         print(f"work tree {safe(summary.work_tree)}")
     if summary.output_folder:
@@ -93,11 +99,27 @@ async def show(options: argparse.Namespace) -> int:
     print(f"journal {summary.entries} entries, head {safe(summary.head_hash)}")
     for row in state.step_rows():
         note = f"  {safe(row.code)}{' (expected)' if row.accepted else ''}" if row.code else ""
-        print(f"  {glyph(row.status, accepted=row.accepted)} {safe(row.step_id)}  {safe(row.block_type)}{note}")
+        note += f"  {REUSED_WORD} from {safe(row.reused_from[:8])}" if row.reused_from else ""
+        mark = glyph(row.status, accepted=row.accepted, reused=row.reused_from is not None)
+        print(f"  {mark} {safe(row.step_id)}  {safe(row.block_type)}{note}")
     for lane, totals in sorted(state.totals.items()):
         print(f"  {stream_words(totals, lane)}")
     print_outputs(summary.outputs)
     return Exit.OK
+
+
+def _print_lineage(summary: RunSummary, lineage: Sequence[RunSummary]) -> None:
+    """Why the run was started, and the other runs of its lineage when there are any."""
+    if summary.cause:
+        print(f"cause {safe(summary.cause)}")
+    if summary.parent_run_id:
+        print(f"parent {safe(summary.parent_run_id)}")
+    others = [run for run in lineage if run.run_id != summary.run_id]
+    for run in others[-_LINEAGE_SHOWN:]:
+        word = f"{status_glyph(run.status, resumable=run.resumable)} {status_word(run.status, resumable=run.resumable)}"
+        print(f"lineage {safe(run.run_id[:8])}  {word}  {safe(run.cause or '')}".rstrip())
+    if len(others) > _LINEAGE_SHOWN:
+        print(f"lineage {len(others) - _LINEAGE_SHOWN} older runs not shown")
 
 
 async def logs(options: argparse.Namespace) -> int:

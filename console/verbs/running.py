@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from console.assets import mission_folders
-from console.model.words import STATUS_WORDS, glyph, status_glyph, status_word
+from console.model.words import REUSED_WORD, STATUS_WORDS, glyph, status_glyph, status_word
 from console.verbs.output import duration, plain, print_json, print_outputs, say
 from runtime.events.facts import (
     EntryAppended,
@@ -267,7 +267,9 @@ def _progress(event: StreamEvent, run_id: str) -> str | None:
     if event.kind == "step_finished":
         note = f"  {entry['code']}" if entry.get("code") else ""
         accepted = " (expected)" if entry.get("accepted") else ""
-        return f"{glyph(str(entry['status']), accepted=bool(entry.get('accepted')))} {entry['step_id']}{note}{accepted}"
+        reused = bool(entry.get("reused_from"))
+        mark = glyph(str(entry["status"]), accepted=bool(entry.get("accepted")), reused=reused)
+        return f"{mark} {entry['step_id']}{note}{accepted}{f' ({REUSED_WORD})' if reused else ''}"
     if event.kind == "operation_denied":
         return f"✗ {entry['step_id']}: {entry.get('reason') or entry['code']}"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -209,7 +210,7 @@ async def _executor(
         None if workspace.kind is WorkspaceKind.NONE else root, prepared.git, writable=writable_roots(mission)
     )
     provider = _provider(mission, shared)
-    if isinstance(provider, ScriptedProvider) and prepared.history is not None:
+    if isinstance(provider, ScriptedProvider):
         await _restore(provider, prepared, shared.artifacts)
     settings = HandlerSettings(
         root=root,
@@ -255,6 +256,7 @@ async def _executor(
         base_stack=prepared.stack,
         remaining_seconds=lambda: timer.remaining if timer.remaining is not None else float("inf"),
         baseline=prepared.baseline,
+        recorded=functools.partial(prepared.carried.answer, artifacts=shared.artifacts),
     )
 
 
@@ -292,10 +294,11 @@ def _provider(mission: Mission, shared: Shared) -> ModelProvider | None:
 
 
 async def _restore(provider: ScriptedProvider, prepared: Prepared, artifacts: ArtifactStore) -> None:
-    """Go on after the answers that were used, those that did not fit their schema included: receipts tell which."""
-    for entry in prepared.past:
-        receipt = entry.get("receipt")
-        if receipt is None or receipt["operation_type"] != "llm_call":
+    """Go on after the answers that were used, here or in what a fork took over, those that did not fit their schema
+    included: receipts tell which."""
+    own = [entry["receipt"] for entry in prepared.past if entry["kind"] == "receipt" and "reused_from" not in entry]
+    for receipt in (*prepared.carried.calls, *own):
+        if receipt["operation_type"] != "llm_call":
             continue
         body = await artifacts.get(receipt["evidence_hash"])
         evidence: Mapping[str, Any] = parse_strict(body, limit=MAX_BODY_BYTES) if body is not None else {}

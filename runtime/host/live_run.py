@@ -91,6 +91,9 @@ class LiveRun:
         self._work: asyncio.Task[Response] | None = None
         self._main: asyncio.Task[RunSummary] | None = None
         self._last_gauges = -_GAUGE_SECONDS
+        for step in prepared.reused:
+            self._note_end(step.record.step_id, step.record.status, accepted=step.accepted)
+        self.summary = replace(self.summary, steps_done=len(self._done))
         if prepared.past:
             self._count_again(prepared.past)
         parts.scope.on_fence(self._fenced)
@@ -407,10 +410,14 @@ class LiveRun:
         figures: dict[str, Any] = {"entries": entry["seq"] + 1, "head_hash": entry["entry_hash"]}
         if kind == "operation_denied":
             figures["violations"] = self.summary.violations + 1
-        elif kind == "step_finished" and entry["step_id"] in self.prepared.mission.spec.blocks:
-            done = entry["status"] in ("completed", "skipped") or entry.get("accepted")
-            (self._done.add if done else self._done.discard)(entry["step_id"])
+        elif kind == "step_finished":
+            self._note_end(entry["step_id"], entry["status"], accepted=bool(entry.get("accepted")))
         self.summary = replace(self.summary, **figures, steps_done=len(self._done))
+
+    def _note_end(self, step_id: str, status: str, *, accepted: bool) -> None:
+        if step_id in self.prepared.mission.spec.blocks:
+            done = status in ("completed", "skipped") or accepted
+            (self._done.add if done else self._done.discard)(step_id)
 
     def show_gauges(self) -> None:
         """Publish lane and pool gauges, at most ten times a second."""

@@ -16,6 +16,7 @@ from typing import Any, Final
 from runtime.events.facts import Holder, HolderChanged, InboxChanged, RunChanged, RunSummary, WatchState
 from runtime.host.api import Ack, Answer, Launch, Watch
 from runtime.host.control import ControlClient
+from runtime.host.lineage import given, parent_of
 from runtime.host.reads import StoreReads
 from runtime.host.stream import EventHub, Feed
 from runtime.kernel.clock import Clock
@@ -193,7 +194,8 @@ class RemoteDeck(Observer):
     async def launch(self, intent: Launch) -> RunSummary:
         # Checked here first: what is wrong with a file comes as a list of problems, which one message cannot carry.
         mission = await asyncio.to_thread(load, intent.path)
-        bind(mission.spec.inputs, intent.inputs, intent.directory)
+        parent = await parent_of(self._store, intent)
+        bind(mission.spec.inputs, given(mission, intent, parent), intent.directory)
         return summary_of(await self._ask("launch", **asdict(intent)))
 
     async def cancel(self, run_id: str, reason: str = "") -> Ack:

@@ -183,7 +183,7 @@ class StoreReads:
             raise Refused("RUN_UNKNOWN", f"there is no run {run_id}", hint="`quarterdeck runs` lists them")
         bodies = await self._bodies_for(rows, damage)
         verdict = await asyncio.to_thread(verify_entries, rows, artifacts=bodies.get, run_id=run_id)
-        found = [*_damage_findings(damage, verdict.entries), *_end_findings(row, verdict)]
+        found = [*_damage_findings(damage, verdict.entries), *end_findings(row, verdict)]
         return _verification(run_id, verdict, found, timestamp(self._clock.now()), self._clock.monotonic() - started)
 
     async def _row(self, run_id: str, damage: list[StorageError]) -> RunSummary | None:
@@ -279,7 +279,7 @@ def _damage_findings(damage: Sequence[StorageError], entries: int) -> list[Findi
     ]
 
 
-def _end_findings(row: RunSummary | None, verdict: JournalVerification) -> list[Finding]:
+def end_findings(row: RunSummary | None, verdict: JournalVerification) -> list[Finding]:
     """A chain whose end was cut off still holds; the run's row remembers where it ended."""
     if row is None or not row.status.terminal or row.status is RunStatus.REFUSED:
         return []

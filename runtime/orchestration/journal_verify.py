@@ -331,6 +331,9 @@ def artifact_references(entry: Mapping[str, Any]) -> Iterator[str]:
         named = [entry["receipt"].get(name) for name in _RECEIPT_ARTIFACTS]
     elif kind == "plan":
         named = [entry.get("document")]
+    elif kind == "journal_opened":
+        fork = entry.get("fork")
+        named = [fork.get("document")] if isinstance(fork, Mapping) else []
     elif kind in ("step_started", "step_finished"):
         named = [*_markers(entry["inputs"]), *_markers(entry["outputs"]), root_of(entry)]
     elif kind == "operation_denied":

@@ -533,3 +533,69 @@ async def test_a_tick_after_the_last_screen_is_harmless() -> None:
     fake.publish(InboxChanged(escalations=()))
     app._tick()
     assert not app.screen_stack
+
+
+FORKABLE = run_summary(status=RunStatus.FAILED, inputs={"goal": "As it was.", "dry": True})
+STEPS = [
+    entry(0, "journal_opened", mission_id="fix-the-build"),
+    entry(1, "step_started", step_id="red", operation_type="run_tests", status="running", started_at=AT, inputs={}),
+    entry(2, "step_finished", step_id="red", operation_type="run_tests", status="failed", outputs={}, completed_at=AT),
+]
+
+
+async def test_a_run_is_forked_from_the_selected_step_with_edited_inputs() -> None:
+    inputs = (
+        InputInfo(name="goal", type="string", required=True),
+        InputInfo(name="paths", type="list", required=False, default=["a"]),
+        InputInfo(name="dry", type="boolean", required=False, default=False),
+    )
+    fake = deck(missions_list=[mission(inputs=inputs)], runs_list=[FORKABLE], entries_list=STEPS)
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        await pilot.press("2", "g", "F")
+        await settle(pilot)
+        sheet = pilot.app.screen
+        assert isinstance(sheet, LaunchScreen)
+        assert sheet.query_one("#input-goal", Input).value == "As it was."
+        assert sheet.query_one("#input-paths", Input).value == '["a"]'
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, RunScreen)
+        await pilot.press("3", "F")  # another panel: from the start
+        await settle(pilot)
+        pilot.app.screen.query_one("#input-goal", Input).value = ""
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+    first, second = (intent for verb, intent in fake.intents if verb == "launch")
+    assert (first.parent_run_id, first.from_step, dict(first.inputs)) == (RUN, "red", {"dry": True})
+    assert (second.parent_run_id, second.from_step, dict(second.inputs)) == (RUN, None, {"goal": "", "dry": True})
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, "the run has not ended: running"),
+        ({"runs_list": [run_summary(resumable=True)]}, "r resumes it"),
+        ({"runs_list": [FORKABLE], "missions_list": []}, "there is no such file"),
+        ({"runs_list": [FORKABLE], "read_only": True}, "only observes"),
+    ],
+    ids=["live", "resumable", "mission gone", "observer"],
+)
+async def test_running_again_says_why_it_is_off(changes: dict[str, Any], why: str) -> None:
+    fake = deck(**changes)
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        await pilot.press("F")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, RunScreen)
+        assert why in notices(pilot)
+
+
+async def test_home_runs_the_selected_run_again() -> None:
+    fake = deck(runs_list=[FORKABLE])
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("2", "F")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, LaunchScreen)
+        assert "the start" in drawn(pilot)

@@ -52,6 +52,28 @@ def entries() -> list[Any]:
     ]
 
 
+def taken_over() -> list[Any]:
+    """The journal of a fork: two steps reused, two run, one of them in vain."""
+    origin = "1c200000-0000-4000-8000-000000000003"
+
+    def step(seq: int, kind: str, name: str, status: str, **more: object) -> Any:
+        members = {"step_id": name, "operation_type": "run_tests", "status": status, "attempt": 1, "started_at": AT}
+        return entry(seq, kind, **members, **more)
+
+    reused = {"reused_from": origin}
+    return [
+        entry(0, "journal_opened", mission_id="fix-the-build", fork={"run": origin, "step": "apply"}),
+        step(1, "step_started", "red", "running", **reused),
+        step(2, "step_finished", "red", "failed", code="op.test_failed", accepted=True, completed_at=AT, **reused),
+        step(3, "step_started", "propose", "running", **reused),
+        step(4, "step_finished", "propose", "completed", completed_at=AT, **reused),
+        step(5, "step_started", "apply", "running"),
+        step(6, "step_finished", "apply", "completed", completed_at=AT),
+        step(7, "step_started", "green", "running"),
+        step(8, "step_finished", "green", "failed", code="op.test_failed", completed_at=AT),
+    ]
+
+
 def question() -> Escalation:
     return Escalation(
         escalation_id=f"{RUN}/ask.0",
@@ -195,6 +217,11 @@ async def show_violations(pilot: Pilot[Any], fake: FakeDeck) -> None:
     await press(pilot, "v")
 
 
+async def show_again(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await calm(pilot)
+    await press(pilot, "2", "enter", "2", "j", "F")
+
+
 async def show_full(pilot: Pilot[Any], fake: FakeDeck) -> None:
     await show_run(pilot, fake)
     await press(pilot, "f")
@@ -248,6 +275,14 @@ STORM = [
     ),
 ]
 CALM = run_summary(status=RunStatus.SUCCEEDED, mission="storm", entries=6)
+FORKED = run_summary(
+    status=RunStatus.FAILED,
+    code="op.test_failed",
+    message="2 failed, 1 passed",
+    cause="fork of 1c200000 from apply; goal changed",
+    inputs={"goal": "Make the failing tests pass, gently."},
+    parent_run_id="1c200000-0000-4000-8000-000000000003",
+)
 FAILED = run_summary(status=RunStatus.FAILED, code="op.test_failed", message="2 failed, 1 passed", entries=40)
 SCREENS: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict[str, Any]]] = {
     "home": (show_home, {}),
@@ -255,6 +290,7 @@ SCREENS: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict
     "approvals": (show_approvals, {"inbox": [question()]}),
     "violations": (show_violations, {"violations_list": REFUSED}),
     "launch": (show_launch, {}),
+    "again": (show_again, {"runs_list": [FORKED], "entries_list": taken_over()}),
     "violation": (show_violation, {}),
     "entry": (show_entry, {}),
     "terminate": (show_terminate, {}),
@@ -274,6 +310,7 @@ STATES: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict[
     "run-unreadable": (show_run, {"runs_list": [FAILED]}),
     "run-full": (show_full, {}),
     "run-storm-over": (show_run, {"runs_list": [CALM], "nodes_list": [], "entries_list": STORM}),
+    "run-reused": (show_run, {"runs_list": [FORKED], "entries_list": taken_over()}),
     "approvals-empty": (show_approvals, {}),
     "violations-empty": (show_violations, {}),
 }

@@ -26,6 +26,7 @@ from runtime.host.api import (
     InputInfo,
     Launch,
     MissionInfo,
+    Problem,
     QuarterdeckError,
     Refused,
     Replay,
@@ -91,7 +92,9 @@ class FakeDeck:
         return tuple(self.missions_list)
 
     async def mission(self, path: str) -> MissionInfo:
-        return next(item for item in self.missions_list if item.path == path)
+        gone = Problem(code="MISSION_NOT_FOUND", message="there is no such file", path=path, line=1, column=1)
+        listed = next((item for item in self.missions_list if item.path == path), None)
+        return listed or MissionInfo(name=path, path=path, problems=(gone,))
 
     async def launch(self, intent: Launch) -> RunSummary:
         self.intents.append(("launch", intent))

@@ -23,6 +23,7 @@ from runtime.events.facts import (
 )
 from runtime.host.api import InputInfo, MissionInfo, Replay, RunStatus
 from runtime.host.authoring import problem_of
+from runtime.host.replaying import Replaying
 from runtime.kernel.canonical import CanonicalizationError, parse_strict
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import Refused, StorageError
@@ -48,6 +49,7 @@ class StoreReads:
         self._store = store
         self._catalogue = Catalogue(missions)
         self._clock = clock
+        self._replaying = Replaying(store, clock)
 
     @property
     def store_path(self) -> str:
@@ -86,10 +88,21 @@ class StoreReads:
         return await self._store.runs.lineage(run.lineage_id)
 
     async def replay(self, intent: Replay) -> ReplayReport:
-        raise Refused("CONTROL_VERB", "replay is not there yet")
+        return await self._replaying.replay(intent, *await self._record_of(intent.run_id))
 
-    async def compare(self, base: str, other: str) -> Comparison:
-        raise Refused("CONTROL_VERB", "compare is not there yet")
+    async def compare(
+        self, base: str, other: str, *, timing_ms: int | None = None, expected: Sequence[str] = ()
+    ) -> Comparison:
+        sides = [await self._record_of(base), await self._record_of(other)]
+        return await self._replaying.compare(sides, timing_ms=timing_ms, expected=expected)
+
+    async def _record_of(self, run_id: str) -> tuple[RunSummary, list[StoredEntry], Verification]:
+        """A run with its journal and the verdict on it."""
+        run = await self.find(run_id)
+        if not self._store.read_only:
+            # A run this very process left may have entries on their way to the disk.
+            await self._store.flush()
+        return (run, *await self._examined(run.run_id))
 
     async def watches(self) -> tuple[WatchState, ...]:
         return ()
@@ -168,6 +181,10 @@ class StoreReads:
 
         Raises `Refused` ``RUN_UNKNOWN`` when the store knows neither a run nor entries of that id.
         """
+        return (await self._examined(run_id))[1]
+
+    async def _examined(self, run_id: str) -> tuple[list[StoredEntry], Verification]:
+        """The rows of a journal as far as they can be read, and the verdict on them."""
         started = self._clock.monotonic()
         rows: list[StoredEntry] = []
         damage: list[StorageError] = []
@@ -183,7 +200,8 @@ class StoreReads:
         bodies = await self._bodies_for(rows, damage)
         verdict = await asyncio.to_thread(verify_entries, rows, artifacts=bodies.get, run_id=run_id)
         found = [*_damage_findings(damage, verdict.entries), *_end_findings(row, verdict)]
-        return _verification(run_id, verdict, found, timestamp(self._clock.now()), self._clock.monotonic() - started)
+        at, seconds = timestamp(self._clock.now()), self._clock.monotonic() - started
+        return rows, _verification(run_id, verdict, found, at, seconds)
 
     async def _row(self, run_id: str, damage: list[StorageError]) -> RunSummary | None:
         try:
@@ -292,11 +310,6 @@ def _verification(
         checked_at=at,
         duration_ms=seconds * 1000,
     )
-
-
-def node_record(node: NodeInfo) -> dict[str, Any]:
-    """A node as the plan document holds it."""
-    return {"node_id": node.node_id, "block_type": node.block_type, "lane": node.lane, "after": list(node.after)}
 
 
 def _node(record: Mapping[str, Any]) -> NodeInfo:

@@ -70,6 +70,15 @@ _INPUTS: Final = {
 }
 
 _RUNS: Final = {
+    "REPLAY_EXPECTED": "The word names no class of difference.",
+    "REPLAY_LIVE": "The run has not ended yet.",
+    "REPLAY_MISSION": "The mission of the run cannot be run again.",
+    "REPLAY_MODE": "The plan of the run does not allow this replay.",
+    "REPLAY_NO_RECORD": "There is no record to replay.",
+    "REPLAY_OPTION": "The option belongs to another kind of replay.",
+    "REPLAY_PRUNED": "A body the record names is no longer stored.",
+    "REPLAY_TIMEOUT": "The replay took too long.",
+    "REPLAY_TOO_LARGE": "The run is too large to replay in memory.",
     "RUN_AMBIGUOUS": "The beginning of the id fits several runs.",
     "RUN_UNKNOWN": "There is no such run.",
     "STEP_UNKNOWN": "The run has no such step.",

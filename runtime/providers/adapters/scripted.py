@@ -42,6 +42,11 @@ class ScriptedProvider:
         """Continue after the first ``used`` answers of ``role``."""
         self._used[role] = used
 
+    def answer(self, role: str, ordinal: int) -> str | None:
+        """The text of one recorded answer, counted from 0, without using it up; None when there is none."""
+        answers = self._answers.get(role, ())
+        return answers[ordinal].text if ordinal < len(answers) else None
+
     async def complete(self, request: ModelRequest, on_delta: Callable[[str], None] | None = None) -> ModelReply:
         """The next answer of the role. Raises `Refused` ``PROVIDER_NO_ANSWER`` or ``PROVIDER_EXHAUSTED``."""
         answer, ordinal = self._next(request.role)

@@ -25,6 +25,7 @@ MAX_PAIRS: Final = 2000
 #: The other side of a comparison with a replay in memory.
 REPLAY: Final = "replay"
 VERSION_DRIFT: Final = "version_drift"
+_CURSOR: Final = "cursor"
 #: After everything that has a place.
 _LAST: Final = 2**62
 
@@ -96,9 +97,9 @@ class _Sides:
         )
 
     def _found(self, also: Sequence[Divergence]) -> list[Divergence]:
-        placed = [*self._plans(), *self._attempts()]
+        placed = [*self._plans(), *self._moved(), *self._attempts()]
         placed += [_Placed(self._place(item.step_id, item.base_seq), item) for item in also]
-        placed += [*self._absent(placed), *self._decisions(), *self._moved()]
+        placed += [*self._absent(placed), *self._decisions()]
         found = [item.found for item in sorted(placed, key=lambda item: item.order)]
         # Numbers of entries nobody can look up say nothing.
         return found if self._other.stored else [replace(item, other_seq=None) for item in found]
@@ -161,7 +162,7 @@ class _Sides:
         """The step the comparison was to begin with is not there on the other side."""
         if self._resumed is not None and self._resumed.moved:
             start = self._base.attempts[self._resumed.base]
-            found = about_step(start, None, ORDERING, "cursor", "the other side never came to this step")
+            found = about_step(start, None, ORDERING, _CURSOR, "the other side never came to this step")
             yield _Placed(_seq(start.seq), found)
 
     # -- attempts -----------------------------------------------------------------------------------------------
@@ -190,11 +191,7 @@ class _Sides:
 
     def _absent(self, placed: Sequence[_Placed]) -> list[_Placed]:
         """Attempts only one side has, but for those at or behind a step that differs or is itself absent."""
-        diverged = {
-            item.found.step_id
-            for item in placed
-            if item.found.step_id is not None and item.found.scope != self._scope and item.found.kind in (PLAN, OUTCOME)
-        }
+        diverged = {step for step in (self._diverging(item.found) for item in placed) if step is not None}
         alone = [(item, True) for key, item in self._mine.items() if key not in self._theirs]
         alone += [(item, False) for key, item in self._theirs.items() if key not in self._mine]
         covered, found = self._behind(diverged) | diverged, []
@@ -203,6 +200,11 @@ class _Sides:
                 covered |= self._behind({item.step_id}) | {item.step_id}
                 found.append(_one_sided(item, mine=mine))
         return found
+
+    def _diverging(self, found: Divergence) -> str | None:
+        """The step whose work a difference may have changed; what concerns all of them explains nothing missing."""
+        telling = found.kind in (PLAN, OUTCOME) or found.field == _CURSOR
+        return found.step_id if telling and found.scope != self._scope else None
 
     def _behind(self, steps: set[str]) -> set[str]:
         """Every step that may run after one of these, by either plan."""

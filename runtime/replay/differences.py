@@ -28,6 +28,7 @@ _COMPARED: Final[Mapping[str, str]] = {
     "undo": "its undo went otherwise",
 }
 _ENDING: Final = ("status", "code", "accepted", "output")
+_STOPPED: Final = "cancelled"
 _MISS: Final = "REPLAY_MISS"
 
 
@@ -183,8 +184,11 @@ def _asked(
 
 
 def _ending(one: AttemptTrace, two: AttemptTrace) -> Divergence | None:
+    """An attempt without an end and one that was stopped are alike: neither came to an end by itself."""
     for name in _ENDING:
         mine, theirs = getattr(one, name), getattr(two, name)
+        if name == "status":
+            mine, theirs = mine or _STOPPED, theirs or _STOPPED
         if mine != theirs:
             return about_step(one, two, OUTCOME, name, f"the step's {name} differs", _text(mine), _text(theirs))
     return None

@@ -69,7 +69,7 @@ async def show(options: argparse.Namespace) -> int:
     async with deck_for(options, writing=False) as deck:
         summary = await deck.find(options.selector)
         state = RunState.begin(summary, await deck.nodes(summary.run_id))
-        async for entry in _entries(deck, summary.run_id):
+        async for entry in entries_of(deck, summary.run_id):
             state = fold_entry(state, entry)
     if options.json:
         print_json({**plain(summary), "steps": plain(state.step_rows())})
@@ -101,7 +101,7 @@ async def logs(options: argparse.Namespace) -> int:
             return await _step_output(deck, summary.run_id, options.step)
         last = -1
         while True:
-            async for entry in _entries(deck, summary.run_id, after=last):
+            async for entry in entries_of(deck, summary.run_id, after=last):
                 last = entry.seq
                 _print_entry(entry, as_json=options.json)
             summary = await deck.find(summary.run_id)
@@ -122,7 +122,7 @@ def _print_entry(entry: EntryAppended, *, as_json: bool) -> None:
 async def _step_output(deck: Deck, run_id: str, step: str) -> int:
     """The captured output of every operation of a step: full streams where they were kept, else what the record holds."""
     found = False
-    async for entry in _entries(deck, run_id):
+    async for entry in entries_of(deck, run_id):
         receipt = entry.entry.get("receipt") if entry.kind == "receipt" else None
         if not receipt or receipt["step_id"] != step:
             continue
@@ -251,7 +251,8 @@ def _write_new(path: Path, lines: list[bytes]) -> None:
         raise QuarterdeckError("EXPORT_IO", f"cannot write {path}: {error.strerror}") from None
 
 
-async def _entries(deck: Deck, run_id: str, *, after: int = -1) -> AsyncIterator[EntryAppended]:
+async def entries_of(deck: Deck, run_id: str, *, after: int = -1) -> AsyncIterator[EntryAppended]:
+    """The journal of a run, page by page."""
     while True:
         page = await deck.entries(run_id, after=after, limit=_PAGE)
         for entry in page:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from runtime.events.facts import (
     Comparison,
@@ -23,7 +24,6 @@ from runtime.events.facts import (
 )
 from runtime.host.api import InputInfo, MissionInfo, Replay, RunStatus
 from runtime.host.authoring import problem_of
-from runtime.host.replaying import Replaying
 from runtime.kernel.canonical import CanonicalizationError, parse_strict
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import Refused, StorageError
@@ -35,6 +35,9 @@ from runtime.missions.problems import MissionInvalid
 from runtime.orchestration.journal_verify import JournalVerification, artifact_references, verify_entries
 from runtime.storage.journals import STORE_JOURNAL, DamagedJournal
 from runtime.storage.store import Store
+
+if TYPE_CHECKING:
+    from runtime.host.replaying import Replaying
 
 LATEST: Final = "@latest"
 _MAX_ENTRIES: Final = 2000
@@ -49,7 +52,13 @@ class StoreReads:
         self._store = store
         self._catalogue = Catalogue(missions)
         self._clock = clock
-        self._replaying = Replaying(store, clock)
+
+    @cached_property
+    def _replaying(self) -> Replaying:
+        # Replaying needs half the runtime; verbs that only read must not wait for it.
+        from runtime.host.replaying import Replaying
+
+        return Replaying(self._store, self._clock)
 
     @property
     def store_path(self) -> str:
@@ -98,8 +107,11 @@ class StoreReads:
 
     async def _record_of(self, run_id: str) -> tuple[RunSummary, list[StoredEntry], Verification]:
         """A run with its journal and the verdict on it."""
+        from runtime.host.replaying import check_run
+
         run = await self.find(run_id)
-        if not self._store.read_only:
+        check_run(run)
+        if not self._store.read_only and self._store.poisoned is None:
             # A run this very process left may have entries on their way to the disk.
             await self._store.flush()
         return (run, *await self._examined(run.run_id))

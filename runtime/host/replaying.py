@@ -43,8 +43,9 @@ MAX_ENTRIES: Final = 250_000
 MAX_MODEL_CALLS: Final = 10_000
 #: Replays and comparisons of one process at a time; others wait.
 MAX_AT_ONCE: Final = 2
-#: What the turn specification calls a replay that runs blocks and answers everything else (§3.27).
-MODE: Final = "playback_recorded_provider_outputs"
+#: What the turn specification calls a replay that runs blocks and answers the rest, with and without a model (§3.27).
+PLAYBACK: Final = "playback_recorded_provider_outputs"
+RE_SIMULATE: Final = "re_simulate_nodes"
 FIDELITY: Final = "recorded"
 _MISSING: Final = "J_ARTIFACT_MISSING"
 
@@ -92,7 +93,7 @@ class Replaying:
             return ReplayReport(
                 run_id=summary.run_id,
                 fidelity=FIDELITY,
-                mode=MODE,
+                mode=PLAYBACK if past.evidence else RE_SIMULATE,
                 mission_source=origin,
                 comparison=verdicts,
                 operations_answered=replayed.operations_answered,
@@ -119,7 +120,7 @@ class Replaying:
     # -- what the store has -------------------------------------------------------------------------------------
 
     async def _recorded(self, summary: RunSummary, rows: Sequence[StoredEntry], verdict: Verification) -> Recorded:
-        _check_record(summary, rows, verdict)
+        _check_verdict(summary, verdict)
         entries = await asyncio.to_thread(_parsed, rows)
         record = await self._store.runs.record(summary.run_id)
         plan = await self._body(record.plan_digest if record is not None else None)
@@ -213,8 +214,8 @@ class Replaying:
         return changed_answers(calls, provider, mission.answers.name)
 
 
-def _check_record(summary: RunSummary, rows: Sequence[StoredEntry], verdict: Verification) -> None:
-    """Is there a whole, ended and verified record?"""
+def check_run(summary: RunSummary) -> None:
+    """Can there be a record to read? Raises `Refused` before anything is read."""
     if summary.status is RunStatus.REFUSED:
         raise _no_record(summary, "it was refused before anything was recorded")
     if not summary.status.terminal and not summary.resumable:
@@ -223,12 +224,16 @@ def _check_record(summary: RunSummary, rows: Sequence[StoredEntry], verdict: Ver
             f"run {summary.run_id} is still {summary.status.value}",
             hint="a record can be replayed when the run has ended or was left",
         )
-    if len(rows) > MAX_ENTRIES:
+    if summary.entries > MAX_ENTRIES:
         raise Refused(
             "REPLAY_TOO_LARGE",
-            f"the run has {len(rows)} entries, at most {MAX_ENTRIES} are replayed",
+            f"the run has {summary.entries} entries, at most {MAX_ENTRIES} are replayed",
             hint="look at it with `quarterdeck replay --fidelity view`",
         )
+
+
+def _check_verdict(summary: RunSummary, verdict: Verification) -> None:
+    """Is the record whole and unaltered?"""
     errors = [item for item in verdict.findings if item.severity == "error"]
     broken = next((item for item in errors if item.code != _MISSING), None)
     if broken is not None:

@@ -256,7 +256,7 @@ class _Sides:
             base_seq=one.seq if one else None,
             other_seq=there.seq if there else None,
             kind=worst,
-            reused_from=known.reused_from,
+            reused_from=next((item.reused_from for item in (one, two) if item and item.reused_from), None),
         )
 
 

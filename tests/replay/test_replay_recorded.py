@@ -290,13 +290,47 @@ async def test_an_undo_that_is_none_is_refused_again(host: RuntimeHost, tmp_path
     root.mkdir()
     mission = FLAKY[: FLAKY.index("blocks:")] + (
         "blocks:\n  write: {type: tool_invoke, tool: filesystem.write_file, path: out, content: x,"
-        " compensation_type: fs_restore, compensation_command: other}\nlinks: []\n"
+        " compensation_type: fs_restore, compensation_command: fs_restore other}\nlinks: []\n"
     )
     run = await run_to_end(host, write_mission(tmp_path / "m", mission), inputs={"root": str(root)})
     assert str(run.code).startswith("op.comp_"), run
     report = await replayed(host, run.run_id)
     assert report.comparison.equivalent, told(report)
     assert report.operations_answered == 1
+
+
+ROUTED = """\
+mission: routed
+version: "1"
+workspace: {kind: none}
+envelope: {allowed_paths: [], allowed_tools: [], max_budget_usd: 1}
+provider: {scripted: answers.yaml}
+blocks:
+  ask: {type: llm_call, prompt: well?}
+  weak: {type: gate_check, check: non_empty, condition: {x: ""}, fallback: strong}
+  strong: {type: template, template: stood in}
+  done: {type: template, template: "{{ value }}"}
+links: [weak -> ask]
+branches:
+  ask: [{when: "outputs.ask.text == 'more'", to: weak}, {otherwise: done}]
+"""
+
+
+async def test_a_loop_with_a_fallback_takes_the_same_way_again(host: RuntimeHost, tmp_path: Path) -> None:
+    answers = "runner: [more, more, enough]\n"
+    run = await run_to_end(host, write_mission(tmp_path / "m", ROUTED, {"answers.yaml": answers}))
+    assert run.status is RunStatus.SUCCEEDED, run
+    report = await replayed(host, run.run_id)
+    assert report.comparison.equivalent, told(report)
+    way = [(pair.step_id, pair.visit) for pair in report.comparison.steps]
+    assert way == [
+        ("ask", 1), ("weak", 1), ("strong", 1), ("ask", 2), ("weak", 2), ("strong", 2), ("ask", 3), ("done", 1),
+    ]  # fmt: skip
+    assert report.mode == "playback_recorded_provider_outputs"
+    edit(tmp_path / "m" / "answers.yaml", "more, more", "more, less")
+    first = (await replayed(host, run.run_id)).comparison.first
+    assert first is not None
+    assert (first.kind, first.scope) == ("OUTCOME_DIVERGENCE", "operation:ask~1.2.1.0")
 
 
 # -- what an edit changes ----------------------------------------------------------------------------------------

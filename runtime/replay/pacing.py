@@ -27,6 +27,8 @@ from runtime.replay.record import EndOfRecord, Fate, Record
 
 #: How long everything that runs may wait for each other before the record's order is given up, in seconds.
 STALL_SECONDS: Final = 0.25
+#: Rounds of the event loop in which a waiting replay may still turn out to move.
+_SECOND_LOOK: Final = 50
 
 
 class RecordedOrder:
@@ -45,6 +47,7 @@ class RecordedOrder:
     def running(self) -> Iterator[None]:
         """Something is at work that will come to its end by itself."""
         self._running += 1
+        self._wake()
         try:
             yield
         finally:
@@ -59,9 +62,16 @@ class RecordedOrder:
                 async with asyncio.timeout(STALL_SECONDS):
                     await change.wait()
             except TimeoutError:
-                if self._running == 0:
-                    self._given_up = True
-                    self._wake()
+                await self._look_again(change)
+
+    async def _look_again(self, change: asyncio.Event) -> None:
+        """Give the order up, unless something moves after all: a busy loop may only have been late."""
+        for _ in range(_SECOND_LOOK):
+            await asyncio.sleep(0)
+            if self._running or self._change is not change:
+                return
+        self._given_up = True
+        self._wake()
 
     def ended(self, key: StepKey) -> None:
         """An attempt has ended, and its end is journalled."""

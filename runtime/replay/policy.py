@@ -74,12 +74,11 @@ class FailPolicy:
 
     def _fails(self, found: Divergence) -> bool:
         matching = [item for item in self.expected if item.covers(found)]
-        match found.kind:
-            case "PLAN_DIVERGENCE" | "OUTCOME_DIVERGENCE" | "PROVIDER_CHOICE_DIVERGENCE":
-                return not matching
-            case "ORDERING_DIVERGENCE":
-                return not any(item.approved for item in matching)
-            case "TIMING_DIVERGENCE":
-                late = found.diff_ms is None or found.diff_ms > self.tolerance
-                return late or found.scope.startswith(_STRICT_SCOPES)
+        if found.kind in (PLAN, OUTCOME, PROVIDER):
+            return not matching
+        if found.kind == ORDERING:
+            return not any(item.approved for item in matching)
+        if found.kind == TIMING:
+            late = found.diff_ms is None or found.diff_ms > self.tolerance
+            return late or found.scope.startswith(_STRICT_SCOPES)
         return True  # authority, and whatever has no name here

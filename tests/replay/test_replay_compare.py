@@ -389,7 +389,7 @@ def told(found: Sequence[Divergence], *, swapped: bool = False) -> list[tuple[An
     return sorted(rows, key=str)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(traces(), traces())
 def test_comparing_is_reflexive_symmetric_and_ordered(one: Trace, two: Trace) -> None:
     assert compare(one, one).equivalent

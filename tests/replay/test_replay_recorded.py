@@ -17,8 +17,9 @@ from runtime.host.api import Answer, Launch, Refused, Replay, RunStatus
 from runtime.host.observer import Observer
 from runtime.host.runtime_host import RuntimeHost
 from runtime.kernel.clock import SystemClock
-from runtime.kernel.errors import QuarterdeckError
+from runtime.kernel.errors import QuarterdeckError, StorageError
 from runtime.missions.loader import load
+from runtime.replay import recorded
 from runtime.storage.layout import StateDir
 from runtime.storage.store import Store
 from tests.support.deckhand import SAMPLES, sample
@@ -102,20 +103,20 @@ def told(report: ReplayReport) -> str:
 async def test_the_replay_of_a_sample_is_equivalent_and_touches_nothing(host: RuntimeHost, name: str) -> None:
     with outside() as really:
         run = await approved(host, str(SAMPLES / name))
-    before = await entries(host, run.run_id, "receipt")
+    before = await host.entries(run.run_id, limit=2000)
     with outside() as seen:
         report = await replayed(host, run.run_id)
     assert report.comparison.equivalent, told(report)
     assert (report.comparison.divergences, report.comparison.first) == ((), None)
     assert report.comparison.drift is None
     assert (report.fidelity, report.mission_source) == ("recorded", "current")
-    assert report.operations_answered == report.operations_total == len(before)
+    assert report.operations_answered == report.operations_total == sum(item.kind == "receipt" for item in before)
     assert {pair.step_id for pair in report.comparison.steps} == {node.node_id for node in await host.nodes(run.run_id)}
     assert all(pair.base_output == pair.other_output for pair in report.comparison.steps)
     assert seen == [], "a replay starts no process and opens no connection"
     if name == "fix-the-build":
         assert "subprocess.Popen" in really, "the hook sees what the run itself does"
-    assert await entries(host, run.run_id, "receipt") == before, "nothing is added to the run"
+    assert await host.entries(run.run_id, limit=2000) == before, "nothing is added to the run"
 
 
 async def test_two_replays_tell_the_same(host: RuntimeHost) -> None:
@@ -403,10 +404,11 @@ async def test_every_edit_is_told_by_its_class_and_its_first_step(host: RuntimeH
         assert first is not None
         assert (first.kind, first.step_id, first.field) == (kind, step, field), first
         assert report.comparison.downstream == tuple(steps[steps.index(step) + 1 :])
-        recorded = await replayed(host, run_id, mission="recorded")
-        assert recorded.comparison.equivalent is (file == "mission.yaml")
         (folder / file).write_text(kept)
-    assert (await replayed(host, run_id)).comparison.equivalent
+    edit(folder / "mission.yaml", '"Fix: $', '"Repair: $')
+    assert (await replayed(host, run_id, mission="recorded")).comparison.equivalent
+    edit(folder / "prompt.md", "Patch", "Mend")
+    assert not (await replayed(host, run_id, mission="recorded")).comparison.equivalent, "files are as they are now"
 
 
 async def test_a_changed_block_asks_for_what_was_not_recorded(host: RuntimeHost, patched: tuple[Path, str]) -> None:
@@ -487,6 +489,35 @@ async def test_what_cannot_be_replayed_is_refused_with_a_code(host: RuntimeHost,
         ),
     )
     assert await refusal(host, failed.run_id, from_step="b") == "replay_cursor_not_found"
+
+
+async def test_a_plan_that_allows_no_such_replay_and_one_that_takes_too_long(
+    host: RuntimeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = plain(tmp_path / "m", "  a: {type: template, template: x}", more="profile: simple/v1\n")
+    assert await refusal(host, (await run_to_end(host, path)).run_id) == "REPLAY_MODE"
+    run = await run_to_end(host, str(SAMPLES / "hello"))
+    monkeypatch.setattr(recorded, "REPLAY_SECONDS", 0.0)
+    assert await refusal(host, run.run_id) == "REPLAY_TIMEOUT"
+
+
+@pytest.mark.parametrize("code", ["REPLAY_PRUNED", "STORE_ARTIFACT_DAMAGED"])
+async def test_a_body_that_goes_while_it_is_replayed(
+    host: RuntimeHost, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    run = await run_to_end(host, str(SAMPLES / "hello"))
+    (receipt,) = await entries(host, run.run_id, "receipt")
+    get = host._store.artifacts.get
+
+    async def without(digest: str) -> bytes | None:
+        if digest != receipt["receipt"]["output_hash"]:
+            return await get(digest)
+        if code.startswith("STORE_"):
+            raise StorageError(code, "damaged")
+        return None
+
+    monkeypatch.setattr(host._store.artifacts, "get", without)
+    assert await refusal(host, run.run_id) == code
 
 
 async def test_bodies_that_are_gone_and_entries_that_were_altered(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ async def show(options: argparse.Namespace) -> int:
         summary = await deck.find(options.selector)
         lineage = await deck.lineage(summary.run_id)
         state = RunState.begin(summary, await deck.nodes(summary.run_id))
-        async for entry in _entries(deck, summary.run_id):
+        async for entry in entries_of(deck, summary.run_id):
             state = fold_entry(state, entry)
     if options.json:
         related = [{name: getattr(run, name) for name in _RELATED} for run in lineage]
@@ -130,7 +130,7 @@ async def logs(options: argparse.Namespace) -> int:
             return await _step_output(deck, summary.run_id, options.step)
         last = -1
         while True:
-            async for entry in _entries(deck, summary.run_id, after=last):
+            async for entry in entries_of(deck, summary.run_id, after=last):
                 last = entry.seq
                 _print_entry(entry, as_json=options.json)
             summary = await deck.find(summary.run_id)
@@ -152,7 +152,7 @@ async def _step_output(deck: Deck, run_id: str, step: str) -> int:
     """The captured output of every operation of a step, full streams where they were kept, else what the record holds;
     and the data items it emitted."""
     found = False
-    async for entry in _entries(deck, run_id):
+    async for entry in entries_of(deck, run_id):
         stream = emitted(entry.entry) if entry.kind == "step_finished" and entry.entry["step_id"] == step else None
         if stream is not None:
             found = True
@@ -296,7 +296,8 @@ def _write_new(path: Path, lines: list[bytes]) -> None:
         raise QuarterdeckError("EXPORT_IO", f"cannot write {path}: {error.strerror}") from None
 
 
-async def _entries(deck: Deck, run_id: str, *, after: int = -1) -> AsyncIterator[EntryAppended]:
+async def entries_of(deck: Deck, run_id: str, *, after: int = -1) -> AsyncIterator[EntryAppended]:
+    """The journal of a run, page by page."""
     while True:
         page = await deck.entries(run_id, after=after, limit=_PAGE)
         for entry in page:

@@ -48,24 +48,33 @@ async def deck_for(options: argparse.Namespace, *, writing: bool) -> AsyncIterat
 
 async def run(options: argparse.Namespace) -> int:
     """``quarterdeck run PATH``: prints ``{"event":"launch",…}`` and ``{"event":"done",…}`` with ``--json``."""
-    attended = not options.no_input and (options.await_approval or sys.stdin.isatty())
     intent = Launch(
         path=_absolute(options.path),
-        inputs=_inputs(options.input),
-        unattended=not attended,
+        inputs=given_inputs(options.input),
+        unattended=not is_attended(options),
         wait=options.wait,
         reason=options.reason,
         directory=str(Path.cwd()),
     )
     async with deck_for(options, writing=True) as deck:
-        feed = deck.subscribe()
-        try:
-            summary = await deck.launch(intent)
-            code = await _attend(deck, feed, summary, options)
-            await _stay(deck)
-            return code
-        finally:
-            feed.close()
+        return await run_attached(deck, intent, options)
+
+
+async def run_attached(deck: Deck, intent: Launch, options: argparse.Namespace) -> int:
+    """Launch, show the run until it ends, and take its exit code."""
+    feed = deck.subscribe()
+    try:
+        summary = await deck.launch(intent)
+        code = await _attend(deck, feed, summary, options)
+        await _stay(deck)
+        return code
+    finally:
+        feed.close()
+
+
+def is_attended(options: argparse.Namespace) -> bool:
+    """Is there somebody who can answer a question, here or with `quarterdeck approve`?"""
+    return not options.no_input and (options.await_approval or sys.stdin.isatty())
 
 
 async def resume(options: argparse.Namespace) -> int:
@@ -73,12 +82,11 @@ async def resume(options: argparse.Namespace) -> int:
 
     Whether a repaired run may ask is up to this face: where nobody can answer, it must not wait for ever.
     """
-    attended = not options.no_input and (options.await_approval or sys.stdin.isatty())
     async with deck_for(options, writing=True) as deck:
         feed = deck.subscribe()
         try:
             summary = await deck.find(options.selector)
-            ack = await deck.resume(summary.run_id, options.reason, unattended=not attended)
+            ack = await deck.resume(summary.run_id, options.reason, unattended=not is_attended(options))
             if not ack.done or not summary.resumable:
                 return _acknowledge(ack, options)
             code = await _attend(deck, feed, await deck.find(summary.run_id), options)
@@ -337,7 +345,8 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def _inputs(pairs: list[str]) -> Mapping[str, str]:
+def given_inputs(pairs: list[str]) -> Mapping[str, str]:
+    """``--input name=value`` options as a mapping. Raises `QuarterdeckError` ``INPUT_SYNTAX``."""
     given: dict[str, str] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from runtime.blocks.effects import SideEffects, worst
 from runtime.blocks.errors import BlockRuntimeError, BlockValidationError
@@ -16,7 +16,7 @@ from runtime.blocks.projection import project
 from runtime.blocks.running import NodeCall
 from runtime.blocks.values import BlockValue
 from runtime.execution.pause import PauseGate
-from runtime.execution.questions import Questions
+from runtime.execution.questions import Asks
 from runtime.execution.stream_keeper import TELEMETRY, DataItem, TextItem
 from runtime.flow.streams import StreamEdges, StreamStalled
 from runtime.kernel.errors import Halted, JournalError, ModelError, StorageError
@@ -31,10 +31,32 @@ from runtime.kernel.model import (
     OperationResult,
 )
 from runtime.kernel.outcomes import block_code
-from runtime.orchestration.operations import InvalidCompensation, OperationExecutor
+from runtime.orchestration.operation_ports import OnOutput
+from runtime.orchestration.operations import InvalidCompensation
+from runtime.orchestration.undo import CompensationOutcome
 
 #: step path, tick, visit, attempt
 AttemptKey = tuple[str, int, int, int]
+
+
+class Executes(Protocol):
+    """Who answers operations: `OperationExecutor` in a run, the record in a recorded replay (ruling R19)."""
+
+    async def execute(
+        self,
+        operation: Operation,
+        ctx: ExecutionContext,
+        stack: Sequence[Envelope],
+        *,
+        fill_default: bool = False,
+        on_output: OnOutput | None = None,
+    ) -> OperationResult:
+        """Raises `InvalidCompensation`, `Halted`, `JournalError`; everything else is returned."""
+        ...
+
+    async def compensate_all(self, receipts: Sequence[OperationReceipt]) -> tuple[CompensationOutcome, ...]:
+        """Undo last to first; stops at the first undo that is not verified."""
+        ...
 
 
 class Undo:
@@ -44,7 +66,7 @@ class Undo:
     is bounded by the run's operations.
     """
 
-    def __init__(self, executor: OperationExecutor) -> None:
+    def __init__(self, executor: Executes) -> None:
         self._executor = executor
         self._receipts: dict[AttemptKey, dict[str, tuple[int, OperationReceipt]]] = {}
         self._noted = 0
@@ -94,12 +116,12 @@ class AttemptWorld:
         *,
         call: NodeCall,
         key: AttemptKey,
-        executor: OperationExecutor,
+        executor: Executes,
         context: ExecutionContext,
         stack: tuple[Envelope, ...],
         role: str,
         gate: PauseGate,
-        questions: Questions,
+        questions: Asks,
         undo: Undo,
         streams: StreamEdges,
     ) -> None:

@@ -22,10 +22,10 @@ from runtime.blocks.workflow import Workflow
 from runtime.egress.fence import EgressFence, Output
 from runtime.egress.scopes import CancelTree, Scope, ScopeKind
 from runtime.events.envelope import Lane
-from runtime.execution.attempt_world import AttemptWorld, Undo
+from runtime.execution.attempt_world import AttemptWorld, Executes, Undo
 from runtime.execution.pause import PauseGate
 from runtime.execution.pool import ExecutionPool, Task
-from runtime.execution.questions import Questions
+from runtime.execution.questions import Asks
 from runtime.execution.stream_keeper import StreamKeeper
 from runtime.flow.lanes import LaneItem
 from runtime.flow.loop import LaneLoop
@@ -36,7 +36,6 @@ from runtime.kernel.outcomes import block_code, operation_code
 from runtime.kernel.ports import ArtifactStore
 from runtime.orchestration.journal_history import FinishedStep, History, step_of_operation
 from runtime.orchestration.mission_journal import MissionJournal
-from runtime.orchestration.operations import OperationExecutor
 
 #: The fence's reason when the process goes and the run stays resumable (ruling R35).
 LEAVING: Final = "session_end"
@@ -48,7 +47,7 @@ class TurnServices:
     """Everything one turn's attempts share. ``streams`` takes what they emit, ``kept`` knows what became of it."""
 
     journal: MissionJournal
-    executor: OperationExecutor
+    executor: Executes
     context: ExecutionContext
     stack: tuple[Envelope, ...]
     scopes: CancelTree
@@ -56,7 +55,7 @@ class TurnServices:
     gate: PauseGate
     loop: LaneLoop
     pool: ExecutionPool
-    questions: Questions
+    questions: Asks
     artifacts: ArtifactStore
     fence: EgressFence
     epoch: int

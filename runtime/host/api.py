@@ -246,8 +246,15 @@ class Deck(Protocol):
         """
         ...
 
-    async def compare(self, base: str, other: str) -> Comparison:
-        """Two recorded runs side by side, by full run id."""
+    async def compare(
+        self, base: str, other: str, *, timing_ms: int | None = None, expected: Sequence[str] = ()
+    ) -> Comparison:
+        """Two recorded runs side by side, by full run id.
+
+        ``timing_ms``: how much longer a step may take before that counts; None compares no times. ``expected`` are
+        differences that are no failure, as ``CLASS`` or ``CLASS@SCOPE``; one that does not appear is. Raises like
+        `replay`, and `Refused` ``REPLAY_EXPECTED``.
+        """
         ...
 
     async def watch(self, intent: Watch) -> WatchState:

@@ -16,7 +16,7 @@ from runtime.events.envelope import ControlSignal
 from runtime.execution.node_runner import LEAVING, TurnRunner, TurnServices
 from runtime.execution.pause import PauseGate
 from runtime.execution.pool import ExecutionPool
-from runtime.execution.questions import Questions, Reply
+from runtime.execution.questions import Questions, recorded_replies
 from runtime.execution.stream_keeper import StreamKeeper, shown
 from runtime.flow.lanes import LaneQueues
 from runtime.flow.loop import LaneLoop
@@ -104,7 +104,7 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
         journal=prepared.journal,
         clock=shared.clock,
         unattended=prepared.unattended,
-        answered=_answers(prepared),
+        answered=recorded_replies(prepared.past),
         changed=hooks.question,
         leaving=lambda: (fence := scope.fence_in_force) is not None and fence.reason == LEAVING,
     )
@@ -268,17 +268,6 @@ def _ledger(prepared: Prepared) -> Ledger:
     ledger = Ledger(limits)
     ledger.replay(prepared.past)
     return ledger
-
-
-def _answers(prepared: Prepared) -> dict[tuple[str, str], Reply]:
-    """Answers given before a crash, by question and subject (ruling R8)."""
-    return {
-        (str(entry["escalation_id"]), str(entry["subject_digest"])): Reply(
-            resolution=str(entry["resolution"]), by=str(entry["resolved_by"]), notes=str(entry.get("notes") or "")
-        )
-        for entry in prepared.past
-        if entry["kind"] == "escalation" and entry["phase"] == "answered" and "subject_digest" in entry
-    }
 
 
 def _provider(mission: Mission, shared: Shared) -> ModelProvider | None:

@@ -18,6 +18,8 @@ _USAGE_PREFIXES: Final = (
     "APPROVAL_UNKNOWN",
     "APPROVAL_AMBIGUOUS",
     "EXPORT_",
+    "REPLAY_",
+    "replay_",
 )
 _UNVERIFIED: Final = frozenset({"STORE_CORRUPT", "STORE_ARTIFACT_DAMAGED"})
 #: The state folder is not one we can use: a mistake of set-up, not a mission that failed.

@@ -17,12 +17,12 @@ from runtime.events.envelope import ControlSignal
 from runtime.events.facts import EntryAppended, RunSummary
 from runtime.host.api import Launch
 from runtime.host.assembly import Parts, Shared, assemble, writable_roots
+from runtime.host.contract import plan_inputs
 from runtime.host.ground import Ground, leave_empty, output_folder
 from runtime.host.hooks import Hooks
 from runtime.host.lineage import Fork, Reuse, cause_of, decide, given, parent_of, read_fork
 from runtime.host.live_run import LiveRun, RunPorts
 from runtime.host.prepared import Prepared
-from runtime.host.reads import node_record
 from runtime.host.refusals import Refusals
 from runtime.host.resuming import read_past
 from runtime.host.settlement import Settlement
@@ -47,7 +47,6 @@ from runtime.storage.runs import RunRecord, insert_run, update_run
 from runtime.storage.store import Store
 from runtime.turns import arbiter, prelude
 from runtime.turns.arbiter import OpenFacts, OpenResult
-from runtime.turns.plan import PlanInputs
 from runtime.turns.session import Session, SessionManager
 
 #: Reused attempts journalled between two looks at the disk, far below what the writer lets wait.
@@ -387,7 +386,14 @@ class Launcher:
                 session_id=identity.session_id,
                 turn_id=identity.run_id,
                 authority_epoch=self._store.epoch,
-                plan=_plan_inputs(mission, inputs, workspace, identity, self._store.epoch, self._shared.sandbox.tier),
+                plan=plan_inputs(
+                    mission,
+                    inputs,
+                    run_id=identity.run_id,
+                    epoch=self._store.epoch,
+                    workspace=workspace.describe(),
+                    confinement=self._shared.sandbox.tier,
+                ),
             )
         )
         session.advance(identity.run_id, opened.trigger, reason=opened.decision.reason)
@@ -490,37 +496,6 @@ def recipe_hash(mission: Mission, inputs: Mapping[str, Any]) -> str:
             "governance": {},
             "code_version": code_version(),
         }
-    )
-
-
-def _plan_inputs(
-    mission: Mission, inputs: Mapping[str, Any], workspace: Workspace, identity: _Identity, epoch: int, tier: str
-) -> PlanInputs:
-    spec = mission.spec
-    contract = {
-        "mission_hash": mission.mission_hash,
-        "inputs": dict(inputs),
-        "envelope": mission.envelope.record(),
-        "block_envelopes": {name: item.record() for name, item in sorted(mission.block_envelopes.items())},
-        "names": spec.envelope.names,
-        "write_paths": None if spec.envelope.write_paths is None else sorted(spec.envelope.write_paths),
-        "sandbox": spec.sandbox.model_dump(mode="json"),
-        "confinement": tier,
-        "workspace": workspace.describe(),
-        "nodes": [node_record(node) for node in mission.graph.nodes()],
-        "on_failure": spec.on_failure,
-        "max_parallel": spec.max_parallel,
-        "max_steps": spec.max_steps,
-        "lanes": spec.lanes.model_dump(mode="json"),
-        "behaviour_version": BEHAVIOUR_VERSION,
-    }
-    return PlanInputs(
-        turn_id=identity.run_id,
-        mission_version=spec.version,
-        graph_definition_ref=mission.mission_hash,
-        authority_epoch=epoch,
-        execution_profile=spec.profile,
-        contract=contract,
     )
 
 

@@ -322,7 +322,7 @@ class LiveRun:
                 await self._settlement.repair()
             trigger = _trigger_of(await self._execute(scope))
         except Halted as halted:
-            trigger = _because(arbiter.node_failed(halted.code), halted.message)
+            trigger = arbiter.because(arbiter.node_failed(halted.code), halted.message)
         except asyncio.CancelledError:
             if self._stop is None:
                 raise  # the event loop is going down under us
@@ -330,7 +330,7 @@ class LiveRun:
         except (JournalError, StorageError):
             raise
         except QuarterdeckError as error:
-            trigger = _because(arbiter.node_failed(error.code), error.message)
+            trigger = arbiter.because(arbiter.node_failed(error.code), error.message)
         if trigger.rank is not arbiter.Rank.CANCELLED:
             return trigger
         # The work met a fence, or the stop file before our own look at it did: there is one stop, and it says why.
@@ -447,29 +447,22 @@ class LiveRun:
 
 
 def _trigger_of(response: Response) -> Trigger:
-    if response.success:
-        return arbiter.succeeded()
-    if response.skipped:
-        return replace(arbiter.succeeded(skipped=True), code=response.code, reason=response.message)
-    return _because(arbiter.node_failed(response.code), response.message)
-
-
-def _because(trigger: Trigger, message: str) -> Trigger:
-    """Say why in the work's own words; a stop keeps the reason it is recognised by."""
-    return trigger if trigger.rank is arbiter.Rank.CANCELLED else replace(trigger, reason=message)
+    return arbiter.work_ended(
+        success=response.success, skipped=response.skipped, code=response.code, message=response.message
+    )
 
 
 def recorded_stop(past: Iterable[Mapping[str, Any]]) -> _Stop | None:
     """The stop a journal tells of that has no end yet: whoever continues the run finishes that, not the work."""
-    reason, verb = None, "cancel"
-    for entry in past:
-        if entry["kind"] == "signal":
-            told = [item for item in entry["signals"] if item["signal"] == "cancel"]
-            reason = str(told[0].get("reason")) if told else reason
-        elif entry["kind"] == "operator_action" and entry["action"] in ("cancel", "terminate"):
-            verb = str(entry["action"])
-    if reason is None:
+    told = arbiter.journalled_stop(past)
+    if told is None:
         return None
-    by_time = reason == "budget_exhausted"
-    trigger = arbiter.budget_exhausted(by_time=True) if by_time else arbiter.cancelled(reason)
-    return _Stop(verb=verb, actor=_RUNTIME, reason=reason, trigger=trigger, undo=verb != "terminate", recorded=True)
+    verb, reason = told
+    return _Stop(
+        verb=verb,
+        actor=_RUNTIME,
+        reason=reason,
+        trigger=arbiter.stopped(reason),
+        undo=verb != "terminate",
+        recorded=True,
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from runtime.events.facts import (
     Comparison,
@@ -36,6 +37,9 @@ from runtime.orchestration.stream_index import IndexNode, read_node, root_of
 from runtime.storage.journals import STORE_JOURNAL, DamagedJournal
 from runtime.storage.store import Store
 
+if TYPE_CHECKING:
+    from runtime.host.replaying import Replaying
+
 LATEST: Final = "@latest"
 _MAX_ENTRIES: Final = 2000
 _MAX_VIOLATIONS: Final = 1000
@@ -49,6 +53,13 @@ class StoreReads:
         self._store = store
         self._catalogue = Catalogue(missions)
         self._clock = clock
+
+    @cached_property
+    def _replaying(self) -> Replaying:
+        # Replaying needs half the runtime; verbs that only read must not wait for it.
+        from runtime.host.replaying import Replaying
+
+        return Replaying(self._store, self._clock)
 
     @property
     def store_path(self) -> str:
@@ -87,10 +98,24 @@ class StoreReads:
         return await self._store.runs.lineage(run.lineage_id)
 
     async def replay(self, intent: Replay) -> ReplayReport:
-        raise Refused("CONTROL_VERB", "replay is not there yet")
+        return await self._replaying.replay(intent, *await self._record_of(intent.run_id))
 
-    async def compare(self, base: str, other: str) -> Comparison:
-        raise Refused("CONTROL_VERB", "compare is not there yet")
+    async def compare(
+        self, base: str, other: str, *, timing_ms: int | None = None, expected: Sequence[str] = ()
+    ) -> Comparison:
+        sides = [await self._record_of(base), await self._record_of(other)]
+        return await self._replaying.compare(sides, timing_ms=timing_ms, expected=expected)
+
+    async def _record_of(self, run_id: str) -> tuple[RunSummary, list[StoredEntry], Verification]:
+        """A run with its journal and the verdict on it."""
+        from runtime.host.replaying import check_run
+
+        run = await self.find(run_id)
+        check_run(run)
+        if not self._store.read_only and self._store.poisoned is None:
+            # A run this very process left may have entries on their way to the disk.
+            await self._store.flush()
+        return (run, *await self._examined(run.run_id))
 
     async def watches(self) -> tuple[WatchState, ...]:
         return ()
@@ -169,6 +194,10 @@ class StoreReads:
 
         Raises `Refused` ``RUN_UNKNOWN`` when the store knows neither a run nor entries of that id.
         """
+        return (await self._examined(run_id))[1]
+
+    async def _examined(self, run_id: str) -> tuple[list[StoredEntry], Verification]:
+        """The rows of a journal as far as they can be read, and the verdict on them."""
         started = self._clock.monotonic()
         rows: list[StoredEntry] = []
         damage: list[StorageError] = []
@@ -184,7 +213,8 @@ class StoreReads:
         bodies = await self._bodies_for(rows, damage)
         verdict = await asyncio.to_thread(verify_entries, rows, artifacts=bodies.get, run_id=run_id)
         found = [*_damage_findings(damage, verdict.entries), *end_findings(row, verdict)]
-        return _verification(run_id, verdict, found, timestamp(self._clock.now()), self._clock.monotonic() - started)
+        at, seconds = timestamp(self._clock.now()), self._clock.monotonic() - started
+        return rows, _verification(run_id, verdict, found, at, seconds)
 
     async def _row(self, run_id: str, damage: list[StorageError]) -> RunSummary | None:
         try:
@@ -310,11 +340,6 @@ def _verification(
         checked_at=at,
         duration_ms=seconds * 1000,
     )
-
-
-def node_record(node: NodeInfo) -> dict[str, Any]:
-    """A node as the plan document holds it."""
-    return {"node_id": node.node_id, "block_type": node.block_type, "lane": node.lane, "after": list(node.after)}
 
 
 def _node(record: Mapping[str, Any]) -> NodeInfo:

@@ -70,6 +70,21 @@ _INPUTS: Final = {
 }
 
 _RUNS: Final = {
+    "REPLAY_EXPECTED": "The word names no class of difference.",
+    "REPLAY_LIVE": "The run has not ended yet.",
+    "REPLAY_MISSION": "The mission of the run cannot be run again.",
+    "REPLAY_MODE": "The plan of the run does not allow this replay.",
+    "REPLAY_NO_RECORD": "There is no record to replay.",
+    "REPLAY_OPTION": "The option belongs to another kind of replay.",
+    "REPLAY_PRUNED": "A body the record names is no longer stored.",
+    "REPLAY_TIMEOUT": "The replay took too long.",
+    "REPLAY_TOO_LARGE": "The run is too large to replay in memory.",
+    "AUTHORITY_DIVERGENCE": "Something was decided under another authority.",
+    "ORDERING_DIVERGENCE": "Steps came in another order.",
+    "OUTCOME_DIVERGENCE": "A step, an operation or a decision ended otherwise.",
+    "PLAN_DIVERGENCE": "The mission, its inputs or what it started from is another.",
+    "PROVIDER_CHOICE_DIVERGENCE": "Another provider or model answered.",
+    "TIMING_DIVERGENCE": "A step took longer or shorter than tolerated.",
     "RUN_AMBIGUOUS": "The beginning of the id fits several runs.",
     "RUN_UNKNOWN": "There is no such run.",
     "STEP_UNKNOWN": "The run has no such step.",

@@ -164,7 +164,9 @@ class FakeDeck:
             raise Refused("RUN_UNKNOWN", "the test prepared no replay")
         return self.replay_report
 
-    async def compare(self, base: str, other: str) -> Comparison:
+    async def compare(
+        self, base: str, other: str, *, timing_ms: int | None = None, expected: Sequence[str] = ()
+    ) -> Comparison:
         self.intents.append(("compare", (base, other)))
         if self.comparison is None:
             raise Refused("RUN_UNKNOWN", "the test prepared no comparison")

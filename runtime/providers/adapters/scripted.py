@@ -49,6 +49,11 @@ class ScriptedProvider:
         """Continue after the first ``used`` answers of ``role``, of its list for ``asked`` when it has several."""
         self._used[role, asked] = used
 
+    def answer(self, role: str, ordinal: int, asked: str = ALWAYS) -> str | None:
+        """The text of one recorded answer, counted from 0, without using it up; None when there is none."""
+        answers = self._answers.get(role, {}).get(asked, ())
+        return answers[ordinal].text if ordinal < len(answers) else None
+
     async def complete(self, request: ModelRequest, on_delta: Callable[[str], None] | None = None) -> ModelReply:
         """The next answer of the role. Raises `Refused` ``PROVIDER_NO_ANSWER`` or ``PROVIDER_EXHAUSTED``."""
         answer, details = self._next(request)

@@ -14,7 +14,7 @@ from typing import Final
 from runtime.events.facts import Comparison, Divergence, StepPair
 from runtime.orchestration.journal_history import StepKey
 from runtime.replay.cursor import Resumed, resume
-from runtime.replay.differences import about_step, of_attempt
+from runtime.replay.differences import about_step, is_reused, of_attempt
 from runtime.replay.plans import plan_differences, reachable
 from runtime.replay.policy import AUTHORITY, CLASSES, ORDERING, OUTCOME, PLAN, FailPolicy
 from runtime.replay.trace import AttemptTrace, DecisionTrace, Trace
@@ -179,7 +179,7 @@ class _Sides:
             self._drift = self._drift or differences.drift
             if any(item.kind == OUTCOME for item in differences.found):
                 diverged.add(one.step_id)
-            elif one.input != two.input:
+            elif one.input != two.input and not is_reused(one, two):
                 inputs.append((one, two))
             for item in differences.found:
                 yield _Placed(_seq(one.seq), item)

@@ -42,13 +42,18 @@ class Differences:
 
 def of_attempt(one: AttemptTrace, two: AttemptTrace, policy: FailPolicy) -> Differences:
     """Compare everything but the input, which only means something beside what came before."""
-    reused = one.reused_from is not None or two.reused_from is not None
+    reused = is_reused(one, two)
     operations = [] if reused else list(_operations(one, two))
     provider = next((item for item in operations if item.kind == PROVIDER), None)
     outcome = next((item for item in operations if item.kind == OUTCOME), None)
-    outcome = outcome or _question(one, two) or _ending(one, two)
+    outcome = outcome or (None if reused else _question(one, two)) or _ending(one, two)
     found = [_order(one, two), provider, outcome, _timing(one, two, policy)]
     return Differences(tuple(item for item in found if item is not None), drift=not reused and _drift(one, two))
+
+
+def is_reused(one: AttemptTrace, two: AttemptTrace) -> bool:
+    """Was it taken over from another run on either side? Then what it was given, did and asked is recorded there."""
+    return one.reused_from is not None or two.reused_from is not None
 
 
 def about_step(

@@ -120,6 +120,31 @@ async def test_the_replay_of_a_sample_is_equivalent_and_touches_nothing(host: Ru
     assert await host.entries(run.run_id, limit=2000) == before, "nothing is added to the run"
 
 
+async def test_a_fork_with_another_input_replays_from_its_own_journal(host: RuntimeHost, tmp_path: Path) -> None:
+    """A step it took over was given what its parent was given, which is not what the fork's inputs say."""
+    path = write_mission(
+        tmp_path / "two",
+        """\
+mission: two
+version: "1"
+inputs: {word: {type: string, default: old}}
+workspace: {kind: none}
+envelope: {allowed_paths: [], allowed_tools: []}
+blocks:
+  first: {type: template, template: "first {{ word }}", data: {word: "${inputs.word}"}}
+  second: {type: template, template: "{{ a }} {{ word }}", data: {a: "${outputs.first}", word: "${inputs.word}"}}
+links: [first -> second]
+outputs: {said: "${outputs.second}"}
+""",
+    )
+    parent = await run_to_end(host, path)
+    fork = await run_to_end(host, path, parent_run_id=parent.run_id, from_step="second", inputs={"word": "new"})
+    assert fork.outputs == {"said": "first old new"}
+    report = await replayed(host, fork.run_id)
+    assert report.comparison.equivalent, told(report)
+    assert [pair.reused_from for pair in report.comparison.steps] == [parent.run_id, None]
+
+
 async def test_two_replays_tell_the_same(host: RuntimeHost) -> None:
     run = await run_to_end(host, str(SAMPLES / "guarded"))
     one, two = [replace(await replayed(host, run.run_id), duration_ms=0.0, generated_at="") for _ in range(2)]

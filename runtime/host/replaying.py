@@ -209,8 +209,8 @@ class Replaying:
         calls = model_calls(past.entries, past.evidence, roles)
         try:
             provider = await asyncio.to_thread(_scripted, mission.answers)
-        except QuarterdeckError as error:
-            raise Refused("REPLAY_MISSION", f"the scripted answers cannot be read: {error.message}") from None
+        except (QuarterdeckError, OSError) as error:
+            raise Refused("REPLAY_MISSION", f"the scripted answers cannot be read: {error}") from None
         return changed_answers(calls, provider, mission.answers.name)
 
 

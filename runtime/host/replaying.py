@@ -203,8 +203,8 @@ class Replaying:
             return ()
         try:
             provider = await asyncio.to_thread(_scripted, mission.answers)
-        except QuarterdeckError as error:
-            raise Refused("REPLAY_MISSION", f"the scripted answers cannot be read: {error.message}") from None
+        except (QuarterdeckError, OSError) as error:
+            raise Refused("REPLAY_MISSION", f"the scripted answers cannot be read: {error}") from None
         return changed_answers(past.entries, past.evidence, provider, mission.answers.name)
 
 

@@ -135,7 +135,7 @@ class _Sides:
                 yield _Placed(_seq(found.base_seq), replace(found, expected=_named(one), actual=_named(two)))
                 break
         for one, two in zip(mine, theirs, strict=False):
-            if self._epoch(one, self._base) != self._epoch(two, self._other):
+            if one.name == two.name and self._epoch(one, self._base) != self._epoch(two, self._other):
                 found = self._decision(AUTHORITY, "authority_epoch", "decided under another authority", one, two)
                 yield _Placed(_seq(one.seq), replace(found, expected=str(one.epoch), actual=str(two.epoch)))
                 break

@@ -264,7 +264,7 @@ def _difference(
 
 
 def _shown(value: object) -> str:
-    if value is _ABSENT or value is None:
+    if value is _ABSENT:
         return "nothing"
     text = value if isinstance(value, str) else json.dumps(thawed(value), ensure_ascii=False, default=str)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -73,6 +73,9 @@ class Record:
         for entry in entries:
             self._feed(entry)
         self.total = sum(1 for _ in self._receipts.all())
+        cut = any(end.status == "cancelled" for end in self._ends.values())
+        #: The run was cut short, so that what is not in the record is no difference.
+        self.stopped = self.stop is not None or self.closed is None or cut
 
     @property
     def run_id(self) -> str:
@@ -82,12 +85,6 @@ class Record:
     def order(self) -> tuple[StepKey, ...]:
         """The attempts that ended by themselves, in the order they did."""
         return tuple(key for key, end in self._ends.items() if end.status != "cancelled")
-
-    @property
-    def stopped(self) -> bool:
-        """Was the run cut short, so that what is not in the record is no difference?"""
-        cut = any(end.status == "cancelled" for end in self._ends.values())
-        return self.stop is not None or self.closed is None or cut
 
     def fate(self, key: StepKey) -> Fate:
         """What to do with an attempt."""

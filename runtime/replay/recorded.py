@@ -217,7 +217,15 @@ class _Stage:
         self._journal.append("signal", signals=self._opening)
 
     async def _work(self) -> Trigger | None:
-        """What the workflow amounts to; None when the record ends without an end."""
+        """What the workflow amounts to; None when the record ends without an end. Work that met the stop of then is
+        that stop: there is one, and it says why."""
+        trigger = await self._worked()
+        stop = self._record.stop
+        if trigger is None or stop is None or trigger.rank is not arbiter.Rank.CANCELLED:
+            return trigger
+        return arbiter.stopped(stop[1])
+
+    async def _worked(self) -> Trigger | None:
         try:
             return _trigger(await self._execute())
         except EndOfRecord as end:

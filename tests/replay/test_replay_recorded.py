@@ -227,6 +227,22 @@ async def test_a_stopped_run_replays_up_to_where_it_was_fenced(host: RuntimeHost
     ]
 
 
+async def test_a_run_whose_time_was_up_and_one_the_stop_file_ended(host: RuntimeHost, tmp_path: Path) -> None:
+    blocks = "  nap: {type: delay, seconds: 60}\n  b: {type: template, template: x}"
+    late = await run_to_end(host, plain(tmp_path / "late", blocks, "[nap -> b]", more="budgets: {time: 0.05}\n"))
+    begun = await host.launch(Launch(path=plain(tmp_path / "halted", blocks, "[nap -> b]")))
+    await until(lambda: live(host, begun.run_id).parts.loop.running)
+    stop = tmp_path / "store" / "STOP_AUTONOMY"
+    stop.touch()
+    halted = await host.wait(begun.run_id)
+    stop.unlink()
+    assert (late.status, halted.status) == (RunStatus.TIMED_OUT, RunStatus.CANCELLED)
+    assert (await entries(host, halted.run_id, "journal_closed"))[0]["status"] == "halted"
+    for run in (late, halted):
+        report = await replayed(host, run.run_id)
+        assert report.comparison.equivalent, told(report)
+
+
 PARALLEL = """\
   nap: {type: delay, seconds: 60}
   quick: {type: template, template: quick}

@@ -23,7 +23,7 @@ _TURN_SHORT: Final = {"Opening": "Open", "Terminal": "Term"}
 _ROOMY: Final = 44  # cells from which rows spell things out
 _SPACIOUS: Final = 60  # cells from which entries show their time and hash
 _DETAIL_LINES: Final = 400
-_LANE_NAMES: Final = {"ControlLane": "CONTROL", "DataLane": "DATA", "TelemetryLane": "TELEMETRY"}
+LANE_NAMES: Final = {"ControlLane": "CONTROL", "DataLane": "DATA", "TelemetryLane": "TELEMETRY"}
 _ENTRY_ROLES: Final[dict[str, Role]] = {
     "operation_denied": "bad",
     "escalation": "warn",
@@ -176,7 +176,7 @@ def step_details(row: StepRow) -> list[Row]:
     """One step in full."""
     members = (
         ("block", row.block_type),
-        ("lane", _LANE_NAMES.get(row.lane, row.lane)),
+        ("lane", LANE_NAMES.get(row.lane, row.lane)),
         ("status", f"{row.status}{' (as the mission expects)' if row.accepted else ''}"),
         ("attempt", f"{row.attempt}, visit {row.visit}"),
         ("started", row.started_at or "–"),
@@ -208,7 +208,7 @@ def _quiet_lanes(state: RunState) -> list[Row]:
             piece(f"{'closed' if ended else 'no gauge yet':<14}", "dim"),
             piece(f"attempts {state.attempts.get(lane, 0)}"),
         )
-        for lane, name in _LANE_NAMES.items()
+        for lane, name in LANE_NAMES.items()
     ]
     rows.append((piece(f"entries {state.last_seq + 1}", "dim"),))
     return rows
@@ -224,7 +224,7 @@ def _lane_row(lane: LaneState, width: int, *, roomy: bool) -> Row:
     done = lane.dispatched - lane.running
     counts = f"  running {lane.running}  done {done}" if roomy else f" run {lane.running} done {done}"
     return (
-        piece(f"{_LANE_NAMES.get(lane.lane, lane.lane):<10}"),
+        piece(f"{LANE_NAMES.get(lane.lane, lane.lane):<10}"),
         piece("▓" * filled, role),
         piece("░" * (width - filled), "dim"),
         piece(f" {lane.depth}/{lane.limit}"),

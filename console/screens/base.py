@@ -82,6 +82,13 @@ class DeckScreen(Screen[Any]):
     def draw(self) -> None:
         """Draw what is particular to this screen."""
 
+    def tick(self, now: float) -> None:
+        """The application's clock has moved on to ``now``, in seconds; called ten times a second while visible."""
+
+    def picture(self) -> object:
+        """What this screen shows beside the application's view state; another value means another picture."""
+        return None
+
     def put(self, selector: str, rows: list[Row], *, layout: bool = False) -> None:
         """Show rows in a static, unless it shows them already. ``layout`` when its height may change."""
         if self._shown.get(selector) != rows:

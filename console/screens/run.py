@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from console.model import rows
 from console.model.fold import JournalRow, RunState, StepRow
-from console.model.reasons import run_reason
+from console.model.reasons import lookback_reason, run_reason
 from console.model.safe import safe
 from console.panels.lines import LinesPanel
 from console.screens.base import DeckScreen
@@ -36,6 +36,8 @@ class RunScreen(DeckScreen):
         Binding("R", "answer('rejected')", "Reject …", show=False, id="question.reject"),
         Binding("V", "verify", "Verify", id="run.verify"),
         Binding("f", "full", "Full", id="run.full"),
+        Binding("P", "replay", "Replay", show=False, id="run.replay"),
+        Binding("W", "compare", "Compare", show=False, id="run.compare"),
         *(
             Binding(str(index), f"panel('{name}')", f"Panel {name}", show=False, id=f"run.{name}")
             for index, name in enumerate(_PANELS, 1)
@@ -126,7 +128,17 @@ class RunScreen(DeckScreen):
     # -- actions ------------------------------------------------------------------------------------------------
 
     def off_here(self, action: str, choice: str) -> str | None:
+        if action in ("replay", "compare"):
+            return lookback_reason(self.state.run if self.state is not None else None)
         return run_reason(action, choice, self.state)
+
+    def action_replay(self) -> None:
+        if self.state is not None:
+            self.console_app.lookback.replay(self.state.run.run_id)
+
+    def action_compare(self) -> None:
+        if self.state is not None:
+            self.console_app.lookback.weigh(self.state.run)
 
     def action_cancel(self) -> None:
         self._control("cancel")

@@ -86,14 +86,8 @@ def lookback_reason(run: RunSummary | None) -> str | None:
     return None
 
 
-def position_reason(action: str, choice: str, replay: Replay, *, checking: bool) -> str | None:
+def position_reason(action: str, replay: Replay, *, checking: bool) -> str | None:
     """Why an action of the replay screen is off at this position; None when it is on."""
-    back = choice == "-1"
-    if action == "step" and replay.target == (0 if back else replay.last):
-        return f"this is the {'first' if back else 'last'} entry"
-    if action == "stop" and replay.stop(-1 if back else 1) is None:
-        what = "divergence" if replay.divergences() else "mark"
-        return f"no {what} {'before' if back else 'after'} this entry"
     if action == "bookmarks" and not replay.bookmarks:
         return "no bookmarks yet; b sets one"
     if action == "check" and checking:

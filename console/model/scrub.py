@@ -45,7 +45,7 @@ def _state(play: Playback) -> Piece:
 def _note(replay: Replay, play: Playback) -> Row:
     """One thing worth knowing here: damage, work in progress, a long pause, a bookmark, what the entry says."""
     if replay.readable < replay.total:
-        return (piece(f"  {WARNING_GLYPH} {replay.readable:,} of {replay.total:,} entries readable", "warn"),)
+        return (piece(f"  {WARNING_GLYPH} {replay.readable:,} of {replay.total:,} readable", "warn"),)
     if not replay.arrived:
         return (piece(f"  … going to {replay.target:,}", "accent"),)
     pause = shortened(play, replay.here, replay.time)

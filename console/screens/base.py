@@ -96,9 +96,11 @@ class DeckScreen(Screen[Any]):
             self.query_one(selector, Static).update(block(rows), layout=layout)
 
     def _refresh_keys(self) -> None:
-        """The footer is rebuilt only when some key went on or off."""
+        """The footer is rebuilt only when one of its keys went on or off: that costs as much as a frame."""
         now = tuple(
-            self.off(*_action(binding.action)) is None for _, binding in self._bindings if "." not in binding.action
+            self.off(*_action(binding.action)) is None
+            for _, binding in self._bindings
+            if binding.show and "." not in binding.action
         )
         if now != self._availability:
             self._availability = now

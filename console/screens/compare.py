@@ -126,23 +126,19 @@ class CompareScreen(DeckScreen):
     def _cursor_moved(self) -> None:
         self.query_one("#cause").scroll_home(animate=False)
         self._draw_cause()
-        self._refresh_keys()
 
     # -- actions ------------------------------------------------------------------------------------------------
 
     def off_here(self, action: str, choice: str) -> str | None:
-        if action == "jump":
-            step = -1 if choice == "-1" else 1
-            if compare.next_difference(self._listed(), self.pairs.cursor, step) is None:
-                return f"no difference {'before' if step < 0 else 'after'} this one"
-            return None
         return comparison_reason(action, choice, self.comparison)
 
     def action_jump(self, direction: int) -> None:
         found = compare.next_difference(self._listed(), self.pairs.cursor, direction)
-        if found is not None:
-            self.pairs.place(found)
-            self._cursor_moved()
+        if found is None:
+            self.notify(f"no difference {'after' if direction > 0 else 'before'} this one", markup=False)
+            return
+        self.pairs.place(found)
+        self._cursor_moved()
 
     def action_only(self) -> None:
         """Only what differs, or everything; the cursor stays on its line where that is listed."""

@@ -108,6 +108,7 @@ class ReplayScreen(DeckScreen):
             await self.console_app.guarded(self._read_on)
         finally:
             self._busy = False
+        self.redraw()
 
     async def _read_on(self) -> None:
         """Slice by slice, so that keys come through."""
@@ -202,7 +203,7 @@ class ReplayScreen(DeckScreen):
     # -- going somewhere ----------------------------------------------------------------------------------------
 
     def off_here(self, action: str, choice: str) -> str | None:
-        return position_reason(action, choice, self.replay, checking=self.checking)
+        return position_reason(action, self.replay, checking=self.checking)
 
     def _go(self, position: int) -> None:
         self.pause()
@@ -214,12 +215,18 @@ class ReplayScreen(DeckScreen):
         self.redraw()
 
     def action_step(self, direction: int) -> None:
+        """One entry on or back. At an end it says so, rather than switching one half of a footer key off."""
+        if self.replay.target == (self.replay.last if direction > 0 else 0):
+            self.notify(f"this is the {'last' if direction > 0 else 'first'} entry", markup=False)
         self._go(self.replay.target + direction)
 
     def action_stop(self, direction: int) -> None:
         mark = self.replay.stop(direction)
         if mark is not None:
             self._go(mark.seq)
+        else:
+            what = "divergence" if self.replay.divergences() else "mark"
+            self.notify(f"no {what} {'after' if direction > 0 else 'before'} this entry", markup=False)
 
     def action_end(self, end: int) -> None:
         self._go(self.replay.last if end else 0)

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_deck import NODES, RUN, FakeDeck, entry, run_summary
+from support.fake_deck import RUN, entry, run_summary
 from support.recorded import FORK, diverged, equal, lookback_deck, recorded, report
 from textual.pilot import Pilot
 from textual.widgets import Input
 
 from console.app import ConsoleApp
-from console.panels.lines import LinesPanel
+from console.model.home import HomeState
+from console.model.reasons import lookback_reason, observer_reason
 from console.screens.compare import CompareScreen
 from console.screens.dialogs import AskScreen, DetailScreen, PickScreen
-from console.screens.help import HelpScreen
 from console.screens.home import HomeScreen
 from console.screens.launch import LaunchScreen
 from console.screens.replay import ReplayScreen
@@ -26,7 +26,8 @@ from console.screens.run import RunScreen
 from runtime.events.facts import RunChanged
 from runtime.host.api import RunStatus
 
-SIZES = [(80, 24), (120, 40), (180, 50)]
+SMALL = (80, 24)
+SIZES = [SMALL, (120, 40), (180, 50)]
 
 
 class Clock:
@@ -55,15 +56,20 @@ async def settle(pilot: Pilot[Any]) -> None:
 
 
 async def press(pilot: Pilot[Any], *keys: str) -> None:
-    for key in keys:
-        await pilot.press(key)
-        await settle(pilot)
-
-
-async def open_replay(pilot: Pilot[Any]) -> ReplayScreen:
-    """The failed run is the second of the list."""
+    await pilot.press(*keys)
     await settle(pilot)
-    await press(pilot, "2", "j", "P")
+
+
+async def fill(pilot: Pilot[Any], text: str) -> None:
+    """Type into the open dialog and take it."""
+    pilot.app.screen.query_one(Input).value = text
+    await press(pilot, "enter")
+
+
+async def open_replay(pilot: Pilot[Any], at: int | None = None) -> ReplayScreen:
+    await settle(pilot)
+    pilot.app.lookback.replay(RUN, at)  # type: ignore[attr-defined]
+    await settle(pilot)
     return replaying(pilot)
 
 
@@ -79,277 +85,160 @@ def comparing(pilot: Pilot[Any]) -> CompareScreen:
     return screen
 
 
-def bar(pilot: Pilot[Any]) -> str:
-    return str(pilot.app.screen.query_one("#bar").render())
+def selected_step(pilot: Pilot[Any]) -> str:
+    line = comparing(pilot).line
+    assert line is not None
+    assert line.pair is not None
+    return line.pair.step_id
 
 
 # -- replay --------------------------------------------------------------------------------------------------------
 
 
-async def test_the_screen_shows_the_run_as_it_was(tmp_path: Path) -> None:
-    fake = lookback_deck(tmp_path)
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        screen = await open_replay(pilot)
-        assert "0/6 steps" in drawn(pilot)
-        assert "failed" not in str(screen.query_one("#headline").render())
-        await press(pilot, "S", *"#13", "enter")
+async def test_keys_travel_and_the_screen_shows_the_run_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, forks = lookback_deck(tmp_path), []
+    app = ConsoleApp(fake)
+    monkeypatch.setattr(app.lookback, "fork_from", lambda run, step: forks.append((run.run_id, step)))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await press(pilot, "2", "j", "P")
+        replay = replaying(pilot).replay
+        assert "● running  0/6 steps" in drawn(pilot)
+        assert "failed" not in drawn(pilot)
+        await press(pilot, "left_square_bracket", "F")
+        assert "this is the first entry" in notices(pilot)
+        assert "no step has begun here" in notices(pilot)
+        await press(pilot, "right_square_bracket", "right_square_bracket", "left_square_bracket")
+        assert replay.here == 1
+        await press(pilot, "right_curly_bracket", "right_curly_bracket", "left_curly_bracket")
+        assert replay.here == 8
+        await press(pilot, "S")
+        await fill(pilot, "greed")
+        assert "there is no step 'greed'; there is green" in drawn(pilot)
+        await fill(pilot, "#13")
         shown = drawn(pilot)
         assert "waiting for you  2/6 steps" in shown
         assert "entry 0013/0020" in shown
         assert '"reason": "Write?"' in shown
-        assert [row.seq for row in screen.query_one("#journal", LinesPanel)._items][-1] == 13
-        await press(pilot, "G")
-        assert "✗ failed" in drawn(pilot)
-        assert fake.intents == []
-
-
-async def test_keys_step_jump_and_seek(tmp_path: Path) -> None:
-    async with ConsoleApp(lookback_deck(tmp_path)).run_test(size=(120, 40)) as pilot:
-        replay = (await open_replay(pilot)).replay
-        places = []
-        for key in (
-            "right_square_bracket",
-            "right_square_bracket",
-            "left_square_bracket",
-            "right_curly_bracket",
-            "right_curly_bracket",
-            "left_curly_bracket",
-            "G",
-            "g",
-        ):
-            await press(pilot, key)
-            places.append(replay.here)
-        assert places == [1, 2, 1, 8, 9, 8, 20, 0]
-        await press(pilot, "left_square_bracket")
-        assert "this is the first entry" in notices(pilot)
-        await press(pilot, "S", *"+3s", "enter")
-        assert replay.here == 9
-        await press(pilot, "S", *"greed", "enter")
-        assert isinstance(pilot.app.screen, AskScreen)
-        assert "there is no step 'greed'; there is green" in str(pilot.app.screen.query_one("#complaint").render())
-        pilot.app.screen.query_one("#asked-text", Input).value = "green"
-        await press(pilot, "enter")
-        assert replay.here == 17
         await press(pilot, "enter")
         assert isinstance(pilot.app.screen, DetailScreen)
-
-
-async def test_a_click_on_the_bar_goes_there(tmp_path: Path) -> None:
-    async with ConsoleApp(lookback_deck(tmp_path)).run_test(size=(120, 40)) as pilot:
-        replay = (await open_replay(pilot)).replay
-        column = bar(pilot).index("!")
+        await press(pilot, "escape", "F")
+        assert forks == [(RUN, "apply")]
+        await press(pilot, "G")
+        assert "✗ failed" in drawn(pilot)
+        column = str(pilot.app.screen.query_one("#bar").render()).index("!")
         await pilot.click("#bar", offset=(column + 1, 0))
         await settle(pilot)
         assert replay.here == 8
-        await pilot.click("#bar", offset=(118, 0))
-        await settle(pilot)
-        assert replay.here == 20
-
-
-async def test_playing_follows_the_clock_and_shortens_waits(tmp_path: Path) -> None:
-    clock = Clock()
-    async with ConsoleApp(lookback_deck(tmp_path), clock=clock).run_test(size=(120, 40)) as pilot:
-        screen = await open_replay(pilot)
-        await press(pilot, "p")
-        assert "▶ ×1" in drawn(pilot)
-        clock.now += 0.35
-        await settle(pilot)
-        assert screen.replay.here == 3
-        await press(pilot, "plus")
-        await press(pilot, "S", *"13", "enter", "p")
-        assert "▶ ×4" in drawn(pilot)
-        assert "… 4:10 waiting" in drawn(pilot)
-        clock.now += 0.9
-        await settle(pilot)
-        assert screen.replay.here == 13
-        clock.now += 0.2
-        await settle(pilot)
-        assert screen.replay.here == 15
-        await press(pilot, "p")
-        clock.now += 60
-        await settle(pilot)
-        assert screen.replay.here == 15
-
-
-async def test_a_dialog_in_front_holds_the_playing(tmp_path: Path) -> None:
-    clock = Clock()
-    async with ConsoleApp(lookback_deck(tmp_path), clock=clock).run_test(size=(120, 40)) as pilot:
-        screen = await open_replay(pilot)
-        await press(pilot, "p", "question_mark")
-        assert isinstance(pilot.app.screen, HelpScreen)
-        clock.now += 60
         await press(pilot, "escape")
-        assert (screen.replay.here, screen.playback.playing) == (0, False)
+        assert isinstance(pilot.app.screen, HomeScreen)
+    assert fake.intents == []
+
+
+async def test_playing_follows_the_clock_and_a_dialog_in_front_holds_it(tmp_path: Path) -> None:
+    clock = Clock()
+    app = ConsoleApp(lookback_deck(tmp_path), clock=clock)
+    async with app.run_test(size=SMALL) as pilot:
+        screen = await open_replay(pilot)
+
+        def after(seconds: float) -> int:
+            clock.now += seconds
+            app._tick()
+            return screen.replay.here
+
+        await press(pilot, "p", "plus")
+        assert "▶ ×4" in drawn(pilot)
+        assert after(0.08) == 3
+        await press(pilot, "p")
+        assert after(60) == 3
+        screen.replay.seek(13)
+        await press(pilot, "p")
+        assert "… 4:10 waiting" in drawn(pilot)
+        assert after(0.9) == 13
+        assert after(0.2) == 15
+        await press(pilot, "question_mark")
+        assert after(60) == 15
+        assert not screen.playback.playing
 
 
 async def test_bookmarks_and_the_position_are_there_the_next_time(tmp_path: Path) -> None:
-    async with ConsoleApp(lookback_deck(tmp_path)).run_test(size=(120, 40)) as pilot:
-        await open_replay(pilot)
-        await press(pilot, "S", *"8", "enter", "b", *"why?", "enter", "S", *"12", "enter", "b", "enter", "escape")
-        assert isinstance(pilot.app.screen, HomeScreen)
-    kept = json.loads((tmp_path / "console" / "replay.json").read_text())["runs"][RUN]
-    assert kept == {"at": 12, "bookmarks": [{"seq": 8, "label": "why?"}, {"seq": 12, "label": ""}]}
-    async with ConsoleApp(lookback_deck(tmp_path)).run_test(size=(120, 40)) as pilot:
-        replay = (await open_replay(pilot)).replay
-        assert replay.here == 12
+    file = tmp_path / "console" / "replay.json"
+    async with ConsoleApp(lookback_deck(tmp_path)).run_test(size=SMALL) as pilot:
+        await open_replay(pilot, at=8)
         await press(pilot, "b")
+        assert isinstance(pilot.app.screen, AskScreen)
+        await fill(pilot, "[why]?")
+        await press(pilot, "right_square_bracket", "b")
+        await fill(pilot, "")
+        await press(pilot, "right_square_bracket", "escape")
+    assert json.loads(file.read_text())["runs"][RUN] == {
+        "at": 10,
+        "bookmarks": [{"seq": 8, "label": "[why]?"}, {"seq": 9, "label": ""}],
+    }
+    async with ConsoleApp(lookback_deck(tmp_path)).run_test(size=SMALL) as pilot:
+        replay = (await open_replay(pilot)).replay
+        assert replay.here == 10
+        await press(pilot, "left_square_bracket", "b", "B")
         assert list(replay.bookmarks) == [8]
-        await press(pilot, "B")
         assert isinstance(pilot.app.screen, PickScreen)
-        assert "#0008  why?   operation denied" in drawn(pilot)
+        assert "#0008  [why]?   operation denied" in drawn(pilot)
         await press(pilot, "enter")
         assert replay.here == 8
-        assert "◆ why?" in drawn(pilot)
-        await press(pilot, "right_square_bracket", "ctrl+q")
-    kept = json.loads((tmp_path / "console" / "replay.json").read_text())["runs"][RUN]
-    assert kept == {"at": 9, "bookmarks": [{"seq": 8, "label": "why?"}]}
+        assert "◆ [why]?" in drawn(pilot)
+        await press(pilot, "ctrl+q")
+    assert json.loads(file.read_text())["runs"][RUN] == {"at": 8, "bookmarks": [{"seq": 8, "label": "[why]?"}]}
 
 
-async def test_a_damaged_place_file_is_said_and_left(tmp_path: Path) -> None:
-    (tmp_path / "console").mkdir()
-    (tmp_path / "console" / "replay.json").write_text("{")
-    async with ConsoleApp(lookback_deck(tmp_path)).run_test(size=(120, 40)) as pilot:
-        await open_replay(pilot)
-        assert "cannot be used" in notices(pilot)
-        await press(pilot, "b", "enter", "escape")
-    assert (tmp_path / "console" / "replay.json").read_text() == "{"
-
-
-async def test_an_equivalent_check_is_one_line_and_its_report_opens(tmp_path: Path) -> None:
-    fake = lookback_deck(tmp_path, replay_report=report(equal("replay")))
+async def test_a_recorded_check_is_one_line_or_opens_on_the_first_divergence(tmp_path: Path) -> None:
+    fake = lookback_deck(tmp_path, replay_report=None)
     async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await open_replay(pilot)
-        await press(pilot, "D")
-        assert "R runs the recorded check first" in notices(pilot)
-        await press(pilot, "R")
-        assert "✓ equivalent · 3 of 3 operations answered from receipts · 1 questions" in drawn(pilot)
-        await press(pilot, "D")
-        assert comparing(pilot).comparison.other == "replay"
-        await press(pilot, "x", "O")
-        assert "there is no run to stand on" in notices(pilot)
-        await press(pilot, "escape")
-        replaying(pilot)
-    assert [intent[1].run_id for intent in fake.intents] == [RUN]
-
-
-async def test_a_diverging_check_opens_on_the_first_divergence(tmp_path: Path) -> None:
-    async with ConsoleApp(lookback_deck(tmp_path)).run_test(size=(120, 40)) as pilot:
-        await open_replay(pilot)
-        await press(pilot, "R")
-        line = comparing(pilot).line
-        assert line is not None
-        assert line.first
-        assert "after it  2 steps: green, commit" in drawn(pilot)
-        await press(pilot, "escape")
-        replay = replaying(pilot).replay
-        assert replay.here == 16
-        await press(pilot, "right_curly_bracket")
-        assert replay.here == 18
-        await press(pilot, "right_curly_bracket")
-        assert "no divergence after this entry" in notices(pilot)
-
-
-async def test_a_check_that_cannot_run_says_why(tmp_path: Path) -> None:
-    async with ConsoleApp(lookback_deck(tmp_path, replay_report=None)).run_test(size=(120, 40)) as pilot:
         screen = await open_replay(pilot)
-        await press(pilot, "R")
+        await press(pilot, "D", "R")
+        assert "R runs the recorded check first" in notices(pilot)
         assert "prepared no replay" in notices(pilot)
         assert not screen.checking
-
-
-async def test_a_fork_is_handed_over_from_the_step_at_the_position(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, str]] = []
-    fake = lookback_deck(tmp_path)
-    fake.missions_list = [replace(fake.missions_list[0], path="fix-the-build")]
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await open_replay(pilot)
-        await press(pilot, "F")
-        assert "no step has begun here" in notices(pilot)
-        await press(pilot, "S", *"15", "enter", "F")
-        assert isinstance(pilot.app.screen, LaunchScreen)
-        await press(pilot, "escape")
-        hand_over = pilot.app.lookback  # type: ignore[attr-defined]
-        monkeypatch.setattr(hand_over, "fork_from", lambda run, step: asked.append((run.run_id, step)))
-        await press(pilot, "F")
-    assert asked == [(RUN, "apply")]
-
-
-async def test_an_observer_looks_and_checks_but_does_not_fork(tmp_path: Path) -> None:
-    fake = lookback_deck(tmp_path, read_only=True)
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await open_replay(pilot)
-        await press(pilot, "S", *"15", "enter", "F")
-        assert "only observes" in notices(pilot)
-        await press(pilot, "b", "enter")
-        assert "last until this console closes" in notices(pilot)
+        fake.replay_report = report(equal("replay"))
         await press(pilot, "R")
-        comparing(pilot)
-    assert not (tmp_path / "console").exists()
+        assert "✓ equivalent · 3 of 3 operations answered from receipts · 1 questions" in drawn(pilot)
+        await press(pilot, "D", "x")
+        assert comparing(pilot).comparison.other == "replay"
+        assert "there is no run to stand on" in notices(pilot)
+        fake.replay_report = report(diverged("replay"))
+        await press(pilot, "escape", "R")
+        assert selected_step(pilot) == "apply"
+        assert "after it  2 steps: green, commit" in drawn(pilot)
+        await press(pilot, "escape")
+        assert (replaying(pilot), screen.replay.here) == (screen, 16)
+        await press(pilot, "right_curly_bracket")
+        assert screen.replay.here == 18
+    assert {intent[1].run_id for intent in fake.intents} == {RUN}
 
 
-async def test_a_live_run_is_replayed_so_far_and_grows(tmp_path: Path) -> None:
-    entries = recorded()
-    live = run_summary(entries=5, status=RunStatus.RUNNING)
-    fake = lookback_deck(tmp_path, runs_list=[live], entries_list=entries[:5])
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await settle(pilot)
-        await press(pilot, "P", "G")
-        assert "entry 0004/0004" in drawn(pilot)
-        fake.entries_list = entries[:9]
-        fake.publish(RunChanged(run=replace(live, entries=9)))
-        await settle(pilot)
-        await press(pilot, "G")
-        assert "entry 0008/0008" in drawn(pilot)
-
-
-async def test_a_journal_shorter_than_its_row_is_said(tmp_path: Path) -> None:
-    fake = lookback_deck(tmp_path)
-    fake.entries_list = fake.entries_list[:9]
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await open_replay(pilot)
-        assert "9 of 21 entries readable" in drawn(pilot)
-        await press(pilot, "G")
-        assert replaying(pilot).replay.here == 8
-
-
-async def test_a_long_journal_is_paged_and_keys_come_through(tmp_path: Path) -> None:
+async def test_a_live_run_grows_and_a_long_journal_is_paged(tmp_path: Path) -> None:
     members = {"step_id": "red", "operation_id": "red.0", "code": "ENV_TOOL"}
     entries = [entry(0, "journal_opened", mission_id="m")]
-    entries += [entry(seq, "operation_denied", **members) for seq in range(1, 4000)]
-    fake = lookback_deck(tmp_path, runs_list=[run_summary(entries=4000)], entries_list=entries)
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+    entries += [entry(seq, "operation_denied", **members) for seq in range(1, 3000)]
+    live = run_summary(entries=9)
+    fake = lookback_deck(tmp_path, runs_list=[live], entries_list=entries[:9])
+    async with ConsoleApp(fake).run_test(size=SMALL) as pilot:
+        replay = (await open_replay(pilot, at=8)).replay
+        assert "entry 0008/0008" in drawn(pilot)
+        fake.entries_list = entries
+        fake.publish(RunChanged(run=replace(live, entries=3000)))
+        pilot.app._tick()  # type: ignore[attr-defined]
+        await pilot.press("left_square_bracket")
+        assert replay.target == 7
         await settle(pilot)
-        await pilot.press("P")
-        while not isinstance(pilot.app.screen, ReplayScreen):
-            await pilot.pause()
-        replay = replaying(pilot).replay
-        await pilot.press("right_square_bracket")
-        assert replay.target == 1
-        await settle(pilot)
-        assert (replay.here, replay.scanned, replay.view.violation_count) == (1, 4000, 1)
-        assert "1,999 more marks not shown" in drawn(pilot)
+        assert (replay.here, replay.scanned, replay.view.violation_count) == (7, 3000, 7)
         fake.reads.clear()
         await press(pilot, "G", "left_square_bracket", "left_square_bracket")
-        assert (replay.here, replay.view.violation_count) == (3997, 3997)
-        assert len(fake.reads) <= 3
-        assert all(limit <= 256 for _, limit in fake.reads)
-
-
-async def test_hostile_text_stays_text(tmp_path: Path) -> None:
-    hostile = "[@click=app.quit]free[/] \x1b]0;owned\x07"
-    fake = lookback_deck(tmp_path)
-    first = replace(diverged().divergences[0], detail=hostile, field=hostile, expected=hostile)
-    fake.comparison = replace(diverged(), divergences=(first,), first=first, downstream=(hostile,))
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await open_replay(pilot)
-        await press(pilot, "b", *"[x]", "enter")
-        assert "◆ [x]" in drawn(pilot)
-        await press(pilot, "escape", "2", "W", "j", "k", "W", "j", "W")
-        await press(pilot, "k", "W")
-        assert "[@click=app.quit]free[/]" in drawn(pilot)
-        assert "\x1b" not in drawn(pilot)
+        assert (replay.here, replay.view.violation_count) == (2997, 2997)
+        assert 0 < len(fake.reads) <= 3
+        fake.publish(RunChanged(run=replace(live, entries=3100)))
+        await settle(pilot)
+        assert "3,000 of 3,100 readable" in drawn(pilot)
 
 
 # -- compare -------------------------------------------------------------------------------------------------------
@@ -357,81 +246,74 @@ async def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 async def test_w_marks_a_base_and_then_compares(tmp_path: Path) -> None:
     fake = lookback_deck(tmp_path)
+    hostile = "[@click=app.quit]free[/] \x1b]0;owned\x07"
+    first = replace(diverged().divergences[0], detail=hostile, field=hostile)
+    fake.comparison = replace(diverged(), divergences=(first,), first=first, downstream=(hostile,))
     async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
         await settle(pilot)
         await press(pilot, "2", "j", "W")
         assert "8b3f0000⇄ fix-the-build" in drawn(pilot)
-        assert "base is 8b3f0000" in notices(pilot)
         await press(pilot, "k", "W")
         assert fake.intents == [("compare", (RUN, FORK))]
         shown = drawn(pilot)
         assert "first divergence: apply · OUTCOME · entry 16" in shown
         assert "forked from 8b3f0000 at apply" in shown
+        assert shown.count("[@click=app.quit]free[/]") == 3
+        assert "\x1b" not in shown
         await press(pilot, "escape", "j", "W")
         assert "⇄" not in drawn(pilot)
 
 
-async def test_a_fork_offers_its_parent(tmp_path: Path) -> None:
+async def test_a_fork_is_compared_with_its_parent_and_keys_go_through_the_differences(tmp_path: Path) -> None:
     fake = lookback_deck(tmp_path)
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+    async with ConsoleApp(fake).run_test(size=SMALL) as pilot:
         await settle(pilot)
-        await press(pilot, "2", "enter")
-        assert isinstance(pilot.app.screen, RunScreen)
-        await press(pilot, "W")
+        await press(pilot, "2", "W")
         assert "its parent 8b3f0000, as base" in drawn(pilot)
         await press(pilot, "enter")
         assert fake.intents == [("compare", (RUN, FORK))]
-        await press(pilot, "escape", "W", "j", "enter")
-        assert "base is 77aa0000" in notices(pilot)
-
-
-async def test_keys_of_the_comparison(tmp_path: Path) -> None:
-    fake = lookback_deck(tmp_path)
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await settle(pilot)
-        await press(pilot, "2", "W", "enter")
-        screen = comparing(pilot)
-
-        def step() -> str:
-            assert screen.line is not None
-            assert screen.line.pair is not None
-            return screen.line.pair.step_id
-
-        assert step() == "apply"
+        assert selected_step(pilot) == "apply"
         await press(pilot, "right_curly_bracket")
-        assert step() == "green"
+        assert selected_step(pilot) == "green"
         assert "410 ms apart" in drawn(pilot)
-        await press(pilot, "equals_sign")
-        assert (step(), len(screen.pairs._items)) == ("green", 2)
-        await press(pilot, "left_curly_bracket", "equals_sign")
-        assert (step(), len(screen.pairs._items)) == ("apply", 5)
+        await press(pilot, "equals_sign", "left_curly_bracket")
+        assert (selected_step(pilot), len(comparing(pilot).pairs._items)) == ("apply", 2)
         await press(pilot, "enter")
-        assert "sha256:88d2" in drawn(pilot)
+        assert isinstance(pilot.app.screen, DetailScreen)
+        assert "tool_invoke" in drawn(pilot)
         await press(pilot, "escape", "x")
         assert fake.intents[-1] == ("compare", (FORK, RUN))
         await press(pilot, "P")
         assert replaying(pilot).replay.here == 16
-        await press(pilot, "escape")
-        assert isinstance(pilot.app.screen, HomeScreen)
-
-
-@pytest.mark.parametrize(("key", "run_id"), [("o", RUN), ("O", FORK)])
-async def test_either_side_opens(tmp_path: Path, key: str, run_id: str) -> None:
-    async with ConsoleApp(lookback_deck(tmp_path)).run_test(size=(120, 40)) as pilot:
+        pilot.app.lookback.compare(RUN, FORK)  # type: ignore[attr-defined]
         await settle(pilot)
-        await press(pilot, "2", "W", "enter", key)
+        await press(pilot, "O")
         assert isinstance(pilot.app.screen, RunScreen)
-        assert pilot.app.opened.run.run_id == run_id  # type: ignore[attr-defined]
+        assert pilot.app.opened.run.run_id == FORK  # type: ignore[attr-defined]
+        await press(pilot, "W", "j", "enter")
+        assert "base is 77aa0000" in notices(pilot)
 
 
-async def test_a_run_without_a_journal_is_neither_replayed_nor_compared(tmp_path: Path) -> None:
-    refused = run_summary(status=RunStatus.REFUSED, code="REPO_DIRTY")
-    fake = lookback_deck(tmp_path, runs_list=[refused])
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+async def test_the_hand_over_to_a_fork_opens_its_sheet(tmp_path: Path) -> None:
+    app = ConsoleApp(lookback_deck(tmp_path))
+    async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)
-        await press(pilot, "2", "P", "W")
-        assert "it has no journal: REPO_DIRTY" in notices(pilot)
-        assert isinstance(pilot.app.screen, HomeScreen)
+        app.lookback.fork_from(app.home.runs[RUN], "apply")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, LaunchScreen)
+
+
+def test_an_observer_looks_but_does_not_fork() -> None:
+    observing = HomeState(store="s", read_only=True)
+    assert "only observes" in (observer_reason("fork", observing) or "")
+    assert [observer_reason(action, observing) for action in ("replay", "compare", "check", "bookmark")] == [None] * 4
+
+
+def test_a_run_without_a_journal_is_neither_replayed_nor_compared() -> None:
+    refused = run_summary(status=RunStatus.REFUSED, code="REPO_DIRTY")
+    assert lookback_reason(refused) == "it has no journal: REPO_DIRTY"
+    assert lookback_reason(None) == "select a run first"
+    assert lookback_reason(run_summary(entries=1)) is None
 
 
 # -- pictures ------------------------------------------------------------------------------------------------------
@@ -439,58 +321,53 @@ async def test_a_run_without_a_journal_is_neither_replayed_nor_compared(tmp_path
 Show = Callable[[Pilot[Any]], Awaitable[None]]
 
 
-def keys(*pressed: str) -> Show:
-    async def show(pilot: Pilot[Any]) -> None:
-        await settle(pilot)
-        await press(pilot, "2", *pressed)
+async def show_replay(pilot: Pilot[Any]) -> None:
+    replay = (await open_replay(pilot, at=8)).replay
+    replay.bookmark("why?")
+    replay.seek(13)
+    await settle(pilot)
 
-    return show
+
+async def show_start(pilot: Pilot[Any]) -> None:
+    await open_replay(pilot)
 
 
-_MIDDLE = ("j", "P", "S", *"8", "enter", "b", *"why?", "enter", "S", *"13", "enter")
-PICTURES: dict[str, tuple[Show, dict[str, Any]]] = {
-    "replay": (keys(*_MIDDLE), {}),
-    "compare": (keys("W", "enter"), {}),
-}
+async def show_checked(pilot: Pilot[Any]) -> None:
+    await open_replay(pilot)
+    await press(pilot, "R", "escape")
+
+
+async def show_compare(pilot: Pilot[Any]) -> None:
+    await settle(pilot)
+    pilot.app.lookback.compare(RUN, FORK)  # type: ignore[attr-defined]
+    await settle(pilot)
+
+
+PICTURES: dict[str, Show] = {"replay": show_replay, "compare": show_compare}
 MORE: dict[str, tuple[Show, dict[str, Any]]] = {
-    "replay-start": (keys("j", "P"), {}),
-    "replay-equivalent": (keys("j", "P", "R", "G"), {"replay_report": report(equal("replay"))}),
-    "replay-diverged": (keys("j", "P", "R", "escape"), {}),
-    "replay-seek": (keys("j", "P", "S", *"nowhere", "enter"), {}),
-    "compare-replay": (keys("j", "P", "R"), {}),
-    "compare-equal": (keys("W", "enter"), {"comparison": equal()}),
-    "compare-parent": (keys("W"), {}),
-    "runs-base": (keys("j", "W"), {"nodes_list": NODES[:1]}),
+    "replay-start": (show_start, {}),
+    "replay-diverged": (show_checked, {}),
+    "compare-equal": (show_compare, {"comparison": equal()}),
 }
 
 
-def picture(snap_compare: Any, shown: tuple[Show, dict[str, Any]], size: tuple[int, int], store: Path) -> None:
-    show, changes = shown
-    fake: FakeDeck = lookback_deck(store, **changes)
-    app = ConsoleApp(fake, clock=lambda: 0.0)
+def check(snap_compare: Any, store: Path, show: Show, changes: dict[str, Any], size: tuple[int, int]) -> None:
+    app = ConsoleApp(lookback_deck(store, **changes), clock=lambda: 0.0)
     app.animation_level = "none"
-
-    async def prepare(pilot: Pilot[Any]) -> None:
-        await show(pilot)
-        app.clear_notifications()
-        await pilot.pause()
-
-    assert snap_compare(app, terminal_size=size, run_before=prepare)
-
-
-@pytest.fixture
-def steady_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Input, "_toggle_cursor", lambda box: None)
+    assert snap_compare(app, terminal_size=size, run_before=show)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("name", PICTURES)
-def test_screen(
-    still: None, steady_cursor: None, snap_compare: Any, tmp_path: Path, name: str, size: tuple[int, int]
-) -> None:
-    picture(snap_compare, PICTURES[name], size, tmp_path)
+def test_screen(still: None, snap_compare: Any, tmp_path: Path, name: str, size: tuple[int, int]) -> None:
+    check(snap_compare, tmp_path, PICTURES[name], {}, size)
 
 
 @pytest.mark.parametrize("name", MORE)
-def test_state(still: None, steady_cursor: None, snap_compare: Any, tmp_path: Path, name: str) -> None:
-    picture(snap_compare, MORE[name], (80, 24), tmp_path)
+def test_state(still: None, snap_compare: Any, tmp_path: Path, name: str) -> None:
+    check(snap_compare, tmp_path, *MORE[name], SMALL)
+
+
+def test_the_recorded_run_ends_as_its_entries_say() -> None:
+    """The pictures above stand on it."""
+    assert recorded()[-1].kind == "journal_closed"

@@ -166,7 +166,9 @@ def test_a_journal_shorter_than_its_row_ends_where_it_can_be_read() -> None:
 
 
 def test_a_live_run_grows() -> None:
-    replay = begin(LONG[:10], )
+    replay = begin(
+        LONG[:10],
+    )
     settle(replay, LONG[:10])
     replay.grow(run_summary(entries=20))
     replay.seek(19)
@@ -217,7 +219,10 @@ def test_the_step_at_a_position_is_its_entrys_own_or_the_last_that_began() -> No
     assert step_at(told(OPENED, STARTED, DONE, ("evidence", {}))) == "red"
     receipt = ("receipt", {"receipt": {"operation_id": "apply.0", "step_id": "apply", "status": "success"}})
     assert step_at(told(OPENED, STARTED, receipt)) == "apply"
-    assert step_at(told(OPENED, STARTED, ("budget", {"phase": "lost", "operation_id": "green~1.2.1.0", "micros": 1}))) == "green"
+    assert (
+        step_at(told(OPENED, STARTED, ("budget", {"phase": "lost", "operation_id": "green~1.2.1.0", "micros": 1})))
+        == "green"
+    )
 
 
 def test_marks_lie_where_something_happened_and_jumps_go_to_them() -> None:

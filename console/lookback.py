@@ -117,7 +117,7 @@ class Lookback:
     # -- fork ---------------------------------------------------------------------------------------------------
 
     def fork_from(self, run: RunSummary, step_id: str) -> None:
-        """Open the sheet that starts a new run of this lineage from a step."""
+        """Hand a step over to a new run. The sheet of the mission opens; a fork sheet takes ``step_id`` here."""
         self._work(lambda: self._fork_from(run, step_id))
 
     async def _fork_from(self, run: RunSummary, step_id: str) -> None:

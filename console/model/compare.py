@@ -8,7 +8,7 @@ from typing import Final
 
 from console.model.describe import short
 from console.model.home import fitted
-from console.model.rows import Role, Row, piece, run_role
+from console.model.rows import Role, Row, clock, piece, run_role
 from console.model.words import WARNING_GLYPH, glyph, status_glyph, status_word
 from runtime.events.facts import Comparison, Divergence, RunSummary, StepPair
 
@@ -171,20 +171,20 @@ def line_row(line: Line, width: int) -> Row:
     if width < _WIDE:
         return (mark, *_narrow(pair), label)
     half = _half(width)
-    left = _side(pair, pair.base_status, pair.base_code, pair.base_output, pair.base_ms, half)
-    right = _side(pair, pair.other_status, pair.other_code, pair.other_output, pair.other_ms, half)
+    left = _side(_name(pair), pair.base_status, pair.base_code, pair.base_output, pair.base_ms, half)
+    right = _side(_reused(pair), pair.other_status, pair.other_code, pair.other_output, pair.other_ms, half)
     return (mark, *left, piece(" │ ", "dim"), *right, piece(" "), label)
 
 
-def _side(pair: StepPair, status: str | None, code: str | None, output: str | None, ms: int | None, width: int) -> Row:
+def _side(name: str, status: str | None, code: str | None, output: str | None, ms: int | None, width: int) -> Row:
     """One side of a pair in its column."""
     if status is None:
         return (piece(f"{NOTHING} ", "dim"), piece(fitted("", width - 2)))
     shown, role = _state(status)
-    name = fitted(f"{pair.step_id}{_turns(pair)}", max(12, width - 34))
+    label = fitted(name, max(12, width - 34))
     said = code or (f"out {short(output)}" if output else "")
     rest = f"{fitted(said, 20)} {seconds(ms):>8}"
-    return (piece(f"{shown} ", role), piece(name), piece(f" {fitted(rest, width - 3 - len(name))}", "dim"))
+    return (piece(f"{shown} ", role), piece(label), piece(f" {fitted(rest, width - 3 - len(label))}", "dim"))
 
 
 def _narrow(pair: StepPair) -> Row:
@@ -196,7 +196,7 @@ def _narrow(pair: StepPair) -> Row:
         piece(left, left_role),
         piece("/", "dim"),
         piece(f"{right} ", right_role),
-        piece(f"{fitted(pair.step_id + _turns(pair), 16)} "),
+        piece(f"{fitted(_reused(pair), 16)} "),
         piece(f"{seconds(pair.base_ms):>7}/{seconds(pair.other_ms):<7}  ", "dim"),
         piece(f"{fitted(outputs, 19)} ", "dim"),
     )
@@ -214,15 +214,20 @@ def _same(pair: StepPair | None) -> bool:
     return pair is not None and (pair.base_status, pair.base_output) == (pair.other_status, pair.other_output)
 
 
-def _turns(pair: StepPair) -> str:
-    """Which attempt, visit and tick it is when not the first, and whether the other side reused it."""
+def _name(pair: StepPair) -> str:
+    """The step, and which attempt, visit and tick it is when not the first."""
     turns = ((pair.attempt, "#"), (pair.visit, " visit "), (pair.tick, " tick "))
-    told = "".join(f"{word}{number}" for number, word in turns if number != 1)
-    return f"{told} ↺" if pair.reused_from else told
+    return pair.step_id + "".join(f"{word}{number}" for number, word in turns if number != 1)
+
+
+def _reused(pair: StepPair) -> str:
+    """The same, with the mark of a step the other side took over instead of running it."""
+    return f"{_name(pair)} ↺" if pair.reused_from else _name(pair)
 
 
 def seconds(ms: int | None) -> str:
-    return NOTHING if ms is None else f"{ms / 1000:.2f}s"
+    """How long one side took: hundredths of a second, minutes and seconds from one minute on."""
+    return NOTHING if ms is None else clock(ms) if ms >= 60_000 else f"{ms / 1000:.2f}s"
 
 
 # -- one line in full ----------------------------------------------------------------------------------------------

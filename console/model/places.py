@@ -48,7 +48,7 @@ class Places:
             run_id: {"at": place.at, "bookmarks": [{"seq": seq, "label": label} for seq, label in place.bookmarks]}
             for run_id, place in self._places.items()
         }
-        return json.dumps({"version": VERSION, "runs": runs}, ensure_ascii=False, indent=1)
+        return json.dumps({"version": VERSION, "runs": runs}, indent=1)
 
     def load(self, text: str) -> None:
         """Take in a file's text. Raises ValueError saying what is wrong with it, and then nothing has changed."""

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from console.model.compare import named
 from console.model.fold import RunState, StepRow, operation_step
-from console.model.places import BOOKMARKS_KEPT, Place
+from console.model.places import BOOKMARKS_KEPT, LABEL_LIMIT, Place
 from runtime.events.facts import EntryAppended, NodeInfo, ReplayReport, RunSummary
 from runtime.host.api import RunStatus
 
@@ -88,7 +88,7 @@ class Replay:
         self.bookmarks: dict[int, str] = dict(place.bookmarks)
         self.report: ReplayReport | None = None
         self.events: list[Mark] = []
-        self.events_dropped = 0
+        self.events_seen = 0
         self.starts: dict[str, int] = {}
         """Where each step began first, as far as the scan has come."""
         self.began: float | None = None
@@ -96,6 +96,7 @@ class Replay:
         self.revision = 0
         self._until: float | None = None
         self._marks: list[Mark] | None = None
+        self._every = 1
         self._blank = self.view.copy()
         self._scan = self.view.copy()
         self._coarse: dict[int, RunState] = {}
@@ -123,6 +124,11 @@ class Replay:
     def scanned(self) -> int:
         """How many entries were searched for marks."""
         return self._scan.last_seq + 1
+
+    @property
+    def events_thinned(self) -> int:
+        """How many events have no mark, because there are too many of them."""
+        return self.events_seen - len(self.events)
 
     @property
     def checkpoints(self) -> int:
@@ -219,13 +225,15 @@ class Replay:
                 self._search(entry)
         self.revision += 1
 
-    def grow(self, run: RunSummary) -> None:
-        """A live run has gone on: take in its newer summary."""
+    def grow(self, run: RunSummary) -> bool:
+        """Take in a newer summary of the run; False when it is not newer."""
+        if run is self.run or run.entries < self.total:
+            return False
         if run.entries > self.total:
             self.total = self.readable = run.entries
-        if run is not self.run:
-            self.run = run
-            self.revision += 1
+        self.run = run
+        self.revision += 1
+        return True
 
     def _search(self, entry: EntryAppended) -> None:
         """One step of the scan: marks, first starts, and a coarse copy now and then."""
@@ -236,16 +244,23 @@ class Replay:
         if entry.kind == "step_started":
             self.starts.setdefault(str(entry.entry["step_id"]), entry.seq)
         label = event_label(entry)
-        self._marks = None if label is not None else self._marks
-        if label is not None and len(self.events) < EVENTS_KEPT:
-            self.events.append(Mark(entry.seq, "event", label))
-        elif label is not None:
-            self.events_dropped += 1
+        if label is not None:
+            self._note(Mark(entry.seq, "event", label))
         if self.scanned % self._stride == 0:
             self._coarse[scan.last_seq] = scan.copy()
             if len(self._coarse) > COARSE_KEPT:
                 self._stride *= 2
                 self._coarse = {seq: kept for seq, kept in self._coarse.items() if (seq + 1) % self._stride == 0}
+
+    def _note(self, mark: Mark) -> None:
+        """Keep a mark; when there are too many, every second one goes, so that the whole journal stays covered."""
+        if self.events_seen % self._every == 0:
+            self.events.append(mark)
+            self._marks = None
+        self.events_seen += 1
+        if len(self.events) > EVENTS_KEPT:
+            self.events = self.events[::2]
+            self._every *= 2
 
     def _keep_fine(self, state: RunState) -> None:
         seq = state.last_seq
@@ -286,7 +301,7 @@ class Replay:
     def bookmark(self, label: str = "") -> None:
         """Mark the position; beyond `BOOKMARKS_KEPT` the oldest mark goes."""
         self.bookmarks.pop(self.target, None)
-        self.bookmarks[self.target] = label
+        self.bookmarks[self.target] = label[:LABEL_LIMIT]
         while len(self.bookmarks) > BOOKMARKS_KEPT:
             del self.bookmarks[next(iter(self.bookmarks))]
         self._remark()

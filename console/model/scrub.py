@@ -45,20 +45,19 @@ def _state(play: Playback) -> Piece:
 def _note(replay: Replay, play: Playback) -> Row:
     """One thing worth knowing here: damage, work in progress, a long pause, a bookmark, what the entry says."""
     if replay.readable < replay.total:
-        return (piece(f"  {WARNING_GLYPH} {replay.readable:,} of {replay.total:,} readable", "warn"),)
+        return (piece(f"  {WARNING_GLYPH} {replay.total - replay.readable:,} unreadable", "warn"),)
     if not replay.arrived:
         return (piece(f"  … going to {replay.target:,}", "accent"),)
     pause = shortened(play, replay.here, replay.time)
     if pause is not None:
         return (piece(f"  … {clock(int(pause * 1000))} waiting", "warn"),)
-    here = _by_weight(replay.marks_at(replay.here))
+    here = _by_weight(replay.marks_at(replay.here))[::-1]
     if here:
-        sign, role = _LOOKS[here[-1].kind]
-        return (piece(f"  {sign} {here[-1].label}", role),)
+        return tuple(piece(f"  {_LOOKS[mark.kind][0]} {mark.label}".rstrip(), _LOOKS[mark.kind][1]) for mark in here)
     if replay.scanned < replay.readable:
         return (piece(f"  … marks to {replay.scanned:,}", "dim"),)
-    if replay.events_dropped:
-        return (piece(f"  {replay.events_dropped:,} more marks not shown", "dim"),)
+    if replay.events_thinned:
+        return (piece(f"  {replay.events_thinned:,} marks left out", "dim"),)
     return ()
 
 
@@ -112,7 +111,7 @@ def joined(pieces: Sequence[Piece]) -> Row:
 
 def legend_row(replay: Replay, width: int) -> Row:
     """What the marks on the bar mean, and how many there are."""
-    events, kept = len(replay.events) + replay.events_dropped, len(replay.bookmarks)
+    events, kept = replay.events_seen, len(replay.bookmarks)
     meaning = " refusals, failures, questions, operator actions" if width >= _ROOMY else ""
     return (
         piece(f"{BOOKMARK_GLYPH} {kept} bookmark{'s' if kept != 1 else ''} (b sets, B lists)", "dim"),
@@ -129,7 +128,8 @@ def report_row(report: ReplayReport | None, *, checking: bool) -> Row:
         return ()
     comparison = report.comparison
     answered = f"{report.operations_answered} of {report.operations_total} operations answered from receipts"
-    asked = f" · {report.questions_answered} questions" if report.questions_answered else ""
+    questions = report.questions_answered
+    asked = f" · {questions} answer{'s' if questions != 1 else ''} reused" if questions else ""
     asked += f" · mission {report.mission_source} · {report.duration_ms:.0f} ms"
     drift = (piece(f" · {comparison.drift.replace('_', ' ')}", "warn"),) if comparison.drift else ()
     if comparison.equivalent:

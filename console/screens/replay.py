@@ -99,7 +99,7 @@ class ReplayScreen(DeckScreen):
 
     def _read(self) -> None:
         """Fold and read on in the background until the picture is complete, unless that is being done."""
-        if not self._busy:
+        if not self._busy and not (self.replay.arrived and self.replay.wanted() is None):
             self._busy = True
             self.run_worker(self._reading, group="replay", exit_on_error=False)
 
@@ -126,8 +126,7 @@ class ReplayScreen(DeckScreen):
         """Play on, and follow a live run."""
         self._now, replay, play = now, self.replay, self.playback
         known = self.console_app.home.runs.get(replay.run.run_id)
-        if known is not None and known is not replay.run:
-            replay.grow(known)
+        if known is not None and replay.grow(known):
             self._read()
         if play.playing and not replay.arrived:
             self.playback = replace(play, since=now)

@@ -201,7 +201,7 @@ async def test_a_recorded_check_is_one_line_or_opens_on_the_first_divergence(tmp
         assert not screen.checking
         fake.replay_report = report(equal("replay"))
         await press(pilot, "R")
-        assert "✓ equivalent · 3 of 3 operations answered from receipts · 1 questions" in drawn(pilot)
+        assert "✓ equivalent · 3 of 3 operations answered from receipts · 1 answer reused" in drawn(pilot)
         await press(pilot, "D", "x")
         assert comparing(pilot).comparison.other == "replay"
         assert "there is no run to stand on" in notices(pilot)
@@ -238,7 +238,7 @@ async def test_a_live_run_grows_and_a_long_journal_is_paged(tmp_path: Path) -> N
         assert 0 < len(fake.reads) <= 3
         fake.publish(RunChanged(run=replace(live, entries=3100)))
         await settle(pilot)
-        assert "3,000 of 3,100 readable" in drawn(pilot)
+        assert "▲ 100 unreadable" in drawn(pilot)
 
 
 # -- compare -------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 from unittest import mock
 
@@ -131,10 +132,11 @@ def test_however_one_walks_the_picture_is_the_same(choices: list[int], walk: lis
 
 def test_a_step_back_from_far_reads_little_and_holds_little() -> None:
     entries = journal([seq % 400 for seq in range(6_000)])
-    replay = opened(entries)
+    with mock.patch.object(module, "COARSE_STRIDE", 32):
+        replay = opened(entries)
     replay.seek(len(entries))
     settle(replay, entries)
-    assert replay.checkpoints <= COARSE_KEPT + FINE_KEPT
+    assert 24 <= replay.checkpoints <= COARSE_KEPT + FINE_KEPT
     reads = 0
     for _ in range(300):
         replay.seek(replay.target - 1)
@@ -235,6 +237,19 @@ def test_marks_lie_where_something_happened_and_jumps_go_to_them() -> None:
     assert found.seq == 2
     replay.bookmark("here")
     assert [mark.kind for mark in replay.marks()] == ["bookmark", "event", "event"]
+
+
+def test_too_many_marks_are_thinned_over_the_whole_journal() -> None:
+    denied = {"step_id": "red", "operation_id": "red.0", "code": "ENV_TOOL"}
+    entries = [LONG[0], *(entry(seq, "operation_denied", **denied) for seq in range(1, 600))]
+    with mock.patch.object(module, "EVENTS_KEPT", 50):
+        replay = opened(entries)
+    marked = [mark.seq for mark in replay.marks()]
+    assert len(marked) <= 50
+    assert len(marked) + replay.events_thinned == replay.events_seen == 599
+    gaps = {after - before for before, after in pairwise(marked)}
+    assert gaps == {16}
+    assert marked[-1] > 580
 
 
 def test_divergences_are_what_jumps_go_to_once_there_are_some() -> None:

@@ -117,6 +117,11 @@ class Replay:
         return self.view.last_seq
 
     @property
+    def position(self) -> int:
+        """Where the operator is: ``target``, but while a time is still being looked for, the entry reached so far."""
+        return self.target if self._until is None or self.arrived else max(0, self.here)
+
+    @property
     def arrived(self) -> bool:
         return self.view.last_seq >= self.target
 
@@ -153,7 +158,7 @@ class Replay:
     @property
     def place(self) -> Place:
         """What is worth remembering until the next time."""
-        return Place(self.target, tuple(self.bookmarks.items()))
+        return Place(self.position, tuple(self.bookmarks.items()))
 
     # -- going somewhere ----------------------------------------------------------------------------------------
 
@@ -211,18 +216,22 @@ class Replay:
         if self.eager:
             yield self.here + 1
 
-    def feed(self, wanted: int, entries: Sequence[EntryAppended]) -> None:
-        """Take in the page read for ``wanted``. A page without it means that the journal ends before it."""
+    def feed(self, wanted: int, entries: Sequence[EntryAppended]) -> bool:
+        """Take in the page read for ``wanted``; False when it is not in there."""
         if not any(entry.seq == wanted for entry in entries):
-            self.readable = min(self.readable, wanted)
-            self.target = min(self.target, self.last)
-            self.revision += 1
-            return
+            return False
         if wanted in self._looked_at():
             self.pages.put(entries)
         for entry in entries:
             if entry.seq == self.scanned:
                 self._search(entry)
+        self.revision += 1
+        return True
+
+    def end_before(self, seq: int) -> None:
+        """The store does not give this entry: for us the journal ends before it."""
+        self.readable = min(self.readable, seq)
+        self.target = min(self.target, self.last)
         self.revision += 1
 
     def grow(self, run: RunSummary) -> bool:
@@ -295,20 +304,20 @@ class Replay:
         """The next (1) or previous (-1) divergence; any mark when the run has none. None when there is no further."""
         stops = self.divergences() or self.marks()
         places = [mark.seq for mark in stops]
-        index = bisect_right(places, self.target) if direction > 0 else bisect_left(places, self.target) - 1
+        index = bisect_right(places, self.position) if direction > 0 else bisect_left(places, self.position) - 1
         return stops[index] if 0 <= index < len(stops) else None
 
     def bookmark(self, label: str = "") -> None:
         """Mark the position; beyond `BOOKMARKS_KEPT` the oldest mark goes."""
-        self.bookmarks.pop(self.target, None)
-        self.bookmarks[self.target] = label[:LABEL_LIMIT]
+        self.bookmarks.pop(self.position, None)
+        self.bookmarks[self.position] = label[:LABEL_LIMIT]
         while len(self.bookmarks) > BOOKMARKS_KEPT:
             del self.bookmarks[next(iter(self.bookmarks))]
         self._remark()
 
     def forget(self) -> None:
         """Take the mark off the position."""
-        self.bookmarks.pop(self.target, None)
+        self.bookmarks.pop(self.position, None)
         self._remark()
 
     def judge(self, report: ReplayReport) -> None:
@@ -355,9 +364,9 @@ def elapsed_ms(replay: Replay) -> int:
 def step_at(replay: Replay) -> str | None:
     """The step the position belongs to: its entry's own, else the last one that had begun."""
     entry = replay.entry
-    named = step_of(entry.entry) if entry is not None else None
-    if named in replay.view.steps:
-        return named
+    own = step_of(entry.entry) if entry is not None else None
+    if own in replay.view.steps:
+        return own
     begun = [row for row in replay.view.step_rows() if row.started_at]
     return max(begun, key=lambda row: row.started_at or "").step_id if begun else None
 

@@ -13,6 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Grid
 from textual.widgets import Static
 
+from console import journal_reader
 from console.model import rows, scrub
 from console.model.fold import JournalRow, StepRow
 from console.model.playback import Playback, advance
@@ -111,15 +112,21 @@ class ReplayScreen(DeckScreen):
         self.redraw()
 
     async def _read_on(self) -> None:
-        """Slice by slice, so that keys come through."""
-        replay, deck = self.replay, self.console_app.deck
+        """Slice by slice, so that keys come through. A summary may be ahead of what is committed: look again."""
+        replay, deck, fruitless = self.replay, self.console_app.deck, 0
         while True:
             if not replay.fold():
                 wanted = replay.wanted()
                 if wanted is None:
                     return
                 after = wanted - wanted % PAGE - 1
-                replay.feed(wanted, await deck.entries(replay.run.run_id, after=after, limit=PAGE))
+                if replay.feed(wanted, await deck.entries(replay.run.run_id, after=after, limit=PAGE)):
+                    fruitless = 0
+                elif fruitless < journal_reader.FRUITLESS_READS:
+                    fruitless += 1
+                    await asyncio.sleep(journal_reader.FRUITLESS_PAUSE)
+                else:
+                    replay.end_before(wanted)
             await asyncio.sleep(0)
 
     def tick(self, now: float) -> None:
@@ -215,9 +222,9 @@ class ReplayScreen(DeckScreen):
 
     def action_step(self, direction: int) -> None:
         """One entry on or back. At an end it says so, rather than switching one half of a footer key off."""
-        if self.replay.target == (self.replay.last if direction > 0 else 0):
+        if self.replay.position == (self.replay.last if direction > 0 else 0):
             self.notify(f"this is the {'last' if direction > 0 else 'first'} entry", markup=False)
-        self._go(self.replay.target + direction)
+        self._go(self.replay.position + direction)
 
     def action_stop(self, direction: int) -> None:
         mark = self.replay.stop(direction)
@@ -232,7 +239,7 @@ class ReplayScreen(DeckScreen):
 
     def action_play(self) -> None:
         """Play from here; at the end, from the start."""
-        if not self.playback.playing and self.replay.target >= self.replay.last:
+        if not self.playback.playing and self.replay.position >= self.replay.last:
             self.replay.seek(0)
         self.playback = self.playback.toggled(self._now)
         self.replay.eager = self.playback.playing
@@ -261,7 +268,7 @@ class ReplayScreen(DeckScreen):
     def action_bookmark(self) -> None:
         """Mark this entry, with a label if one is typed; a mark that is there goes."""
         self.pause()
-        if self.replay.target in self.replay.bookmarks:
+        if self.replay.position in self.replay.bookmarks:
             self.replay.forget()
             self._marked()
             return
@@ -271,7 +278,7 @@ class ReplayScreen(DeckScreen):
                 self.replay.bookmark(label)
                 self._marked()
 
-        title = safe(f"bookmark entry #{self.replay.target:04d}")
+        title = safe(f"bookmark entry #{self.replay.position:04d}")
         self.app.push_screen(AskScreen(title, "a label (optional)", lambda text: None), labelled)
 
     def _marked(self) -> None:

@@ -216,7 +216,8 @@ async def test_a_recorded_check_is_one_line_or_opens_on_the_first_divergence(tmp
     assert {intent[1].run_id for intent in fake.intents} == {RUN}
 
 
-async def test_a_live_run_grows_and_a_long_journal_is_paged(tmp_path: Path) -> None:
+async def test_a_live_run_grows_and_a_long_journal_is_paged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("console.journal_reader.FRUITLESS_PAUSE", 0.0)
     members = {"step_id": "red", "operation_id": "red.0", "code": "ENV_TOOL"}
     entries = [entry(0, "journal_opened", mission_id="m")]
     entries += [entry(seq, "operation_denied", **members) for seq in range(1, 3000)]

@@ -74,7 +74,8 @@ def settle(replay: Replay, entries: Sequence[EntryAppended]) -> None:
         if wanted is None:
             return
         first = wanted - wanted % module.PAGE
-        replay.feed(wanted, entries[first : first + module.PAGE])
+        if not replay.feed(wanted, entries[first : first + module.PAGE]):
+            replay.end_before(wanted)
 
 
 def folded(entries: Sequence[EntryAppended], run: Any) -> RunState:

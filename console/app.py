@@ -23,17 +23,20 @@ from textual.worker import Worker, WorkerState
 from console.assets import mission_folders
 from console.commands import DeckCommands
 from console.journal_reader import JournalReader
+from console.lookback import Lookback
 from console.model.fold import RunState
 from console.model.home import HomeState, title_text
 from console.model.reasons import again_reason
 from console.model.safe import safe
 from console.screens.base import DeckScreen
+from console.screens.compare import CompareScreen
 from console.screens.dialogs import AnswerScreen
 from console.screens.help import HelpScreen
 from console.screens.home import HomeScreen
 from console.screens.launch import Again, LaunchScreen
 from console.screens.leave import LeaveScreen, StoppingScreen
 from console.screens.lists import ApprovalsScreen, ViolationsScreen
+from console.screens.replay import ReplayScreen
 from console.screens.run import RunScreen
 from console.themes import load_themes
 from runtime.events.facts import Escalation, RunSummary, StreamEvent
@@ -59,6 +62,8 @@ class ConsoleApp(App[int]):
         _HERE / "screens" / "home.tcss",
         _HERE / "screens" / "run.tcss",
         _HERE / "screens" / "lists.tcss",
+        _HERE / "screens" / "replay.tcss",
+        _HERE / "screens" / "compare.tcss",
         _HERE / "screens" / "dialogs.tcss",
     ]
     HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (100, "-normal"), (160, "-wide")]
@@ -77,6 +82,7 @@ class ConsoleApp(App[int]):
         self.home = HomeState(store=deck.store_path, read_only=deck.read_only)
         self.opened: RunState | None = None
         self.failure: QuarterdeckError | None = None
+        self.lookback = Lookback(self)
         self.repaints = 0
         self._reader = JournalReader(deck)
         self._feed: Subscription | None = None
@@ -180,6 +186,7 @@ class ConsoleApp(App[int]):
         if self._feed is not None:
             self._feed.close()
             self._feed = None
+        await self.lookback.close()
         try:
             await self.deck.close()
         except QuarterdeckError as error:
@@ -193,6 +200,8 @@ class ConsoleApp(App[int]):
         self.take(self._feed.drain())
         if self.opened is not None and self.opened.missing and not self.opened.stalled:
             self.catch_up()
+        if isinstance(self.screen, DeckScreen):
+            self.screen.tick(self._clock())
         if self._drawn != self._picture():
             self._redraw()
 
@@ -215,6 +224,7 @@ class ConsoleApp(App[int]):
             opened.revision if opened is not None else None,
             self.elapsed_ms() // 1000,
             self.screen,
+            self.screen.picture() if isinstance(self.screen, DeckScreen) else None,
         )
 
     def elapsed_ms(self) -> int:
@@ -274,7 +284,7 @@ class ConsoleApp(App[int]):
         state = await self._reader.open(run_id)
         state.questions = tuple(item for item in self.home.inbox if item.run_id == state.run.run_id)
         self.opened, self._seen_at = state, self._clock()
-        while isinstance(self.screen, RunScreen | ApprovalsScreen | ViolationsScreen):
+        while isinstance(self.screen, RunScreen | ApprovalsScreen | ViolationsScreen | ReplayScreen | CompareScreen):
             self.pop_screen()
         await self.push_screen(RunScreen())
         self.catch_up()

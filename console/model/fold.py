@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, Self
 
 from console.model.describe import amount, describe_entry, emitted
@@ -146,6 +146,16 @@ class RunState:
     def begin(cls, run: RunSummary, nodes: Iterable[NodeInfo]) -> Self:
         """The state before the first entry."""
         return cls(run, {node.node_id: StepRow(node.node_id, node.block_type, node.lane) for node in nodes})
+
+    def copy(self) -> Self:
+        """The same state, going its own way: what later entries change is copied, records are shared."""
+        twin = replace(self)
+        for item in fields(twin):
+            value = getattr(twin, item.name)
+            if isinstance(value, dict | deque):
+                setattr(twin, item.name, value.copy())
+        twin.steps = {name: replace(row) for name, row in self.steps.items()}
+        return twin
 
     def step_rows(self) -> list[StepRow]:
         """Every step, in registration order."""
@@ -286,6 +296,12 @@ def fold_entry(state: RunState, entry: EntryAppended) -> RunState:
     return state
 
 
+def operation_step(operation_id: str) -> str:
+    """The step an operation id belongs to: ``<step>.<index>`` or ``<step>~<tick>.<visit>.<attempt>.<index>`` (R13)."""
+    step, again, _ = operation_id.partition("~")
+    return step if again else operation_id.rpartition(".")[0] or operation_id
+
+
 def _step_started(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
     row = state._step(str(entry["step_id"]), str(entry["operation_type"]))
     row.status, row.started_at, row.completed_at = "running", str(entry["started_at"]), None
@@ -413,8 +429,7 @@ def _operator_action(state: RunState, event: EntryAppended, entry: Mapping[str, 
 def _compensation_finished(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
     if not entry.get("verified"):
         return
-    step_id = str(entry["operation_id"]).partition("~")[0].rpartition(".")[0] or str(entry["operation_id"])
-    row = state.steps.get(step_id)
+    row = state.steps.get(operation_step(str(entry["operation_id"])))
     if row is not None and row.status in ("failed", "completed"):
         row.status = "compensated"
         state.touch("steps")

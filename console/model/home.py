@@ -42,6 +42,8 @@ class HomeState:
     problem: str | None = None
     oldest: tuple[str, str] | None = None
     complete: bool = False
+    base: str | None = None
+    """The run, by full id, that the next comparison starts from."""
     revision: int = 0
     looked_up: dict[str, MissionInfo] = field(default_factory=dict)
     _answered: deque[str] = field(default_factory=lambda: deque(maxlen=_ANSWERS_KEPT))
@@ -67,6 +69,11 @@ class HomeState:
         if runs:
             self.oldest = (runs[-1].created_at, runs[-1].run_id)
         self.add(runs)
+
+    def set_base(self, run_id: str | None) -> None:
+        """Mark the run the next comparison starts from, or none."""
+        self.base = run_id
+        self.revision += 1
 
     def apply(self, event: StreamEvent) -> None:
         """Take one event in."""

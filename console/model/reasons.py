@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from console.model.compare import REPLAY
 from console.model.fold import RunState
 from console.model.home import HomeState, holder_text
+from console.model.replay import Replay, step_at
 from console.model.words import status_word
-from runtime.events.facts import Escalation, RunSummary
+from runtime.events.facts import Comparison, Escalation, RunSummary
 from runtime.host.api import MissionInfo, RunStatus
 
-_MUTATIONS = frozenset({"cancel", "terminate", "pause", "resume", "answer", "launch", "again"})
+_MUTATIONS = frozenset({"cancel", "terminate", "pause", "resume", "answer", "launch", "again", "fork"})
 
 
 def observer_reason(action: str, home: HomeState) -> str | None:
@@ -85,4 +87,33 @@ def launch_reason(mission: MissionInfo | None) -> str | None:
         return "no mission is selected"
     if mission.problems:
         return "this mission does not load; the preview lists its problems"
+    return None
+
+
+def lookback_reason(run: RunSummary | None) -> str | None:
+    """Why a run can be neither replayed nor compared; None when it can."""
+    if run is None:
+        return "select a run first"
+    if not run.entries:
+        return f"it has no journal: {run.code or status_word(run.status, resumable=run.resumable)}"
+    return None
+
+
+def position_reason(action: str, replay: Replay, *, checking: bool) -> str | None:
+    """Why an action of the replay screen is off at this position; None when it is on."""
+    if action == "bookmarks" and not replay.bookmarks:
+        return "no bookmarks yet; b sets one"
+    if action == "check" and checking:
+        return "the check is running"
+    if action == "report" and replay.report is None:
+        return "R runs the recorded check first"
+    if action == "fork" and step_at(replay) is None:
+        return "no step has begun here"
+    return None
+
+
+def comparison_reason(action: str, choice: str, comparison: Comparison) -> str | None:
+    """Why an action of the compare screen is off; None when it is on."""
+    if comparison.other == REPLAY and (action == "swap" or (action == "open" and choice == "other")):
+        return "the other side is a replay in memory: there is no run to stand on"
     return None

@@ -32,7 +32,7 @@ _COMPACT: Final = 50  # cells from which stream edges show their bound
 _SPACIOUS: Final = 60  # cells from which entries show their time and hash, and stream edges spell things out
 _DETAIL_LINES: Final = 400
 _TELEMETRY: Final = "TelemetryLane"
-_LANE_NAMES: Final = {"ControlLane": "CONTROL", "DataLane": "DATA", "TelemetryLane": "TELEMETRY"}
+LANE_NAMES: Final = {"ControlLane": "CONTROL", "DataLane": "DATA", "TelemetryLane": "TELEMETRY"}
 _ENTRY_ROLES: Final[dict[str, Role]] = {
     "operation_denied": "bad",
     "escalation": "warn",
@@ -193,7 +193,7 @@ def step_details(row: StepRow) -> list[Row]:
     """One step in full."""
     members = (
         ("block", row.block_type),
-        ("lane", _LANE_NAMES.get(row.lane, row.lane)),
+        ("lane", LANE_NAMES.get(row.lane, row.lane)),
         ("status", f"{row.status}{' (as the mission expects)' if row.accepted else ''}"),
         ("attempt", f"{row.attempt}, visit {row.visit}"),
         ("started", row.started_at or "–"),
@@ -229,7 +229,7 @@ def _quiet_lanes(state: RunState, width: int) -> list[Row]:
     ended = state.run.status.terminal or state.run.resumable
     word = "closed" if ended else "no gauge yet"
     rows: list[Row] = []
-    for lane, name in _LANE_NAMES.items():
+    for lane, name in LANE_NAMES.items():
         totals = state.totals.get(lane)
         if lane != _TELEMETRY or totals is None:
             attempts = piece(f"attempts {state.attempts.get(lane, 0)}")
@@ -257,12 +257,12 @@ def stream_words(totals: StreamTotals, lane: str) -> SafeText:
     parts = [f"{totals.kept:,} items kept ({totals.bytes:,} bytes)"] if lane != _TELEMETRY else []
     parts += [f"{totals.dropped:,} items dropped"] if totals.dropped or lane == _TELEMETRY else []
     parts += [f"saturated {totals.saturated:,}×"] if totals.saturated else []
-    return safe(f"{_LANE_NAMES.get(lane, lane).lower()} {', '.join(parts)}")
+    return safe(f"{LANE_NAMES.get(lane, lane).lower()} {', '.join(parts)}")
 
 
 def _stream_name(lane: str) -> str:
     """Items of the data lane stand below its attempts; telemetry has nothing but items."""
-    return _LANE_NAMES.get(lane, lane) if lane == _TELEMETRY else "└ items"
+    return LANE_NAMES.get(lane, lane) if lane == _TELEMETRY else "└ items"
 
 
 def _bar(lane: LaneState, width: int, role: Role, *, mark: bool) -> Row:
@@ -284,7 +284,7 @@ def _lane_row(lane: LaneState, width: int, *, roomy: bool) -> Row:
     done = lane.dispatched - lane.running
     counts = f"  running {lane.running}  done {done}" if roomy else f" run {lane.running} done {done}"
     return (
-        piece(f"{_LANE_NAMES.get(lane.lane, lane.lane):<10}"),
+        piece(f"{LANE_NAMES.get(lane.lane, lane.lane):<10}"),
         *_bar(lane, width, role, mark=False),
         piece(f" {lane.depth}/{lane.limit}"),
         piece(counts, "dim"),

@@ -116,6 +116,11 @@ class LinesPanel(ScrollView, can_focus=True):
         self.refresh()
         return True
 
+    def follow(self) -> None:
+        """Go to the newest item and stay with the tail."""
+        self._following = self._follow
+        self._to_end()
+
     @property
     def item(self) -> Any:
         """What the cursor is on; None in an empty panel."""
@@ -269,10 +274,10 @@ class LinesPanel(ScrollView, can_focus=True):
         """Put the cursor somewhere without telling anybody."""
         self.cursor = max(0, min(index, len(self._items) - 1))
 
-    def _place(self, index: int) -> None:
+    def place(self, index: int) -> None:
+        """Put the cursor somewhere and bring it into view, without telling anybody."""
         self.select(index)
-        last = self.cursor == len(self._items) - 1
-        self._following = self._follow and last
+        self._following = self._follow and self.cursor == len(self._items) - 1
         line = self.cursor + self._offset
         top, height = self.scroll_offset.y, max(1, self.size.height)
         if self.cursor < top:
@@ -280,7 +285,10 @@ class LinesPanel(ScrollView, can_focus=True):
         elif line >= top + height:
             self.scroll_to(y=line - height + 1, animate=False)
         self.refresh()
-        self.post_message(self.Moved(self, self.cursor, last=last))
+
+    def _place(self, index: int) -> None:
+        self.place(index)
+        self.post_message(self.Moved(self, self.cursor, last=self.cursor == len(self._items) - 1))
 
 
 def _nothing(item: object) -> Row:

@@ -82,6 +82,13 @@ class DeckScreen(Screen[Any]):
     def draw(self) -> None:
         """Draw what is particular to this screen."""
 
+    def tick(self, now: float) -> None:
+        """The application's clock has moved on to ``now``, in seconds; called ten times a second while visible."""
+
+    def picture(self) -> object:
+        """What this screen shows beside the application's view state; another value means another picture."""
+        return None
+
     def put(self, selector: str, rows: list[Row], *, layout: bool = False) -> None:
         """Show rows in a static, unless it shows them already. ``layout`` when its height may change."""
         if self._shown.get(selector) != rows:
@@ -89,9 +96,11 @@ class DeckScreen(Screen[Any]):
             self.query_one(selector, Static).update(block(rows), layout=layout)
 
     def _refresh_keys(self) -> None:
-        """The footer is rebuilt only when some key went on or off."""
+        """The footer is rebuilt only when one of its keys went on or off: that costs as much as a frame."""
         now = tuple(
-            self.off(*_action(binding.action)) is None for _, binding in self._bindings if "." not in binding.action
+            self.off(*_action(binding.action)) is None
+            for _, binding in self._bindings
+            if binding.show and "." not in binding.action
         )
         if now != self._availability:
             self._availability = now

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import ClassVar
 
 from textual import on
@@ -11,8 +10,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Static
 
+from console.model.compare import marked
 from console.model.home import mission_rows, preview_rows, run_header, run_row
-from console.model.reasons import again_reason, launch_reason, resume_reason
+from console.model.reasons import again_reason, launch_reason, lookback_reason, resume_reason
 from console.model.rows import Row, piece
 from console.panels.lines import LinesPanel
 from console.screens.base import DeckScreen
@@ -31,6 +31,8 @@ class HomeScreen(DeckScreen):
         Binding("n", "launch", "New run", id="mission.launch"),
         Binding("r", "resume", "Resume", id="run.resume"),
         Binding("F", "again", "Run again …", show=False, id="run.again"),
+        Binding("P", "replay", "Replay", show=False, id="run.replay"),
+        Binding("W", "compare", "Compare", show=False, id="run.compare"),
         Binding("slash", "filter", "Filter", key_display="/", id="home.filter"),
         Binding("v", "app.violations", "Violations", id="home.violations"),
         Binding("i", "app.approvals", "Inbox", id="home.approvals"),
@@ -102,7 +104,7 @@ class HomeScreen(DeckScreen):
         panel.border_title = f"2 runs  {len(runs)}{more}" if runs else "2 runs"
         panel.show(
             runs,
-            partial(run_row, width=width),
+            lambda run: marked(run_row(run, width), base=run.run_id == home.base),
             mark=(home.revision, text, width),
             header=run_header(width),
             empty=self._empty("no runs yet; n launches the selected mission", text),
@@ -126,6 +128,8 @@ class HomeScreen(DeckScreen):
         if action == "again":
             run = self.selected_run()
             return again_reason(run, self.console_app.home.mission_at(run.mission_path) if run is not None else None)
+        if action in ("replay", "compare"):
+            return lookback_reason(self.selected_run())
         return None
 
     def action_launch(self) -> None:
@@ -142,6 +146,16 @@ class HomeScreen(DeckScreen):
         run = self.selected_run()
         if run is not None:
             self.console_app.run_again(run)
+
+    def action_replay(self) -> None:
+        run = self.selected_run()
+        if run is not None:
+            self.console_app.lookback.replay(run.run_id)
+
+    def action_compare(self) -> None:
+        run = self.selected_run()
+        if run is not None:
+            self.console_app.lookback.weigh(run)
 
     def action_panel(self, name: str) -> None:
         self.set_focus(self.query_one(f"#{name}"))

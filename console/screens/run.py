@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from console.model import rows
 from console.model.fold import JournalRow, RunState, StepRow
-from console.model.reasons import again_reason, run_reason
+from console.model.reasons import again_reason, lookback_reason, run_reason
 from console.model.safe import safe
 from console.panels.lines import LinesPanel
 from console.screens.base import DeckScreen
@@ -37,6 +37,8 @@ class RunScreen(DeckScreen):
         Binding("V", "verify", "Verify", id="run.verify"),
         Binding("F", "again", "Run again …", show=False, id="run.again"),
         Binding("f", "full", "Full", id="run.full"),
+        Binding("P", "replay", "Replay", show=False, id="run.replay"),
+        Binding("W", "compare", "Compare", show=False, id="run.compare"),
         *(
             Binding(str(index), f"panel('{name}')", f"Panel {name}", show=False, id=f"run.{name}")
             for index, name in enumerate(_PANELS, 1)
@@ -131,7 +133,17 @@ class RunScreen(DeckScreen):
     def off_here(self, action: str, choice: str) -> str | None:
         if action == "again" and self.state is not None:
             return again_reason(self.state.run, self.console_app.home.mission_at(self.state.run.mission_path))
+        if action in ("replay", "compare"):
+            return lookback_reason(self.state.run if self.state is not None else None)
         return run_reason(action, choice, self.state)
+
+    def action_replay(self) -> None:
+        if self.state is not None:
+            self.console_app.lookback.replay(self.state.run.run_id)
+
+    def action_compare(self) -> None:
+        if self.state is not None:
+            self.console_app.lookback.weigh(self.state.run)
 
     def action_cancel(self) -> None:
         self._control("cancel")

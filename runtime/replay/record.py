@@ -73,9 +73,7 @@ class Record:
         for entry in entries:
             self._feed(entry)
         self.total = sum(1 for _ in self._receipts.all())
-        cut = any(end.status == "cancelled" for end in self._ends.values())
-        #: The run was cut short, so that what is not in the record is no difference.
-        self.stopped = self.stop is not None or self.closed is None or cut
+        self._cut = any(end.status == "cancelled" for end in self._ends.values())
 
     @property
     def run_id(self) -> str:
@@ -85,6 +83,11 @@ class Record:
     def order(self) -> tuple[StepKey, ...]:
         """The attempts that ended by themselves, in the order they did."""
         return tuple(key for key, end in self._ends.items() if end.status != "cancelled")
+
+    @property
+    def stopped(self) -> bool:
+        """Was the run cut short, so that what is not in the record is no difference?"""
+        return self._cut or self.stop is not None or self.closed is None
 
     def fate(self, key: StepKey) -> Fate:
         """What to do with an attempt."""

@@ -18,6 +18,7 @@ from runtime.missions import references
 from runtime.missions.build import block_params
 from runtime.missions.graph import Graph
 from runtime.missions.loader import Mission
+from runtime.missions.parameters import LEAVING, tool_action
 from runtime.orchestration.journal_history import FinishedStep, StepKey, finished_step, step_key, step_of_operation
 from runtime.orchestration.journal_history import step_record as started_record
 from runtime.orchestration.operation_table import KnownOperation, OperationTable, left_changes
@@ -133,7 +134,7 @@ def _part(definition: Mapping[str, Any], name: str, after: Sequence[str] | None)
     if block.get("type") == "llm_call":
         prompts = data.get("prompts") or {}
         parts["prompts"] = [prompts, [files.get(item["file"]) for item in prompts.values() if isinstance(item, dict)]]
-    if block.get("type") == "run_tests" or block.get("tool") == "process.run":
+    if block.get("type") == "run_tests" or tool_action(block) == "process.run":
         parts["commands"] = data.get("commands")
     return digest(thawed(parts))
 
@@ -152,6 +153,12 @@ def open_branches(mission: Mission, inputs: Collection[str]) -> set[str]:
 def reads_any(mission: Mission, block: str, inputs: Collection[str]) -> bool:
     """Do the block's parameters refer to one of these inputs?"""
     return not set(inputs).isdisjoint(references.names(block_params(mission, block), "inputs"))
+
+
+def leaves_files(mission: Mission, block: str) -> bool:
+    """Does the block leave files in the run's own output folder? Each run has one of its own, so nothing there stands."""
+    spec = mission.spec.blocks[block]
+    return spec.type == "tool_invoke" and tool_action(spec.params) in LEAVING
 
 
 def kept_attempts(mission: Mission, attempts: Sequence[Attempted], again: Iterable[str]) -> tuple[Attempted, ...]:

@@ -20,6 +20,7 @@ from runtime.host.forking import (
     attempts_of,
     changed_blocks,
     kept_attempts,
+    leaves_files,
     not_standing,
     open_branches,
     reads_any,
@@ -192,8 +193,8 @@ def _unusable(told: Told, why: str) -> Refused:
 async def decide(fork: Fork, probe: TreeProbe, workspace: str | None) -> Reuse:
     """Decide what is reused in the new run's tree, whose fingerprint is ``workspace``.
 
-    A step whose writes the tree does not hold runs again for them. When its parameters are not the ones it had,
-    what depends on it runs again, too.
+    A step whose writes the tree does not hold, or whose files belong into the run's own output folder, runs again for
+    them. When its parameters are not the ones it had, what depends on it runs again, too.
     """
     mission, again = fork.mission, {fork.step, *fork.changed}
 
@@ -205,7 +206,8 @@ async def decide(fork: Fork, probe: TreeProbe, workspace: str | None) -> Reuse:
 
     while True:
         kept = await asyncio.to_thread(kept_attempts, mission, fork.attempts, again)
-        redone = await not_standing(fork.doings.writes(kept), state_hash, workspace)
+        leaving = {item.key for item in kept if leaves_files(mission, item.block)}
+        redone = leaving | await not_standing(fork.doings.writes(kept), state_hash, workspace)
         blocks = {item.block for item in kept if item.key in redone}
         other = {name for name in blocks if reads_any(mission, name, fork.changed_inputs)}
         if not other:
@@ -215,7 +217,7 @@ async def decide(fork: Fork, probe: TreeProbe, workspace: str | None) -> Reuse:
     places = [item.place for item in reused]
     operations = fork.doings.of(kept)
     carried = Carried.of(
-        ((item.origin, known) for item, known in operations if item.key in redone),
+        ((item.origin, known) for item, known in operations if item.key in redone - leaving),
         (known.receipt for _, known in operations if known.receipt is not None),
         [(bisect_left(places, item.place), item.key[:3]) for item in kept if item.key in redone],
     )

@@ -350,6 +350,28 @@ async def test_what_a_fork_did_again_keeps_its_place_in_the_walk(host: RuntimeHo
     }
 
 
+LEAVES = """\
+mission: leaves
+version: "1"
+workspace: {kind: none}
+envelope: {allowed_paths: [], allowed_tools: [output.write_file]}
+blocks:
+  leave: {type: tool_invoke, tool: output.write_file, name: note.md, content: here}
+  end: {type: template, template: over}
+links: [leave -> end]
+"""
+
+
+async def test_a_forks_output_folder_is_filled_anew(host: RuntimeHost, tmp_path: Path) -> None:
+    path = write_mission(tmp_path / "m", LEAVES)
+    parent = await run_to_end(host, path)
+    second = await fork(host, path, parent, "end")
+    assert second.output_folder not in (None, parent.output_folder)
+    assert (Path(str(second.output_folder)) / "note.md").read_text() == "here"
+    assert await done_operations(host, second.run_id) == ["leave.0"]
+    assert all("reused_from" not in item for item in await entries(host, second.run_id, "operation_started"))
+
+
 CALLS = """\
 mission: calls
 version: "1"

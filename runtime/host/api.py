@@ -68,6 +68,8 @@ class MissionInfo:
     nodes: tuple[NodeInfo, ...] = ()
     envelope: Mapping[str, Any] = field(default_factory=dict)
     workspace: str = "none"
+    watch: tuple[str, ...] = ()
+    """Patterns of the files whose changes rerun it; empty when it declares none."""
     problems: tuple[Problem, ...] = ()
 
 

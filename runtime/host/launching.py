@@ -7,14 +7,14 @@ tree's lock is free again. Resuming goes the same way with facts from the journa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 from uuid import UUID
 
 from runtime.events.emitter import Emitter
 from runtime.events.envelope import ControlSignal
-from runtime.events.facts import EntryAppended, RunSummary
+from runtime.events.facts import EntryAppended, FileChange, RunSummary
 from runtime.host.api import Launch
 from runtime.host.assembly import Parts, Shared, assemble
 from runtime.host.ground import Ground, leave_empty
@@ -47,6 +47,9 @@ from runtime.turns import arbiter, prelude
 from runtime.turns.arbiter import OpenFacts, OpenResult
 from runtime.turns.plan import PlanInputs
 from runtime.turns.session import Session, SessionManager
+
+#: Changed files named in a run's first entry; ``cause`` says how many there were.
+MAX_BECAUSE: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +87,10 @@ class Launcher:
 
     # -- a new run ----------------------------------------------------------------------------------------------
 
-    async def launch(self, run_id: str, intent: Launch, ports: RunPorts) -> LiveRun | RunSummary:
-        """A live run, journalled and not yet started, or the summary of a refusal.
+    async def launch(
+        self, run_id: str, intent: Launch, ports: RunPorts, changes: Sequence[FileChange] = ()
+    ) -> LiveRun | RunSummary:
+        """A live run, journalled and not yet started, or the summary of a refusal. ``changes`` are why it starts.
 
         Raises `MissionInvalid` and `InputsInvalid` before anything is recorded: those are the caller's mistakes.
         """
@@ -109,7 +114,7 @@ class Launcher:
         except BaseException:
             await self._ground.discard(run_id)
             raise
-        return await self._begin(ready, identity, intent, ports)
+        return await self._begin(ready, identity, intent, ports, changes)
 
     async def _parent(self, intent: Launch) -> RunSummary | None:
         """The run this one continues the lineage of. Raises `Refused` ``RUN_UNKNOWN``."""
@@ -186,10 +191,12 @@ class Launcher:
         signals = [proposal, *emitter.stamp(opened.signals)]
         return _Ready(prepared=prepared, parts=parts, hooks=hooks, facts=facts, signals=signals)
 
-    async def _begin(self, ready: _Ready, identity: _Identity, intent: Launch, ports: RunPorts) -> LiveRun:
+    async def _begin(
+        self, ready: _Ready, identity: _Identity, intent: Launch, ports: RunPorts, changes: Sequence[FileChange]
+    ) -> LiveRun:
         """Open the journal. From the first entry on this is a run: if we fail now, it is resumable, not refused."""
         try:
-            self._journal_opening(ready, identity, intent)
+            self._journal_opening(ready, identity, intent, changes)
             await ready.prepared.journal.durable
         except BaseException:
             ready.parts.scope.close()
@@ -198,7 +205,9 @@ class Launcher:
             raise
         return self._live(ready.prepared, ready.parts, ready.hooks, ports)
 
-    def _journal_opening(self, ready: _Ready, identity: _Identity, intent: Launch) -> None:
+    def _journal_opening(
+        self, ready: _Ready, identity: _Identity, intent: Launch, changes: Sequence[FileChange]
+    ) -> None:
         """The first entries, with the run's row and the mission's bytes in the same batch (ruling R23).
 
         The row comes last: an entry that cannot be recorded must not leave a row without a journal.
@@ -226,6 +235,7 @@ class Launcher:
             trigger=prepared.summary.trigger,
             **({"reason": plain_words(intent.reason)} if intent.reason else {}),
             **({"cause": prepared.summary.cause} if prepared.summary.cause else {}),
+            **({"because": [asdict(item) for item in changes[:MAX_BECAUSE]]} if changes else {}),
             **({"resumes": intent.parent_run_id} if intent.parent_run_id else {}),
         )
         journal.append(

@@ -19,7 +19,6 @@ from runtime.events.facts import (
     RunSummary,
     Verification,
     Violation,
-    WatchState,
 )
 from runtime.host.api import InputInfo, MissionInfo, Replay, RunStatus
 from runtime.host.authoring import problem_of
@@ -90,9 +89,6 @@ class StoreReads:
 
     async def compare(self, base: str, other: str) -> Comparison:
         raise Refused("CONTROL_VERB", "compare is not there yet")
-
-    async def watches(self) -> tuple[WatchState, ...]:
-        return ()
 
     async def find(self, selector: str) -> RunSummary:
         if selector == LATEST:
@@ -345,6 +341,7 @@ def mission_info(mission: Mission) -> MissionInfo:
         nodes=mission.graph.nodes(),
         envelope=mission.envelope.record(),
         workspace=_workspace_words(mission),
+        watch=() if spec.watch is None else spec.watch.paths,
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from console.model.home import fitted
-from console.model.rows import Piece, Role, Row, piece, run_role
+from console.model.home import fitted, watch_glyph, watch_stands
+from console.model.rows import Piece, Row, piece, run_role
 from console.model.safe import SafeText, safe
-from console.model.words import WARNING_GLYPH, status_glyph, status_word
+from console.model.words import status_glyph, status_word
 from runtime.events.facts import (
     FileChange,
     IgnoredChange,
@@ -20,15 +20,6 @@ from runtime.events.facts import (
     WatchState,
 )
 
-_WORDS: Final = {
-    "arming": ("…", "arming", "dim"),
-    "armed": ("◉", "armed", "good"),
-    "settling": ("◌", "settling", "accent"),
-    "running": ("●", "running", "accent"),
-    "suspended": ("∞", "suspended", "warn"),
-    "failed": ("✗", "failed", "bad"),
-    "stopped": ("○", "stopped", "dim"),
-}
 _WHY: Final = {
     "same_content": "same content",
     "own_write": "written by the mission",
@@ -39,35 +30,6 @@ _RUNS_REMEMBERED: Final = 64
 _WIDE: Final = 96
 
 
-def needs_operator(state: WatchState) -> bool:
-    """Does it stand still until somebody acts?"""
-    return state.status in ("suspended", "failed")
-
-
-def watch_of_mission(path: str, watches: Iterable[WatchState]) -> WatchState | None:
-    """The watch of the mission listed under ``path``, if it is watched."""
-    return next((item for item in watches if path in (item.mission_path, _folder(item.mission_path))), None)
-
-
-def _folder(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
-def watch_mark(state: WatchState | None) -> Row:
-    """The mark beside a mission's name; nothing when it is not watched."""
-    if state is None:
-        return ()
-    glyph, word, role = _look(state)
-    return (piece(f"  {glyph}", role), *((piece(f" {word}", role),) if needs_operator(state) else ()))
-
-
-def _look(state: WatchState) -> tuple[str, str, Role]:
-    glyph, word, role = _WORDS.get(state.status, ("?", state.status, "plain"))
-    if state.code is not None and state.status in ("armed", "settling"):
-        return WARNING_GLYPH, word, "warn"
-    return glyph, word, role  # type: ignore[return-value]
-
-
 def watch_header(width: int) -> Row:
     """Column names of the list."""
     when = f"  {'last fire':<8}" if width >= _WIDE else ""
@@ -76,7 +38,7 @@ def watch_header(width: int) -> Row:
 
 def watch_row(state: WatchState, width: int) -> Row:
     """One watch: its mission, state, figures, and what keeps it from running."""
-    glyph, word, role = _look(state)
+    glyph, word, role = watch_glyph(state)
     when = (piece(f"  {(state.last_fired_at or '')[11:19]:<8}", "dim"),) if width >= _WIDE else ()
     return (
         piece(f"{glyph} ", role),
@@ -90,24 +52,24 @@ def watch_row(state: WatchState, width: int) -> Row:
 
 def details(state: WatchState, runs: Mapping[str, RunSummary]) -> list[Row]:
     """One watch in full; the ignored changes are a list of their own."""
-    _, word, role = _look(state)
+    _, word, role = watch_glyph(state)
     excluded = f"   exclude {'  '.join(state.excludes)}" if state.excludes else ""
     figures = f"files {state.files}   events {state.events} → runs {state.runs}"
+    fired = f"   last fire {state.last_fired_at[11:19]}" if state.last_fired_at else ""
     skipped = f"   skipped {state.skipped}" if state.skipped else ""
     rows: list[Row] = [
         (
             piece(f"{state.mission}  ", "accent"),
             piece(word, role),
             piece(f"   debounce {state.debounce_ms}ms   on-busy: {state.overlap}", "dim"),
-            piece(f"   last fire {state.last_fired_at[11:19]}" if state.last_fired_at else "", "dim"),
         ),
         _labelled("root", state.root),
         _labelled("paths", f"{'  '.join(state.paths)}{excluded}"),
-        _labelled("seen", f"{figures}{skipped}{'   one more run waits' if state.pending else ''}"),
+        _labelled("seen", f"{figures}{fired}{skipped}{'   one more waits' if state.pending else ''}"),
     ]
     if state.reason:
         label = "LOOP" if state.code == "WATCH_LOOP" else "trouble"
-        action = "   u resume" if needs_operator(state) else ""
+        action = "   u resume" if watch_stands(state) else ""
         rows.append((piece(f"{label:<9}", role), piece(state.reason, role), piece(action, "accent")))
     return [*rows, *_because(state, runs)]
 
@@ -152,20 +114,6 @@ def ignored_row(item: IgnoredChange) -> Row:
     )
 
 
-def toggle_reason(path: str | None, declared: Sequence[str], required: Sequence[str], *, watched: bool) -> str | None:
-    """Why a mission cannot be watched from the list, with its default inputs; None when it can, or can be let go."""
-    if path is None:
-        return "no mission is selected"
-    if watched:
-        return None
-    if not declared:
-        return "this mission has no `watch:` section: it does not say which files to watch"
-    if required:
-        names = ", ".join(safe(name) for name in required)
-        return f"this mission needs {names}: use `quarterdeck watch {safe(path)} --input {safe(required[0])}=…`"
-    return None
-
-
 @dataclass(slots=True)
 class WatchTale:
     """The events of one watch in the order they are worth telling: ``(event, members)`` pairs, ready to print."""
@@ -207,11 +155,11 @@ class WatchTale:
         return told
 
     def _status(self, before: WatchState, now: WatchState) -> list[tuple[str, dict[str, Any]]]:
-        if needs_operator(now):
+        if watch_stands(now):
             return [(now.status, {"code": now.code, "reason": now.reason})]
         if now.code is not None and now.code != before.code:
             return [("problem", {"code": now.code, "reason": now.reason})]
-        return [("armed", armed_record(now))] if needs_operator(before) else []
+        return [("armed", armed_record(now))] if watch_stands(before) else []
 
     def _run(self, run: RunSummary) -> list[tuple[str, dict[str, Any]]]:
         ended = run.status.terminal or run.resumable

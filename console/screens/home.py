@@ -12,7 +12,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Static
 
 from console.model.home import mission_rows, preview_rows, run_header, run_row
-from console.model.reasons import launch_reason, resume_reason
+from console.model.reasons import launch_reason, resume_reason, toggle_watch_reason
 from console.model.rows import Row, piece
 from console.panels.lines import LinesPanel
 from console.screens.base import DeckScreen
@@ -30,6 +30,7 @@ class HomeScreen(DeckScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "launch", "New run", id="mission.launch"),
         Binding("r", "resume", "Resume", id="run.resume"),
+        Binding("t", "toggle_watch", "Watch", id="mission.watch"),
         Binding("slash", "filter", "Filter", key_display="/", id="home.filter"),
         Binding("v", "app.violations", "Violations", id="home.violations"),
         Binding("i", "app.approvals", "Inbox", id="home.approvals"),
@@ -122,6 +123,8 @@ class HomeScreen(DeckScreen):
             return launch_reason(self.selected_mission())
         if action == "resume":
             return resume_reason(self.selected_run())
+        if action == "toggle_watch":
+            return toggle_watch_reason(self.selected_mission(), self.console_app.home)
         return None
 
     def action_launch(self) -> None:
@@ -133,6 +136,12 @@ class HomeScreen(DeckScreen):
         run = self.selected_run()
         if run is not None:
             self.console_app.intend(lambda: self.console_app.deck.resume(run.run_id, "resumed from the console"))
+
+    def action_toggle_watch(self) -> None:
+        """Watch the selected mission with its default inputs, or let it go."""
+        mission = self.selected_mission()
+        if mission is not None:
+            self.console_app.toggle_watch(mission.path)
 
     def action_panel(self, name: str) -> None:
         self.set_focus(self.query_one(f"#{name}"))

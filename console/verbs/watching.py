@@ -15,7 +15,7 @@ from console.model.watch import WatchTale, armed_record, change_text
 from console.model.words import status_glyph, status_word
 from console.verbs.output import duration, print_json, say
 from console.verbs.running import _absolute, _ask, _inputs, _progress, _stay, deck_for, done_record
-from runtime.events.facts import HolderChanged, InboxChanged, RunSummary, StreamEvent, WatchState
+from runtime.events.facts import HolderChanged, InboxChanged, RunSummary, StreamEvent, WatchesChanged, WatchState
 from runtime.host.api import Deck, Exit, StorageError, Subscription, Watch
 
 _TICK: Final = 0.2
@@ -87,7 +87,7 @@ async def _attend(deck: Deck, feed: Subscription, tale: WatchTale, stop: _Stop, 
     asked: set[str] = set()
     while not (tale.over or stop.event.is_set()):
         await _first(feed.wait(), stop.event.wait())
-        events = feed.drain()
+        events = await _fresh(deck, tale.state, feed.drain())
         if any(isinstance(event, HolderChanged) and event.holder is None for event in events):
             raise StorageError("STORE_UNRESPONSIVE", "the process that watched is gone", hint="start watching again")
         _tell_all(tale, events, options)
@@ -96,6 +96,18 @@ async def _attend(deck: Deck, feed: Subscription, tale: WatchTale, stop: _Stop, 
         return Exit.OK
     await _leave(deck, feed, tale, stop, options)
     return Exit.TERMINATED if signal.SIGTERM in stop.received else Exit.OK
+
+
+async def _fresh(deck: Deck, state: WatchState, events: Sequence[StreamEvent]) -> list[StreamEvent]:
+    """A list without our watch may be older than the watch: asking again tells."""
+    stale = any(
+        isinstance(event, WatchesChanged) and all(item.watch_id != state.watch_id for item in event.watches)
+        for event in events
+    )
+    if not stale:
+        return list(events)
+    kept = [event for event in events if not isinstance(event, WatchesChanged)]
+    return [*kept, WatchesChanged(watches=await deck.watches())]
 
 
 async def _first(*waits: Any) -> None:

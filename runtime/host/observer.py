@@ -253,7 +253,9 @@ class RemoteDeck(Observer):
         # As in `launch`: a list of problems is told here.
         mission = await asyncio.to_thread(load, intent.path)
         bind(mission.spec.inputs, intent.inputs)
-        return watch_of(await self._ask("watch", **asdict(intent)))
+        state = watch_of(await self._ask("watch", **asdict(intent)))
+        self._watches = (*self._watches, state)  # should it be gone at the next look, that is a change
+        return state
 
     async def unwatch(self, watch_id: str) -> Ack:
         return Ack(**await self._ask("unwatch", watch_id=watch_id))

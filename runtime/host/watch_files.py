@@ -114,14 +114,14 @@ class _Walk:
                         if not self._looker.rules.unseen(path):
                             below.append(path)
                     elif self._looker.counts(path):
-                        self._file(entry.path, path)
+                        self._file(entry, path)
         except OSError:
             # Gone between two looks, or closed to us: either way there is nothing to see in it.
             return below
         return below
 
-    def _file(self, place: str, path: str) -> None:
-        mark = mark_of(Path(place), self._known.get(path), self._count)
+    def _file(self, entry: os.DirEntry[str], path: str) -> None:
+        mark = _mark(entry.path, entry.stat(follow_symlinks=False), self._known.get(path), self._count)
         if mark is None:
             return
         self.marks[path] = mark
@@ -145,19 +145,24 @@ class _Walk:
 
 def marks_of(paths: Iterable[Path], known: Mapping[str, Mark]) -> dict[str, Mark]:
     """Marks of single files, by their absolute path; those that are not there are left out."""
-    found = {str(path): mark_of(path, known.get(str(path))) for path in paths}
-    return {path: mark for path, mark in found.items() if mark is not None}
+    found: dict[str, Mark] = {}
+    for path in map(str, paths):
+        try:
+            mark = _mark(path, os.lstat(path), known.get(path))
+        except OSError:
+            continue
+        if mark is not None:
+            found[path] = mark
+    return found
 
 
-def mark_of(path: Path, known: Mark | None = None, count: Callable[[int], None] | None = None) -> Mark | None:
-    """What the file is now; ``known`` is returned again when nothing about it changed. None: it is no file.
+def _mark(
+    path: str, found: os.stat_result, known: Mark | None, count: Callable[[int], None] | None = None
+) -> Mark | None:
+    """What the file is now; ``known`` itself when nothing about it changed, None when it is no file.
 
     ``count`` is told how many bytes are going to be read.
     """
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
     stamp = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
     if known is not None and known.stamp == stamp:
         return known
@@ -173,9 +178,9 @@ def mark_of(path: Path, known: Mark | None = None, count: Callable[[int], None] 
         return None  # it went while we looked
 
 
-def _content_of(path: Path, found: os.stat_result) -> str:
+def _content_of(path: str, found: os.stat_result) -> str:
     if stat.S_ISLNK(found.st_mode):
-        return digest_bytes(os.fsencode(path.readlink()))
+        return digest_bytes(os.fsencode(os.readlink(path)))  # noqa: PTH115  # a Path per file is most of a look
     return _by_time(found) if found.st_size > MAX_FILE_BYTES else _read(path)
 
 
@@ -183,7 +188,7 @@ def _by_time(found: os.stat_result) -> str:
     return f"size:{found.st_size} mtime:{found.st_mtime_ns}"
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     """Never more than the limit, even of a file that grows; never blocked by what is no file any more."""
     descriptor = os.open(path, _FLAGS)
     try:

@@ -109,6 +109,7 @@ class Watcher:
         self._last_fired: str | None = None
         self._last_changes: tuple[FileChange, ...] = ()
         self._touched_idle = False
+        self._meanwhile: set[str] = set()  # files seen to have changed while a run was at work
         self._broken = False
         self._wanted_rearm = False
         self._phase = "arming"
@@ -250,6 +251,7 @@ class Watcher:
         self._settling.clear()
         self._phase, self._trouble, self._suspicion = "armed", None, Suspicion()
         self._recent.clear()
+        self._meanwhile.clear()
 
     async def _fail(self, error: QuarterdeckError) -> None:
         await self._lookout.close()
@@ -294,6 +296,7 @@ class Watcher:
         While a run is at work nothing is noted: its end looks again. Only somebody else's change may take its place.
         """
         run, while_busy = self._run, not self._touched_idle
+        overdue = self._settling.overdue(self._ports.clock.monotonic())
         self._settling.clear()
         self._touched_idle = False
         redefined = await self._lookout.redefined(note=run is None)
@@ -304,19 +307,25 @@ class Watcher:
         runs = (*self._recent, *((run.live,) if run is not None and run.live is not None else ()))
         doings = await self._ports.doings(runs, [item.path for item in changes], self._aim.root)
         judgement = judge(changes, doings)
-        decision = overlapping(judgement, busy=run is not None, overlap=self._aim.overlap, all_while_busy=while_busy)
+        paths = {item.path for item in judgement.foreign}
         if run is not None:
-            run.preempted = decision is Next.PREEMPT and self._ports.preempt(run.run_id)
+            if overlapping(judgement, busy=True, overlap=self._aim.overlap, all_while_busy=True) is Next.PREEMPT:
+                run.preempted = self._ports.preempt(run.run_id)
             return
-        self._recent.clear()
+        self._meanwhile |= paths if while_busy else set()
+        meanwhile = paths <= self._meanwhile
+        decision = overlapping(judgement, busy=False, overlap=self._aim.overlap, all_while_busy=meanwhile)
         self._leave_out(sighting, judgement)
         if judgement.loop is not None:
             self._stop("suspended", Refused("WATCH_LOOP", judgement.loop))
+        elif decision is Next.RUN and self._settling.touched and not overdue:
+            return  # something moved while we looked: it is looked at again when it has come to rest
         elif decision is not Next.NOTHING and not self._broken:
-            paths = [item.path for item in judgement.foreign]
             self._lookout.note(sighting, paths)
-            possible = [path for path in paths if while_busy and doings.possible(path)]
+            possible = [path for path in paths & self._meanwhile if doings.possible(path)]
             self._carry_out(decision, judgement.foreign, possible)
+        self._recent.clear()
+        self._meanwhile.clear()
 
     async def _reload(self) -> None:
         """The mission file, or one it names, changed: go by the new one, or say what is wrong with it."""

@@ -142,7 +142,8 @@ class Difference:
 def compare(before: Mapping[str, Mark], after: Mapping[str, Mark]) -> Difference:
     """What changed, sorted by path."""
     changes, same = [], []
-    for path in sorted(before.keys() | after.keys()):
+    moved = [path for path in before.keys() | after.keys() if before.get(path) is not after.get(path)]
+    for path in sorted(moved):
         old, new = before.get(path), after.get(path)
         contents = (old.content if old else None, new.content if new else None)
         if contents[0] != contents[1]:
@@ -292,6 +293,10 @@ class Settling:
 
     def clear(self) -> None:
         self.first = self.last = None
+
+    def overdue(self, now: float) -> bool:
+        """Has it been put off for as long as it may be?"""
+        return self.first is not None and now - self.first >= MAX_SETTLE_SECONDS
 
     def left(self, now: float) -> float | None:
         """Seconds until it is time to look; None when nothing was touched."""

@@ -123,7 +123,7 @@ class WatchTale:
     _told: dict[str, bool] = field(default_factory=dict)
 
     def take(self, events: Iterable[StreamEvent]) -> list[tuple[str, dict[str, Any]]]:
-        """What a batch tells. What changed comes before the run it started."""
+        """What a batch tells. What changed comes before the run it started, and the end of the watch last."""
         batch = list(events)
         told: list[tuple[str, dict[str, Any]]] = []
         for event in batch:
@@ -132,7 +132,7 @@ class WatchTale:
         for event in batch:
             if isinstance(event, RunChanged) and event.run.session_id == self.state.session_id:
                 told += self._run(event.run)
-        return told
+        return sorted(told, key=lambda item: item[0] == "disarmed")
 
     def _watch(self, event: WatchesChanged) -> list[tuple[str, dict[str, Any]]]:
         if self.over:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from runtime.kernel.errors import Refused
 from runtime.missions.inputs import bind
 from runtime.missions.loader import Mission, load
 from runtime.missions.model import MAX_DEBOUNCE_MS
-from runtime.missions.watch_rules import OVERLAPS, Heard, WatchRules, sift
+from runtime.missions.watch_rules import MAX_SETTLE_SECONDS, OVERLAPS, Heard, WatchRules, sift
+from runtime.orchestration.git import find_toplevel, git_folders
 from runtime.orchestration.workspace import source_root
 
 
@@ -29,6 +31,8 @@ class Aim:
     debounce_ms: int
     overlap: str
     definition: frozenset[Path]
+    git_lock: Path | None = None
+    """What git keeps while it rewrites the work tree the root lies in."""
 
     def relative(self, path: str) -> str | None:
         """An absolute path as rules know it; None when it does not lie below the root."""
@@ -39,6 +43,14 @@ class Aim:
         """A definition file as operators know it."""
         inside = self.relative(path)
         return Path(path).name if inside is None else inside
+
+    def rewritten(self, now: datetime) -> bool:
+        """Is git in the middle of changing files? A lock that has been there for long was left behind. Blocking."""
+        try:
+            since = self.git_lock.stat().st_mtime if self.git_lock is not None else None
+        except OSError:
+            return False
+        return since is not None and abs(now.timestamp() - since) < MAX_SETTLE_SECONDS
 
     def sift(self, paths: Sequence[str], *, deep: bool) -> Heard:
         """Sort a batch of notices from folders of the root, which may hold the mission's own files, too."""
@@ -77,7 +89,14 @@ def take_aim(intent: Watch, ours: Sequence[Path]) -> Aim:
         debounce_ms=debounce,
         overlap=overlap,
         definition=frozenset({mission.path.resolve(), *(item.path for item in mission.files.values())}),
+        git_lock=_git_lock(root),
     )
+
+
+def _git_lock(root: Path) -> Path | None:
+    top = find_toplevel(root)
+    folders = None if top is None else git_folders(top)
+    return None if folders is None else folders.own / "index.lock"
 
 
 def _check_options(overlap: object, debounce: object) -> None:

@@ -42,6 +42,8 @@ MAX_SHOWN: Final = 20
 _RECENT_RUNS: Final = 8
 #: A launch that takes longer waits for its work tree, and the watch says so.
 _WAITS_AFTER: Final = 2.0
+#: How long git is left alone between two looks at whether it is done.
+_GIT_SECONDS: Final = 0.05
 _LOG: Final = logging.getLogger(__name__)
 
 TRIGGER: Final = "watch"
@@ -297,6 +299,8 @@ class Watcher:
         """
         run, while_busy = self._run, not self._touched_idle
         overdue = self._settling.overdue(self._ports.clock.monotonic())
+        if not overdue and await self._rewritten():
+            return
         self._settling.clear()
         self._touched_idle = False
         redefined = await self._lookout.redefined(note=run is None)
@@ -318,7 +322,7 @@ class Watcher:
         self._leave_out(sighting, judgement)
         if judgement.loop is not None:
             self._stop("suspended", Refused("WATCH_LOOP", judgement.loop))
-        elif decision is Next.RUN and self._settling.touched and not overdue:
+        elif decision is Next.RUN and not overdue and (self._settling.touched or await self._rewritten()):
             return  # something moved while we looked: it is looked at again when it has come to rest
         elif decision is not Next.NOTHING and not self._broken:
             self._lookout.note(sighting, paths)
@@ -326,6 +330,14 @@ class Watcher:
             self._carry_out(decision, judgement.foreign, possible)
         self._recent.clear()
         self._meanwhile.clear()
+
+    async def _rewritten(self) -> bool:
+        """Is git at it? Then all of what it changes is one change, and the look comes when it is done."""
+        if not await asyncio.to_thread(self._aim.rewritten, self._ports.clock.now()):
+            return False
+        await self._ports.clock.sleep(_GIT_SECONDS)
+        self._settling.touch(self._ports.clock.monotonic())
+        return True
 
     async def _reload(self) -> None:
         """The mission file, or one it names, changed: go by the new one, or say what is wrong with it."""

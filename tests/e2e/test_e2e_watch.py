@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.deckhand import SAMPLES, Deckhand, Going, deckhand, mission, poll, sample
+from tests.support.deckhand import SAMPLES, Deckhand, deckhand, mission, sample
 
 pytestmark = pytest.mark.slow
 
-WAITING = """\
-mission: waiting
+SLOW = """\
+mission: slow
 version: "1"
-description: Asks, so that it is at work until somebody answers.
+description: Is at work for longer than anybody waits.
 workspace: {from: files}
 envelope: {allowed_paths: ["**"], allowed_tools: []}
-blocks: {ask: {type: approval, message: Go on?}}
+blocks: {work: {type: delay, seconds: 600}}
 links: []
 watch: {paths: ["**"], debounce_ms: 50}
 """
@@ -30,11 +28,6 @@ watch: {paths: ["**"], debounce_ms: 50}
 def deck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deckhand]:
     with deckhand(tmp_path_factory.mktemp("deck")) as hand:
         yield hand
-
-
-def lines(going: Going, event: str) -> list[dict[str, Any]]:
-    whole = going.so_far().out.rpartition("\n")[0]
-    return [item for item in map(json.loads, whole.splitlines()) if item["event"] == event]
 
 
 def test_a_save_reruns_the_tests_and_ctrl_c_is_how_it_ends(deck: Deckhand, tmp_path: Path) -> None:
@@ -57,24 +50,27 @@ def test_a_save_reruns_the_tests_and_ctrl_c_is_how_it_ends(deck: Deckhand, tmp_p
     deck.assert_verifies(done["run_id"])
 
 
-def test_terminating_cancels_the_run_at_work(deck: Deckhand, tmp_path: Path) -> None:
-    going = deck.start("watch", mission(tmp_path, WAITING, {"files/a": "1"}), "--run-now", "--json")
-    # Without a terminal nobody can be asked, so the question ends the run; a second watcher of the same store, below,
-    # is armed through this one.
-    first = going.line("done")
-    assert (first["exit_code"], first["cause"]) == (3, "the watch began")
+def test_leaving_cancels_the_run_at_work_and_another_terminal_may_watch_through_this_one(
+    deck: Deckhand, tmp_path: Path
+) -> None:
+    going = deck.start("watch", mission(tmp_path, SLOW, {"files/a": "1"}), "--run-now", "--json")
+    run_id = going.run_id()
     other = deck.start("watch", str(SAMPLES / "watch-tests"), "--json")
     assert other.line("armed")["mission"] == "watch-tests"
-    twice = deck.run("watch", str(SAMPLES / "watch-tests"), "--json")
+    twice = deck.inline("watch", str(SAMPLES / "watch-tests"), "--json")
     assert (twice.code, twice.lines[0]["code"]) == (8, "WATCH_ARMED")
     other.signal(signal.SIGTERM)
     assert other.finish().code == 143
-    (tmp_path / "files" / "a").write_text("2")
-    poll("a second run", lambda: len(lines(going, "done")) == 2)
     going.signal(signal.SIGTERM)
     ended = going.finish()
     assert ended.code == 143, ended
-    assert ended.lines[-1]["event"] == "disarmed"
+    assert [item["event"] for item in ended.lines[-2:]] == ["done", "disarmed"]
+    assert (ended.done["run_id"], ended.done["status"], ended.done["cause"]) == (
+        run_id,
+        "cancelled",
+        "the watch began",
+    )
+    assert deck.status(run_id) == "cancelled"
 
 
 def test_a_mission_without_a_watch_section_says_what_to_add(deck: Deckhand) -> None:

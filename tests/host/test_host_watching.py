@@ -21,6 +21,7 @@ from runtime.host import watch_files, watches
 from runtime.host.api import Answer, Launch, Refused, RunStatus, Watch
 from runtime.host.opening import open_console_deck, open_deck
 from runtime.host.runtime_host import RuntimeHost
+from runtime.host.watch_aim import Aim
 from runtime.kernel.canonical import parse_strict
 from runtime.missions.inputs import InputsInvalid
 from runtime.missions.problems import MissionInvalid
@@ -183,6 +184,20 @@ async def test_every_way_of_saving_is_one_rerun_and_a_touch_is_none(bridge: Brid
     assert state.runs == 3, "touch, chmod and the same bytes again start nothing"
     assert {why for _, why in bridge.ignored()} == {"same_content"}
     assert [item["action"] for item in await told(bridge.host)] == ["watch"]
+
+
+async def test_what_git_is_still_changing_is_one_change(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long git takes between two files."""
+    asked, rewritten = [], Aim.rewritten
+    monkeypatch.setattr(Aim, "rewritten", lambda aim, now: asked.append(now) or rewritten(aim, now))
+    repository(bridge.tree)
+    await bridge.arm()
+    lock = bridge.put(".git/index.lock", "")
+    bridge.put("src/a", "2")
+    await until(lambda: len(asked) > 2)
+    bridge.put("src/b", "2")
+    lock.unlink()
+    assert (await bridge.rerun(1)).cause == "src/a and 1 more changed"
 
 
 async def test_excluded_and_hidden_files_start_nothing(bridge: Bridge) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.events.facts import FileChange
@@ -92,6 +92,7 @@ def test_the_folders_listened_at(patterns: tuple[str, ...], deep: tuple[str, ...
     assert places(WatchRules(paths=patterns), there.__contains__) == Places(deep=deep, flat=flat)
 
 
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(["src/**", "**/*.py", "a/b/c", "a/*", "src/a/", "x/**/y"]), min_size=1), PATHS)
 def test_a_file_that_counts_lies_at_a_place_listened_at(patterns: list[str], path: str) -> None:
     rules = WatchRules(paths=tuple(patterns))
@@ -112,6 +113,7 @@ def test_a_batch_is_sifted() -> None:
     assert (len(many.excluded), many.look) == (20, False)
 
 
+@settings(max_examples=60)
 @given(CONTENTS, CONTENTS)
 def test_a_difference_is_what_turns_one_into_the_other(before: dict[str, str], after: dict[str, str]) -> None:
     marks = [{path: Mark(text) for path, text in side.items()} for side in (before, after)]
@@ -192,6 +194,7 @@ def test_who_could_have_written_a_file() -> None:
     assert not Doings(writes=(write(1, "out"),)).possible("src/x")
 
 
+@settings(max_examples=60)
 @given(st.lists(st.floats(0, 3), min_size=1, max_size=40), st.floats(0, 1))
 def test_changes_are_looked_at_after_quiet_time_and_never_put_off_for_ever(gaps: list[float], quiet: float) -> None:
     settling, now = Settling(quiet), 0.0

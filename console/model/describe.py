@@ -24,7 +24,8 @@ def short(digest: object) -> str:
 
 def _opened(entry: _Entry) -> str:
     origin = f", resumes {short(entry['resumes'])}" if entry.get("resumes") else ""
-    return f"journal opened  {entry['mission_id']}{origin}"
+    cause = f", because {entry['cause']}" if entry.get("cause") else ""
+    return f"journal opened  {entry['mission_id']}{origin}{cause}"
 
 
 def _plan(entry: _Entry) -> str:

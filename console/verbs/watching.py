@@ -45,13 +45,12 @@ async def watch(options: argparse.Namespace) -> int:
         unattended=not attended,
         run_now=options.run_now,
     )
-    async with deck_for(options, writing=True) as deck, _signals() as stop:
+    async with deck_for(options, writing=True) as deck:
         feed = deck.subscribe()
         try:
-            state = await deck.watch(intent)
-            code = await _attend(deck, feed, WatchTale(state), stop, options)
-            if not stop.received:
-                await _stay(deck)
+            async with _signals() as stop:
+                code = await _attend(deck, feed, WatchTale(await deck.watch(intent)), stop, options)
+            await _stay(deck)
             return code
         finally:
             feed.close()
@@ -89,7 +88,7 @@ async def _attend(deck: Deck, feed: Subscription, tale: WatchTale, stop: _Stop, 
         await _first(feed.wait(), stop.event.wait())
         events = await _fresh(deck, tale.state, feed.drain())
         if any(isinstance(event, HolderChanged) and event.holder is None for event in events):
-            raise StorageError("STORE_UNRESPONSIVE", "the process that watched is gone", hint="start watching again")
+            raise _gone()
         _tell_all(tale, events, options)
         await _answer(deck, tale.state, events, asked, options)
     if tale.over:
@@ -106,8 +105,14 @@ async def _fresh(deck: Deck, state: WatchState, events: Sequence[StreamEvent]) -
     )
     if not stale:
         return list(events)
+    if await deck.holder() is None:
+        raise _gone()
     kept = [event for event in events if not isinstance(event, WatchesChanged)]
     return [*kept, WatchesChanged(watches=await deck.watches())]
+
+
+def _gone() -> StorageError:
+    return StorageError("STORE_UNRESPONSIVE", "the process that watched is gone", hint="start watching again")
 
 
 async def _first(*waits: Any) -> None:

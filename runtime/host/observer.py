@@ -92,14 +92,21 @@ class Observer(StoreReads):
         raise await self._refusal()
 
     async def watches(self) -> tuple[WatchState, ...]:
-        """Watches live in the holder's memory: it is asked; one that does not answer shows none."""
+        """One that does not answer shows none."""
+        try:
+            return await self._holders_watches()
+        except (StorageError, Refused):
+            return ()
+
+    async def _holders_watches(self) -> tuple[WatchState, ...]:
+        """Watches live in the holder's memory, so it is asked, by observers too. Raises when it does not answer."""
         holder = await self.holder()
         if holder is None or holder.socket is None:
             return ()
-        try:
-            return await _ask_watches(ControlClient(Path(holder.socket)))
-        except (StorageError, Refused):
-            return ()
+        async with aclosing(ControlClient(Path(holder.socket)).call({"verb": "watches"})) as replies:
+            async for reply in replies:
+                return tuple(watch_of(item) for item in reply["watches"])
+        return ()
 
     async def wait(self, run_id: str) -> RunSummary:
         """Return once the run has ended, as the database tells; a run nobody holds any more has stopped too."""
@@ -194,7 +201,10 @@ class Observer(StoreReads):
         if now - self._asked_watches < _WATCHES_SECONDS:
             return
         self._asked_watches = now
-        watches = await self.watches()
+        try:
+            watches = await self._holders_watches()
+        except (StorageError, Refused):
+            return  # it is busy, or on its way out: what was shown stands until it says otherwise
         if watches != self._watches:
             self._hub.publish(WatchesChanged(watches=watches))
         self._watches = watches
@@ -263,6 +273,9 @@ class RemoteDeck(Observer):
     async def rearm(self, watch_id: str) -> Ack:
         return Ack(**await self._ask("rearm", watch_id=watch_id))
 
+    async def watches(self) -> tuple[WatchState, ...]:
+        return await self._holders_watches()
+
     async def wait(self, run_id: str) -> RunSummary:
         """As the holder says; when it goes away meanwhile, as the database says.
 
@@ -288,13 +301,6 @@ class RemoteDeck(Observer):
             async for reply in replies:
                 return dict(reply)
         raise StorageError("STORE_UNRESPONSIVE", f"the holder ended the conversation without an answer to {verb}")
-
-
-async def _ask_watches(client: ControlClient) -> tuple[WatchState, ...]:
-    async with aclosing(client.call({"verb": "watches"})) as replies:
-        async for reply in replies:
-            return tuple(watch_of(item) for item in reply["watches"])
-    return ()
 
 
 def summary_record(run: RunSummary) -> dict[str, Any]:

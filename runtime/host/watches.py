@@ -23,6 +23,7 @@ class Watches:
         self._ports = ports
         self._armed: dict[str, Watcher] = {}
         self._arming: set[Path] = set()
+        self._closed = False
 
     @property
     def states(self) -> tuple[WatchState, ...]:
@@ -40,7 +41,7 @@ class Watches:
             raise Refused("WATCH_LIMIT", f"{MAX_WATCHES} missions are being watched", hint="disarm one first")
         aim = await asyncio.to_thread(take_aim, intent, self._ports.ours)
         watch_id = self._ports.ids.uuid()
-        watcher = Watcher(watch_id, replace(intent, path=str(aim.mission.path)), aim, self._ports)
+        watcher = Watcher(watch_id, replace(intent, path=str(aim.mission.path.absolute())), aim, self._ports)
         place = watcher.mission_path
         if place in self._arming or any(item.mission_path == place for item in self._armed.values()):
             raise Refused(
@@ -51,6 +52,9 @@ class Watches:
             await watcher.arm()
         finally:
             self._arming.discard(place)
+        if self._closed:
+            await watcher.close()
+            raise Refused("runtime_shutdown", "this process closed the store while the watch was being armed")
         self._armed[watch_id] = watcher
         self._ports.record("watch", target=watch_id, mission=aim.mission.name, reason=", ".join(aim.rules.paths))
         self._ports.changed()
@@ -82,6 +86,7 @@ class Watches:
         return watcher
 
     async def close(self) -> None:
-        """End them all."""
+        """End them all, those being armed included."""
+        self._closed = True
         watchers, self._armed = list(self._armed.values()), {}
         await asyncio.gather(*(watcher.close() for watcher in watchers))

@@ -413,20 +413,24 @@ class Watcher:
         try:
             done, _ = await asyncio.wait({opening}, timeout=_WAITS_AFTER)
             if not done:
-                self._trouble = Refused("LOCK_HELD", "the run waits until another one has left the work tree")
-                self._ports.changed()
+                self._show(Refused("LOCK_HELD", "the run waits until another one has left the work tree"))
             begun = await opening
         finally:
             opening.cancel()
-        self._trouble = None
         if begun.status is RunStatus.REFUSED:
-            self._trouble = Refused(begun.code or "REFUSED", begun.message or "the run was refused")
+            self._show(Refused(begun.code or "REFUSED", begun.message or "the run was refused"))
             return begun
+        self._show(None)
         if self._run is not None:
             self._run.live = begun
         self._wake.set()
-        self._ports.changed()
         return await self._ports.done(run_id)
+
+    def _show(self, trouble: QuarterdeckError | None) -> None:
+        """What keeps runs from starting just now; why the watch itself stopped is not written over."""
+        if self._phase == "armed":
+            self._trouble = trouble
+        self._ports.changed()
 
     def _ended(self, task: asyncio.Task[RunSummary]) -> None:
         run, self._run = self._run, None
@@ -434,10 +438,10 @@ class Watcher:
             return
         error = task.exception()
         if isinstance(error, QuarterdeckError):
-            self._trouble = error
+            self._show(error)
         elif error is not None:
             _LOG.error("a run of watch %s failed", self.watch_id, exc_info=error)
-            self._trouble = Refused("WATCH_FAILED", f"internal error: {type(error).__name__}: {error}")
+            self._show(Refused("WATCH_FAILED", f"internal error: {type(error).__name__}: {error}"))
         else:
             self._recent.append(task.result())
         if self._phase == "armed":

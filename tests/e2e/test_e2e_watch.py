@@ -73,6 +73,12 @@ def test_leaving_cancels_the_run_at_work_and_another_terminal_may_watch_through_
     assert deck.status(run_id) == "cancelled"
 
 
+def test_the_sample_passes_when_run_once(deck: Deckhand) -> None:
+    done = deck.inline("run", str(SAMPLES / "watch-tests"), "--json")
+    assert (done.code, done.done["outputs"]) == (0, {"executed": 2}), done
+    deck.assert_verifies(done.run_id)
+
+
 def test_a_mission_without_a_watch_section_says_what_to_add(deck: Deckhand) -> None:
     done = deck.inline("watch", str(SAMPLES / "hello"), "--json")
     assert (done.code, done.lines[0]["code"]) == (2, "WATCH_NOT_DECLARED")

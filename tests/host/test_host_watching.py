@@ -22,6 +22,7 @@ from runtime.host.api import Answer, Launch, Refused, RunStatus, Watch
 from runtime.host.opening import open_console_deck, open_deck
 from runtime.host.runtime_host import RuntimeHost
 from runtime.host.watch_aim import Aim
+from runtime.host.watch_lookout import Lookout
 from runtime.kernel.canonical import parse_strict
 from runtime.missions.inputs import InputsInvalid
 from runtime.missions.problems import MissionInvalid
@@ -521,6 +522,27 @@ async def test_closing_the_host_ends_its_watches_and_leaves_the_run_resumable(tm
         left = await again.find(run_id)
         assert (left.resumable, left.status) == (True, RunStatus.WAITING)
         assert await again.watches() == ()
+
+
+async def test_a_watch_that_is_being_armed_does_not_outlive_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await open_host(tmp_path / "store")
+    bridge, begin, begun, go = Bridge(host, tmp_path), Lookout.begin, asyncio.Event(), asyncio.Event()
+
+    async def slowly(lookout: Lookout, aim: Aim) -> None:
+        await begin(lookout, aim)
+        begun.set()
+        await go.wait()
+
+    monkeypatch.setattr(Lookout, "begin", slowly)
+    arming = asyncio.create_task(bridge.arm())
+    await begun.wait()
+    await host.close()
+    go.set()
+    with pytest.raises(Refused, match="while the watch was being armed"):
+        await arming
+    assert ears() == []
 
 
 async def test_disarming_lets_a_run_go_on_and_others_see_and_steer_the_watch(bridge: Bridge, tmp_path: Path) -> None:

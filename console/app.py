@@ -25,7 +25,7 @@ from console.commands import DeckCommands
 from console.journal_reader import JournalReader
 from console.lookback import Lookback
 from console.model.fold import RunState
-from console.model.home import HomeState, title_text
+from console.model.home import HomeState, title_text, watch_of_mission
 from console.model.reasons import again_reason
 from console.model.safe import safe
 from console.screens.base import DeckScreen
@@ -38,9 +38,10 @@ from console.screens.leave import LeaveScreen, StoppingScreen
 from console.screens.lists import ApprovalsScreen, ViolationsScreen
 from console.screens.replay import ReplayScreen
 from console.screens.run import RunScreen
+from console.screens.watch import WatchScreen
 from console.themes import load_themes
 from runtime.events.facts import Escalation, RunSummary, StreamEvent
-from runtime.host.api import Ack, Answer, Deck, Exit, MissionInfo, QuarterdeckError, Subscription
+from runtime.host.api import Ack, Answer, Deck, Exit, MissionInfo, QuarterdeckError, Subscription, Watch
 
 TICK_SECONDS: Final = 0.1
 RUNS_PAGE: Final = 200
@@ -65,6 +66,7 @@ class ConsoleApp(App[int]):
         _HERE / "screens" / "replay.tcss",
         _HERE / "screens" / "compare.tcss",
         _HERE / "screens" / "dialogs.tcss",
+        _HERE / "screens" / "watch.tcss",
     ]
     HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (100, "-normal"), (160, "-wide")]
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -74,6 +76,7 @@ class ConsoleApp(App[int]):
         Binding("exclamation_mark", "next_question", "Next question", key_display="!", show=False, id="app.question"),
         Binding("i", "approvals", "Inbox", show=False, id="app.approvals"),
         Binding("v", "violations", "Violations", show=False, id="app.violations"),
+        Binding("T", "watches", "Watches", show=False, id="app.watches"),
     ]
 
     def __init__(self, deck: Deck, *, theme: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -118,6 +121,7 @@ class ConsoleApp(App[int]):
             runs = await self.deck.runs(limit=RUNS_PAGE)
             self.home.load(missions, (), await self.deck.escalations())
             self.home.page(runs, RUNS_PAGE)
+            self.home.watches = await self.deck.watches()
         except QuarterdeckError as error:
             self.home.problem, self.home.loading = f"{error.message} [{error.code}]", False
             self.home.revision += 1
@@ -274,6 +278,20 @@ class ConsoleApp(App[int]):
 
         self.run_worker(partial(self.guarded, acknowledged), group="intents", exit_on_error=False)
 
+    def toggle_watch(self, path: str) -> None:
+        """Watch the mission at ``path``, or stop watching it."""
+        deck, watched = self.deck, watch_of_mission(path, self.home.watches)
+        if watched is not None:
+            self.intend(lambda: deck.unwatch(watched.watch_id))
+            return
+
+        async def arm() -> Ack:
+            state = await deck.watch(Watch(path=path))
+            told = f"watching {state.mission}: {state.files} files of {', '.join(state.paths)}"
+            return Ack(done=True, run_id="", message=told)
+
+        self.intend(arm)
+
     def open_run(self, run_id: str) -> None:
         """Show one run: its dashboard at once, its journal as it is read, then whatever happens."""
         self.run_worker(
@@ -284,7 +302,9 @@ class ConsoleApp(App[int]):
         state = await self._reader.open(run_id)
         state.questions = tuple(item for item in self.home.inbox if item.run_id == state.run.run_id)
         self.opened, self._seen_at = state, self._clock()
-        while isinstance(self.screen, RunScreen | ApprovalsScreen | ViolationsScreen | ReplayScreen | CompareScreen):
+        while isinstance(
+            self.screen, RunScreen | ApprovalsScreen | ViolationsScreen | ReplayScreen | CompareScreen | WatchScreen
+        ):
             self.pop_screen()
         await self.push_screen(RunScreen())
         self.catch_up()
@@ -381,7 +401,10 @@ class ConsoleApp(App[int]):
     def action_violations(self) -> None:
         self._show(ViolationsScreen)
 
-    def _show(self, kind: type[ApprovalsScreen | ViolationsScreen]) -> None:
+    def action_watches(self) -> None:
+        self._show(WatchScreen)
+
+    def _show(self, kind: type[ApprovalsScreen | ViolationsScreen | WatchScreen]) -> None:
         if isinstance(self.screen, DeckScreen) and not isinstance(self.screen, kind):
             self.push_screen(kind())
 
@@ -390,6 +413,7 @@ class ConsoleApp(App[int]):
         yield SystemCommand("Next question", "Jump to the oldest question", self.action_next_question)
         yield SystemCommand("Approvals", "All open questions", self.action_approvals)
         yield SystemCommand("Violations", "Refused operations of all runs", self.action_violations)
+        yield SystemCommand("Watches", "Missions that rerun when files change", self.action_watches)
         yield SystemCommand("Theme", "Change the theme", self.action_change_theme)
         yield SystemCommand("Quit", "Leave the console", self.action_quit)
 

@@ -135,6 +135,7 @@ def _running_verbs(verbs: Any) -> None:
     )
     run.add_argument("path", metavar="PATH", help="mission file, or folder holding mission.yaml")
     _launch_options(run)
+    _watch_verb(verbs)
     for name, summary in (
         ("cancel", "Fence a run, kill what runs, undo what it did."),
         ("terminate", "Kill a run without undoing what it did."),
@@ -233,6 +234,26 @@ def _replaying_verbs(verbs: Any) -> None:
         metavar="CLASS[@SCOPE]",
         help="a difference that is no failure, such as outcome@operation:commit.0 (repeatable); fails when it is absent",
     )
+
+
+def _watch_verb(verbs: Any) -> None:
+    from console.verbs import watching
+
+    watch = _verb(
+        verbs,
+        "watch",
+        "Rerun a mission when its files change, until Ctrl-C (exit 0; a run at work is cancelled).",
+        "quarterdeck watch sample_missions/watch-tests",
+        watching.watch,
+    )
+    watch.add_argument("path", metavar="PATH", help="mission file, or folder holding mission.yaml, with `watch:`")
+    watch.add_argument("--input", "-i", action="append", default=[], metavar="K=V", help="input value (repeatable)")
+    watch.add_argument(
+        "--overlap", choices=("queue", "preempt", "skip"), help="a change while a run works (default: the mission's)"
+    )
+    watch.add_argument("--debounce", type=int, metavar="MS", help="quiet time after a change (default: the mission's)")
+    watch.add_argument("--run-now", action="store_true", help="start with a run")
+    watch.add_argument("--no-input", action="store_true", help="never ask; a needed approval ends a run with exit 3")
 
 
 def _reading_verbs(verbs: Any) -> None:

@@ -42,6 +42,8 @@ def _opened(entry: _Entry) -> str:
     origin = f", run again of {short(entry['resumes'])}" if entry.get("resumes") else ""
     if fork := entry.get("fork"):
         origin = f", fork of {short(fork['run'])} from {fork['step']}"
+    elif entry.get("cause") and not origin:
+        origin = f", because {entry['cause']}"
     return f"journal opened  {entry['mission_id']}{origin}"
 
 

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 
 from console.model.compare import REPLAY
 from console.model.fold import RunState
-from console.model.home import HomeState, holder_text
+from console.model.home import HomeState, holder_text, watch_of_mission, watch_stands
 from console.model.replay import Replay, step_at
 from console.model.words import status_word
-from runtime.events.facts import Comparison, Escalation, RunSummary
+from runtime.events.facts import Comparison, Escalation, RunSummary, WatchState
 from runtime.host.api import MissionInfo, RunStatus
 
-_MUTATIONS = frozenset({"cancel", "terminate", "pause", "resume", "answer", "launch", "again", "fork"})
+_MUTATIONS = frozenset({"cancel", "terminate", "pause", "resume", "answer", "launch", "again", "fork"}) | {
+    "toggle_watch",
+    "rearm",
+    "unwatch",
+}
 
 
 def observer_reason(action: str, home: HomeState) -> str | None:
@@ -116,4 +120,36 @@ def comparison_reason(action: str, choice: str, comparison: Comparison) -> str |
     """Why an action of the compare screen is off; None when it is on."""
     if comparison.other == REPLAY and (action == "swap" or (action == "open" and choice == "other")):
         return "the other side is a replay in memory: there is no run to stand on"
+    return None
+
+
+def toggle_watch_reason(mission: MissionInfo | None, home: HomeState) -> str | None:
+    """Why a mission can be neither watched with its default inputs nor let go; None when it can."""
+    if mission is None:
+        return "no mission is selected"
+    if watch_of_mission(mission.path, home.watches) is not None:
+        return None
+    if mission.problems:
+        return "this mission does not load; the preview lists its problems"
+    if not mission.watch:
+        return "this mission has no `watch:` section: it does not say which files to watch"
+    needed = [item.name for item in mission.inputs if item.required]
+    if needed:
+        return f"this mission needs {', '.join(needed)}: `quarterdeck watch PATH --input {needed[0]}=…` watches it"
+    return None
+
+
+def rearm_reason(state: WatchState | None) -> str | None:
+    """Why a watch need not be resumed; None when it stands still."""
+    if state is None:
+        return "no watch is selected"
+    return None if watch_stands(state) else f"it is {state.status}: only suspended and failed watches resume"
+
+
+def watch_reason(action: str, state: WatchState | None) -> str | None:
+    """Why nothing else can be done with a watch; None when it can."""
+    if state is None:
+        return "no watch is selected"
+    if action == "open" and state.active_run_id is None and state.last_run_id is None:
+        return "no change has started a run yet"
     return None

@@ -12,7 +12,7 @@ from textual.widgets import Input, Static
 
 from console.model.compare import marked
 from console.model.home import mission_rows, preview_rows, run_header, run_row
-from console.model.reasons import again_reason, launch_reason, lookback_reason, resume_reason
+from console.model.reasons import again_reason, launch_reason, lookback_reason, resume_reason, toggle_watch_reason
 from console.model.rows import Row, piece
 from console.panels.lines import LinesPanel
 from console.screens.base import DeckScreen
@@ -33,6 +33,7 @@ class HomeScreen(DeckScreen):
         Binding("F", "again", "Run again …", show=False, id="run.again"),
         Binding("P", "replay", "Replay", show=False, id="run.replay"),
         Binding("W", "compare", "Compare", show=False, id="run.compare"),
+        Binding("t", "toggle_watch", "Watch", id="mission.watch"),
         Binding("slash", "filter", "Filter", key_display="/", id="home.filter"),
         Binding("v", "app.violations", "Violations", id="home.violations"),
         Binding("i", "app.approvals", "Inbox", id="home.approvals"),
@@ -130,6 +131,8 @@ class HomeScreen(DeckScreen):
             return again_reason(run, self.console_app.home.mission_at(run.mission_path) if run is not None else None)
         if action in ("replay", "compare"):
             return lookback_reason(self.selected_run())
+        if action == "toggle_watch":
+            return toggle_watch_reason(self.selected_mission(), self.console_app.home)
         return None
 
     def action_launch(self) -> None:
@@ -156,6 +159,12 @@ class HomeScreen(DeckScreen):
         run = self.selected_run()
         if run is not None:
             self.console_app.lookback.weigh(run)
+
+    def action_toggle_watch(self) -> None:
+        """Watch the selected mission with its default inputs, or let it go."""
+        mission = self.selected_mission()
+        if mission is not None:
+            self.console_app.toggle_watch(mission.path)
 
     def action_panel(self, name: str) -> None:
         self.set_focus(self.query_one(f"#{name}"))

@@ -68,6 +68,8 @@ class MissionInfo:
     nodes: tuple[NodeInfo, ...] = ()
     envelope: Mapping[str, Any] = field(default_factory=dict)
     workspace: str = "none"
+    watch: tuple[str, ...] = ()
+    """Patterns of the files whose changes rerun it; empty when it declares none."""
     problems: tuple[Problem, ...] = ()
 
 
@@ -278,7 +280,7 @@ class Deck(Protocol):
         ...
 
     async def drained(self) -> None:
-        """Return when no run, of whatever face, needs this process any more (ruling R35)."""
+        """Return when no run or watch, of whatever face, needs this process any more (ruling R35)."""
         ...
 
     def subscribe(self) -> Subscription: ...

@@ -8,7 +8,9 @@ from runtime.kernel.errors import JournalError, QuarterdeckError
 from runtime.kernel.outcomes import Exit, FailureClass, classify
 
 #: Another process or run holds what was asked for.
-_LOCKED: Final = frozenset({"STORE_LOCKED", "STORE_UNRESPONSIVE", "STORE_SUPERSEDED", "STORE_BUSY", "LOCK_HELD"})
+_LOCKED: Final = frozenset(
+    {"STORE_LOCKED", "STORE_UNRESPONSIVE", "STORE_SUPERSEDED", "STORE_BUSY", "LOCK_HELD", "WATCH_ARMED"}
+)
 _USAGE_PREFIXES: Final = (
     "MISSION_",
     "INPUT_",
@@ -38,6 +40,12 @@ _CONFIG: Final = frozenset(
         "STORE_UNWRITABLE",
         "CONTROL_PATH",
         "LATCH_REASON",
+        "WATCH_LIMIT",
+        "WATCH_NOT_DECLARED",
+        "WATCH_OPTION",
+        "WATCH_ROOT",
+        "WATCH_TOO_MANY",
+        "WATCH_UNKNOWN",
     }
 )
 

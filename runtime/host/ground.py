@@ -57,18 +57,9 @@ class Ground:
         self, mission: Mission, inputs: Mapping[str, Any], run_id: str, *, resuming: bool = False
     ) -> Workspace:
         """The run's work tree, built when it is private. Raises `Refused`."""
-        spec = mission.spec.workspace
         runner = self._shared.sandbox.under(mission.spec.sandbox.confinement)
         settings = await self._operator_settings(mission)
-        root = spec.root if spec is not None else None
-        request = WorkspaceRequest(
-            kind=WorkspaceKind(spec.kind) if spec is not None and spec.kind is not None else None,
-            root=None if root is None else str(references.resolve(root, inputs, {})),
-            source=spec.from_ if spec is not None else None,
-            init_git=spec.init_git if spec is not None else False,
-            isolated=spec.isolated if spec is not None else False,
-            allows_paths=bool(mission.envelope.allowed_paths),
-        )
+        request = workspace_request(mission, inputs)
         if resuming and request.private and not self._place(run_id).joinpath("tree").is_dir():
             raise Refused(
                 "RECOVERY_MANUAL",
@@ -157,6 +148,20 @@ class Ground:
 
     def _place(self, run_id: str) -> Path:
         return self._store.state.work / run_id
+
+
+def workspace_request(mission: Mission, inputs: Mapping[str, Any]) -> WorkspaceRequest:
+    """What a mission says about its files, references resolved."""
+    spec = mission.spec.workspace
+    root = spec.root if spec is not None else None
+    return WorkspaceRequest(
+        kind=WorkspaceKind(spec.kind) if spec is not None and spec.kind is not None else None,
+        root=None if root is None else str(references.resolve(root, inputs, {})),
+        source=spec.from_ if spec is not None else None,
+        init_git=spec.init_git if spec is not None else False,
+        isolated=spec.isolated if spec is not None else False,
+        allows_paths=bool(mission.envelope.allowed_paths),
+    )
 
 
 def leave_empty(workspace: Workspace) -> None:

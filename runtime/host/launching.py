@@ -7,14 +7,14 @@ tree's lock is free again. Resuming goes the same way with facts from the journa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
 from runtime.events.emitter import Emitter
 from runtime.events.envelope import ControlSignal
-from runtime.events.facts import EntryAppended, RunSummary
+from runtime.events.facts import EntryAppended, FileChange, RunSummary
 from runtime.host.api import Launch
 from runtime.host.assembly import Parts, Shared, assemble, writable_roots
 from runtime.host.contract import plan_inputs
@@ -51,6 +51,8 @@ from runtime.turns.session import Session, SessionManager
 
 #: Reused attempts journalled between two looks at the disk, far below what the writer lets wait.
 _TAKEN_AT_ONCE: Final = 1000
+#: Changed files named in a run's first entry; ``cause`` says how many there were.
+MAX_BECAUSE: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +91,10 @@ class Launcher:
 
     # -- a new run ----------------------------------------------------------------------------------------------
 
-    async def launch(self, run_id: str, intent: Launch, ports: RunPorts) -> LiveRun | RunSummary:
-        """A live run, journalled and not yet started, or the summary of a refusal.
+    async def launch(
+        self, run_id: str, intent: Launch, ports: RunPorts, changes: Sequence[FileChange] = ()
+    ) -> LiveRun | RunSummary:
+        """A live run, journalled and not yet started, or the summary of a refusal. ``changes`` are why it starts.
 
         Raises `MissionInvalid`, `InputsInvalid` and what `read_fork` raises before anything is recorded: those are the
         caller's mistakes.
@@ -118,7 +122,7 @@ class Launcher:
         except BaseException:
             await self._ground.discard(run_id)
             raise
-        return await self._begin(ready, identity, intent, ports)
+        return await self._begin(ready, identity, intent, ports, changes)
 
     def _summary(
         self, mission: Mission, inputs: Mapping[str, Any], identity: _Identity, intent: Launch, cause: str | None
@@ -202,10 +206,12 @@ class Launcher:
         now = None if facts.fingerprint is None else facts.fingerprint.digest
         return await decide(fork, probe, now)
 
-    async def _begin(self, ready: _Ready, identity: _Identity, intent: Launch, ports: RunPorts) -> LiveRun:
+    async def _begin(
+        self, ready: _Ready, identity: _Identity, intent: Launch, ports: RunPorts, changes: Sequence[FileChange]
+    ) -> LiveRun:
         """Open the journal. From the first entry on this is a run: if we fail now, it is resumable, not refused."""
         try:
-            await self._journal_opening(ready, identity, intent)
+            await self._journal_opening(ready, identity, intent, changes)
             await ready.prepared.journal.durable
         except BaseException:
             ready.parts.scope.close()
@@ -214,7 +220,9 @@ class Launcher:
             raise
         return self._live(ready.prepared, ready.parts, ready.hooks, ports)
 
-    async def _journal_opening(self, ready: _Ready, identity: _Identity, intent: Launch) -> None:
+    async def _journal_opening(
+        self, ready: _Ready, identity: _Identity, intent: Launch, changes: Sequence[FileChange]
+    ) -> None:
         """The first entries, then what is reused, then the run's row with the mission's bytes (ruling R23).
 
         The row comes last: an entry that cannot be recorded must not leave a row without a journal, and a run that can
@@ -245,6 +253,7 @@ class Launcher:
             trigger=prepared.summary.trigger,
             **({"reason": plain_words(intent.reason)} if intent.reason else {}),
             **({"cause": prepared.summary.cause} if prepared.summary.cause else {}),
+            **({"because": [asdict(item) for item in changes[:MAX_BECAUSE]]} if changes else {}),
             **({"resumes": intent.parent_run_id} if intent.parent_run_id else {}),
             **ready.reuse.member(self._shared.artifacts),
         )

@@ -136,6 +136,10 @@ class LiveRun:
         """Fence now; kill and undo follow. False when the run is stopping already."""
         return self._stop_with(_Stop(verb="cancel", actor=actor, reason=reason, trigger=arbiter.cancelled()))
 
+    def preempt(self) -> bool:
+        """A newer run takes this one's place: fence, kill, undo."""
+        return self._trip(arbiter.cancelled("preempted"))
+
     def terminate(self, *, reason: str, actor: str) -> bool:
         """Fence and kill, and leave what was done."""
         stop = _Stop(verb="terminate", actor=actor, reason=reason, trigger=arbiter.cancelled(), undo=False)
@@ -382,8 +386,8 @@ class LiveRun:
             exhausted.cancel()
             await asyncio.wait({exhausted})
 
-    def _trip(self, trigger: Trigger) -> None:
-        self._stop_with(_Stop(verb="cancel", actor=_RUNTIME, reason=trigger.reason, trigger=trigger))
+    def _trip(self, trigger: Trigger) -> bool:
+        return self._stop_with(_Stop(verb="cancel", actor=_RUNTIME, reason=trigger.reason, trigger=trigger))
 
     # -- showing ------------------------------------------------------------------------------------------------
 

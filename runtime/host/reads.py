@@ -20,7 +20,6 @@ from runtime.events.facts import (
     RunSummary,
     Verification,
     Violation,
-    WatchState,
 )
 from runtime.host.api import InputInfo, MissionInfo, Replay, RunStatus
 from runtime.host.authoring import problem_of
@@ -116,9 +115,6 @@ class StoreReads:
             # A run this very process left may have entries on their way to the disk.
             await self._store.flush()
         return (run, *await self._examined(run.run_id))
-
-    async def watches(self) -> tuple[WatchState, ...]:
-        return ()
 
     async def find(self, selector: str) -> RunSummary:
         if selector == LATEST:
@@ -388,6 +384,7 @@ def mission_info(mission: Mission) -> MissionInfo:
         nodes=mission.graph.nodes(),
         envelope=mission.envelope.record(),
         workspace=_workspace_words(mission),
+        watch=() if spec.watch is None else spec.watch.paths,
     )
 
 

@@ -46,6 +46,7 @@ _MISSIONS: Final = {
     "MISSION_UNKNOWN_KEY": "There is no such key here.",
     "MISSION_UNKNOWN_PARAMETER": "The block has no such parameter.",
     "MISSION_VALUE": "A value is of the wrong kind or out of range.",
+    "MISSION_WATCH": "A watched path can never be seen to change.",
     "MISSION_WORKSPACE": "The workspace's keys contradict each other.",
     "MISSION_YAML_ALIAS": "Anchors and aliases are not part of the mission subset of YAML.",
     "MISSION_YAML_DOCUMENTS": "A mission file holds exactly one document.",
@@ -98,6 +99,18 @@ _RUNS: Final = {
     "APPROVAL_UNKNOWN": "There is no such open question.",
     "EXPORT_EXISTS": "Something exists already where the export would be written.",
     "EXPORT_IO": "The export could not be written.",
+}
+
+_WATCHES: Final = {
+    "WATCH_ARMED": "The mission is being watched already.",
+    "WATCH_FAILED": "The operating system's file notices ended.",
+    "WATCH_LIMIT": "Too many missions are being watched.",
+    "WATCH_LOOP": "The mission changes what starts it, so it would rerun for ever.",
+    "WATCH_NOT_DECLARED": "The mission does not say which files to watch.",
+    "WATCH_OPTION": "An option of a watch is not one of those offered.",
+    "WATCH_ROOT": "The folder watched is not there.",
+    "WATCH_TOO_MANY": "The patterns cover more files than can be watched.",
+    "WATCH_UNKNOWN": "There is no such watch.",
 }
 
 _WORLD: Final = {
@@ -169,4 +182,6 @@ _CONTROL: Final = {
     "CONTROL_VERB": "The holder does not know the request, or not with these arguments.",
 }
 
-HOST: Final[Mapping[str, str]] = MappingProxyType({**_MISSIONS, **_INPUTS, **_RUNS, **_WORLD, **_STORE, **_CONTROL})
+HOST: Final[Mapping[str, str]] = MappingProxyType(
+    {**_MISSIONS, **_INPUTS, **_RUNS, **_WATCHES, **_WORLD, **_STORE, **_CONTROL}
+)

@@ -125,6 +125,19 @@ async def prepare(
     return Workspace(kind=kind, root=toplevel, output=output, baseline_commit=baseline, git=git)
 
 
+def source_root(request: WorkspaceRequest, mission_dir: Path) -> Path:
+    """The operator's own folder a run works on, or that its private files are made from: where changes concern it.
+
+    Raises `Refused` ``ROOT_MISSING``.
+    """
+    if request.source is not None:
+        return resolve_root(request.source, mission_dir)
+    root = resolve_root(request.root, mission_dir)
+    if request.kind is WorkspaceKind.FOLDER and not request.isolated:
+        return root
+    return find_toplevel(root) or root
+
+
 def resolve_root(root: str | None, mission_dir: Path) -> Path:
     """The folder meant: ``root`` relative to the mission file, else the top level holding it, else its folder.
 

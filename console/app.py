@@ -286,7 +286,7 @@ class ConsoleApp(App[int]):
             return
 
         async def arm() -> Ack:
-            state = await deck.watch(Watch(path=path))
+            state = await deck.watch(Watch(path=path, directory=str(Path.cwd())))
             told = f"watching {state.mission}: {state.files} files of {', '.join(state.paths)}"
             return Ack(done=True, run_id="", message=told)
 

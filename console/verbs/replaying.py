@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
 from console.model.describe import describe_entry, short
@@ -260,5 +261,6 @@ async def _live(options: argparse.Namespace) -> int:
             reason=options.reason,
             parent_run_id=run.run_id,
             from_step=options.from_step,
+            directory=str(Path.cwd()),
         )
         return await run_attached(deck, intent, options)

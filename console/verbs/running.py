@@ -49,7 +49,7 @@ async def deck_for(options: argparse.Namespace, *, writing: bool) -> AsyncIterat
 async def run(options: argparse.Namespace) -> int:
     """``quarterdeck run PATH``: prints ``{"event":"launch",…}`` and ``{"event":"done",…}`` with ``--json``."""
     intent = Launch(
-        path=_absolute(options.path),
+        path=absolute(options.path),
         inputs=given_inputs(options.input),
         unattended=not is_attended(options),
         wait=options.wait,
@@ -66,7 +66,7 @@ async def run_attached(deck: Deck, intent: Launch, options: argparse.Namespace) 
     try:
         summary = await deck.launch(intent)
         code = await _attend(deck, feed, summary, options)
-        await _stay(deck)
+        await stay(deck)
         return code
     finally:
         feed.close()
@@ -90,7 +90,7 @@ async def resume(options: argparse.Namespace) -> int:
             if not ack.done or not summary.resumable:
                 return _acknowledge(ack, options)
             code = await _attend(deck, feed, await deck.find(summary.run_id), options)
-            await _stay(deck)
+            await stay(deck)
             return code
         finally:
             feed.close()
@@ -111,7 +111,7 @@ async def pause(options: argparse.Namespace) -> int:
 async def unlatch(options: argparse.Namespace) -> int:
     """``quarterdeck unlatch PATH --reason TEXT``: let missions work again in a tree where an undo went wrong."""
     async with deck_for(options, writing=True) as deck:
-        return _acknowledge(await deck.unlatch(_absolute(options.path), options.reason), options)
+        return _acknowledge(await deck.unlatch(absolute(options.path), options.reason), options)
 
 
 async def approve(options: argparse.Namespace) -> int:
@@ -190,7 +190,7 @@ async def _attend(deck: Deck, feed: Subscription, summary: RunSummary, options: 
     return _conclude(summary, summary.exit_code if summary.exit_code is not None else Exit.FAILED, options)
 
 
-async def _stay(deck: Deck) -> None:
+async def stay(deck: Deck) -> None:
     """Runs other terminals attached live in this process: leaving now would cut them short."""
     others = asyncio.create_task(deck.drained())
     try:
@@ -233,11 +233,11 @@ async def _follow(deck: Deck, feed: Subscription, run_id: str, options: argparse
         if sys.stdin.isatty() and not options.no_input:
             for event in events:
                 if isinstance(event, InboxChanged):
-                    await _ask(deck, event.escalations, run_id, asked)
+                    await ask_here(deck, event.escalations, run_id, asked)
         await asyncio.wait({asyncio.ensure_future(feed.wait())}, timeout=_TICK)
 
 
-async def _ask(deck: Deck, questions: tuple[Escalation, ...], run_id: str, asked: set[str]) -> None:
+async def ask_here(deck: Deck, questions: tuple[Escalation, ...], run_id: str, asked: set[str]) -> None:
     """Put each new question of this run to the person at the terminal."""
     for item in questions:
         if item.run_id != run_id or not item.blocking or item.escalation_id in asked:
@@ -255,12 +255,12 @@ def _print_events(events: Any, run_id: str, options: argparse.Namespace) -> None
     if options.json:
         return
     for event in events:
-        line = _progress(event, run_id)
+        line = progress(event, run_id)
         if line:
             say(line)
 
 
-def _progress(event: StreamEvent, run_id: str) -> str | None:
+def progress(event: StreamEvent, run_id: str) -> str | None:
     if isinstance(event, StreamGap):
         return f"· {event.dropped} lines of output not shown"
     if (
@@ -341,7 +341,7 @@ def done_record(summary: RunSummary) -> dict[str, Any]:
     }
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 

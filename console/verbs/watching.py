@@ -9,12 +9,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from console.model.watch import WatchTale, armed_record, change_text
 from console.model.words import status_glyph, status_word
 from console.verbs.output import duration, print_json, say
-from console.verbs.running import _absolute, _ask, _inputs, _progress, _stay, deck_for, done_record
+from console.verbs.running import absolute, ask_here, deck_for, done_record, given_inputs, progress, stay
 from runtime.events.facts import HolderChanged, InboxChanged, RunSummary, StreamEvent, WatchesChanged, WatchState
 from runtime.host.api import Deck, Exit, StorageError, Subscription, Watch
 
@@ -38,19 +39,20 @@ async def watch(options: argparse.Namespace) -> int:
     """
     attended = not options.no_input and sys.stdin.isatty()
     intent = Watch(
-        path=_absolute(options.path),
-        inputs=_inputs(options.input),
+        path=absolute(options.path),
+        inputs=given_inputs(options.input),
         overlap=options.overlap,
         debounce_ms=options.debounce,
         unattended=not attended,
         run_now=options.run_now,
+        directory=str(Path.cwd()),
     )
     async with deck_for(options, writing=True) as deck:
         feed = deck.subscribe()
         try:
             async with _signals() as stop:
                 code = await _attend(deck, feed, WatchTale(await deck.watch(intent)), stop, options)
-            await _stay(deck)
+            await stay(deck)
             return code
         finally:
             feed.close()
@@ -132,7 +134,7 @@ async def _answer(
         return
     for event in events:
         if isinstance(event, InboxChanged):
-            await _ask(deck, event.escalations, state.active_run_id, asked)
+            await ask_here(deck, event.escalations, state.active_run_id, asked)
 
 
 async def _leave(deck: Deck, feed: Subscription, tale: WatchTale, stop: _Stop, options: argparse.Namespace) -> None:
@@ -151,7 +153,7 @@ def _tell_all(tale: WatchTale, events: Sequence[StreamEvent], options: argparse.
     if not options.json:
         for event in events:
             run_id = tale.state.active_run_id
-            line = _progress(event, run_id) if run_id is not None else None
+            line = progress(event, run_id) if run_id is not None else None
             if line:
                 say(f"  {line}")
     for name, members in tale.take(events):

@@ -115,6 +115,7 @@ class Watch:
     """Run a mission whenever files it declares change.
 
     ``overlap`` is ``queue``, ``preempt`` or ``skip``; None takes the mission's. ``run_now`` starts a first run.
+    ``directory`` is where the operator's relative paths among the inputs start.
     """
 
     path: str
@@ -123,6 +124,7 @@ class Watch:
     debounce_ms: int | None = None
     unattended: bool = False
     run_now: bool = False
+    directory: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -264,7 +264,7 @@ class RemoteDeck(Observer):
     async def watch(self, intent: Watch) -> WatchState:
         # As in `launch`: a list of problems is told here.
         mission = await asyncio.to_thread(load, intent.path)
-        bind(mission.spec.inputs, intent.inputs)
+        bind(mission.spec.inputs, intent.inputs, intent.directory)
         state = watch_of(await self._ask("watch", **asdict(intent)))
         self._watches = (*self._watches, state)  # should it be gone at the next look, that is a change
         return state

@@ -79,7 +79,7 @@ def take_aim(intent: Watch, ours: Sequence[Path]) -> Aim:
     overlap = spec.overlap if intent.overlap is None else intent.overlap
     debounce = spec.debounce_ms if intent.debounce_ms is None else intent.debounce_ms
     _check_options(overlap, debounce)
-    inputs: Mapping[str, Any] = bind(mission.spec.inputs, intent.inputs)
+    inputs: Mapping[str, Any] = bind(mission.spec.inputs, intent.inputs, intent.directory)
     root = source_root(workspace_request(mission, inputs), mission.directory).resolve()
     inside = tuple(str(folder.relative_to(root)) for folder in ours if folder.is_relative_to(root) and folder != root)
     return Aim(

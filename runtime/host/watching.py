@@ -401,6 +401,7 @@ class Watcher:
             trigger=TRIGGER,
             session_id=self.session_id,
             cause=cause_of(told),
+            directory=self._intent.directory,
         )
         task = asyncio.create_task(self._carry(run_id, intent, told), name=f"watched-{run_id[:8]}")
         self._run = _Run(run_id, task)

@@ -20,7 +20,6 @@ from console.model.reasons import lookback_reason, observer_reason
 from console.screens.compare import CompareScreen
 from console.screens.dialogs import AskScreen, DetailScreen, PickScreen
 from console.screens.home import HomeScreen
-from console.screens.launch import LaunchScreen
 from console.screens.replay import ReplayScreen
 from console.screens.run import RunScreen
 from runtime.events.facts import RunChanged
@@ -100,7 +99,7 @@ async def test_keys_travel_and_the_screen_shows_the_run_as_it_was(
 ) -> None:
     fake, forks = lookback_deck(tmp_path), []
     app = ConsoleApp(fake)
-    monkeypatch.setattr(app.lookback, "fork_from", lambda run, step: forks.append((run.run_id, step)))
+    monkeypatch.setattr(app, "run_again", lambda run, step: forks.append((run.run_id, step)))
     async with app.run_test(size=(120, 40)) as pilot:
         await settle(pilot)
         await press(pilot, "2", "j", "P")
@@ -293,15 +292,6 @@ async def test_a_fork_is_compared_with_its_parent_and_keys_go_through_the_differ
         assert pilot.app.opened.run.run_id == FORK  # type: ignore[attr-defined]
         await press(pilot, "W", "j", "enter")
         assert "base is 77aa0000" in notices(pilot)
-
-
-async def test_the_hand_over_to_a_fork_opens_its_sheet(tmp_path: Path) -> None:
-    app = ConsoleApp(lookback_deck(tmp_path))
-    async with app.run_test(size=SMALL) as pilot:
-        await settle(pilot)
-        app.lookback.fork_from(app.home.runs[RUN], "apply")
-        await settle(pilot)
-        assert isinstance(pilot.app.screen, LaunchScreen)
 
 
 def test_an_observer_looks_but_does_not_fork() -> None:

@@ -125,13 +125,28 @@ class StoreReads:
         contract = json.loads(body)["contract"]["contract"]
         return tuple(_node(item) for item in contract["nodes"])
 
-    async def entries(self, run_id: str, *, after: int = -1, limit: int = 500) -> tuple[EntryAppended, ...]:
+    async def entries(
+        self,
+        run_id: str,
+        *,
+        after: int = -1,
+        limit: int = 500,
+        until: int | None = None,
+        kinds: Sequence[str] = (),
+        step: str | None = None,
+        offset: int = 0,
+    ) -> tuple[EntryAppended, ...]:
         """As far as the journal can be read; damage ends the page, and `verify` says what it is."""
         try:
-            stored = await self._store.journals.read(run_id, after, min(limit, _MAX_ENTRIES))
+            stored = await self._store.journals.read(
+                run_id, after, min(limit, _MAX_ENTRIES), until=until, kinds=kinds, step=step, offset=offset
+            )
         except DamagedJournal as damage:
             stored = list(damage.entries)
         return tuple(event for event in (entry_event(run_id, item) for item in stored) if event is not None)
+
+    async def count_entries(self, run_id: str, *, kinds: Sequence[str] = ()) -> int:
+        return await self._store.journals.count(run_id, kinds)
 
     async def stored(self, run_id: str) -> AsyncIterator[StoredEntry]:
         """The rows of a journal, in order, for export."""

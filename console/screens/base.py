@@ -3,6 +3,7 @@ themselves when they are off."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from textual import events
@@ -15,6 +16,7 @@ from console.model.home import attention_row
 from console.model.reasons import observer_reason
 from console.model.rows import Row
 from console.model.safe import safe
+from runtime.events.facts import StreamEvent
 
 if TYPE_CHECKING:
     from console.app import ConsoleApp
@@ -81,6 +83,9 @@ class DeckScreen(Screen[Any]):
 
     def draw(self) -> None:
         """Draw what is particular to this screen."""
+
+    def hear(self, events: Sequence[StreamEvent]) -> None:
+        """What the runtime told in this tick, for a screen that reads the store itself."""
 
     def put(self, selector: str, rows: list[Row], *, layout: bool = False) -> None:
         """Show rows in a static, unless it shows them already. ``layout`` when its height may change."""

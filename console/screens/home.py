@@ -12,7 +12,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Static
 
 from console.model.home import mission_rows, preview_rows, run_header, run_row
-from console.model.reasons import launch_reason, resume_reason
+from console.model.reasons import launch_reason, resume_reason, run_selected_reason
 from console.model.rows import Row, piece
 from console.panels.lines import LinesPanel
 from console.screens.base import DeckScreen
@@ -30,6 +30,9 @@ class HomeScreen(DeckScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "launch", "New run", id="mission.launch"),
         Binding("r", "resume", "Resume", id="run.resume"),
+        Binding("d", "detail", "Detail", show=False, id="run.detail"),
+        Binding("J", "journal", "Journal", show=False, id="run.journal"),
+        Binding("H", "app.history", "Runs", id="home.history"),
         Binding("slash", "filter", "Filter", key_display="/", id="home.filter"),
         Binding("v", "app.violations", "Violations", id="home.violations"),
         Binding("i", "app.approvals", "Inbox", id="home.approvals"),
@@ -98,7 +101,7 @@ class HomeScreen(DeckScreen):
         runs = home.recent(text)
         width = panel.scrollable_content_region.width or self.app.size.width - 4
         more = "" if home.complete or home.loading else "+"
-        panel.border_title = f"2 runs  {len(runs)}{more}" if runs else "2 runs"
+        panel.border_title = f"2 runs  {len(runs)}{more} · H all runs" if runs else "2 runs"
         panel.show(
             runs,
             partial(run_row, width=width),
@@ -122,6 +125,8 @@ class HomeScreen(DeckScreen):
             return launch_reason(self.selected_mission())
         if action == "resume":
             return resume_reason(self.selected_run())
+        if action in ("detail", "journal"):
+            return run_selected_reason(self.selected_run())
         return None
 
     def action_launch(self) -> None:
@@ -133,6 +138,16 @@ class HomeScreen(DeckScreen):
         run = self.selected_run()
         if run is not None:
             self.console_app.intend(lambda: self.console_app.deck.resume(run.run_id, "resumed from the console"))
+
+    def action_detail(self) -> None:
+        run = self.selected_run()
+        if run is not None:
+            self.console_app.open_detail(run.run_id)
+
+    def action_journal(self) -> None:
+        run = self.selected_run()
+        if run is not None:
+            self.console_app.open_journal(run)
 
     def action_panel(self, name: str) -> None:
         self.set_focus(self.query_one(f"#{name}"))

@@ -139,14 +139,17 @@ class FakeDeck:
             found = [run for run in found if (run.created_at, run.run_id) < before]
         if sort != "created" or not descending:
             attribute = {"created": "created_at", "duration": "duration_ms"}.get(sort, sort)
-            found.sort(key=lambda run: (_plain(getattr(run, attribute)), run.created_at, run.run_id), reverse=descending)
+            found.sort(
+                key=lambda run: (_plain(getattr(run, attribute)), run.created_at, run.run_id), reverse=descending
+            )
         return tuple(found[offset : offset + limit])
 
     def _matching(self, text: str, statuses: Sequence[RunStatus]) -> list[RunSummary]:
         return [
             run
             for run in self.runs_list
-            if text.strip().casefold() in f"{run.mission} {run.run_id} {run.status.value}" and (not statuses or run.status in statuses)
+            if text.strip().casefold() in f"{run.mission} {run.run_id} {run.status.value}"
+            and (not statuses or run.status in statuses)
         ]
 
     async def count_runs(self, *, text: str = "", statuses: Sequence[RunStatus] = ()) -> int:

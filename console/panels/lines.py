@@ -173,9 +173,12 @@ class LinesPanel(ScrollView, can_focus=True):
         self.scroll_end(animate=False, immediate=True, x_axis=False)
 
     def on_resize(self) -> None:
-        if self._following:
-            self.call_after_refresh(self._to_end)
+        self.call_after_refresh(self._stay_at_end)
         self._tell_view()
+
+    def _stay_at_end(self) -> None:
+        if self._following:  # nobody has moved since the size changed
+            self._to_end()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)

@@ -66,7 +66,7 @@ class JournalScreen(DeckScreen):
         if opened is not None and opened.run.run_id == self.run.run_id:
             self.verdict = opened.verification
         super().on_mount()
-        self.pager.look()
+        self.call_after_refresh(self.pager.look)  # what is in view is known once it has a place
         if self.verdict is None and self._ended and self.run.entries <= VERIFIED_ON_OPEN:
             self.action_verify()
 

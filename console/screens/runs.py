@@ -47,7 +47,7 @@ class RunsScreen(DeckScreen):
         self.pager: Pager[RunSummary] = Pager(
             self, "history", count=self._count, fetch=self._fetch, shown=self._rows_came
         )
-        self._on: str | None = None
+        self._on: tuple[int, str] | None = None
 
     def body(self) -> ComposeResult:
         yield Input(placeholder="mission, run id or status", id="filter", select_on_focus=False)
@@ -57,7 +57,7 @@ class RunsScreen(DeckScreen):
         self.query_one("#filter").display = False
         self.panel.focus()
         super().on_mount()
-        self.pager.look()
+        self.call_after_refresh(self.pager.look)  # what is in view is known once it has a place
 
     def on_resize(self) -> None:
         self.call_after_refresh(self.redraw)
@@ -122,20 +122,19 @@ class RunsScreen(DeckScreen):
         return "no run matches; esc clears the filter" if self.asked.filtered else "no runs yet"
 
     def _rows_came(self) -> None:
-        """Draw, with the cursor on the run it was on before the rows moved."""
+        """Draw, with the cursor on the run it was on before the rows moved, unless it has been moved itself."""
         self.redraw()
-        here = self.selected()
-        if self._on is not None and (here is None or here.run_id != self._on):
-            found = next((index for index, run in self.pager.rows.held() if run.run_id == self._on), None)
+        place, here = self.panel.cursor, self.selected()
+        if self._on is not None and self._on[0] == place and (here is None or here.run_id != self._on[1]):
+            found = next((index for index, run in self.pager.rows.held() if run.run_id == self._on[1]), None)
             if found is not None:
-                self.panel.shift(found - self.panel.cursor)
+                self.panel.shift(found - place)
         self._note_place()
 
     def _note_place(self) -> None:
         """Remember the run under the cursor; at the top of the list the top is what is looked at."""
-        here = self.selected()
-        if here is not None:
-            self._on = here.run_id if self.panel.cursor else None
+        place, here = self.panel.cursor, self.selected()
+        self._on = (place, here.run_id) if here is not None and place else None
         self._refresh_keys()
 
     # -- actions ------------------------------------------------------------------------------------------------

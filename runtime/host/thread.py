@@ -146,9 +146,7 @@ class ThreadedDeck:
         offset: int = 0,
     ) -> tuple[EntryAppended, ...]:
         return await self._there(
-            self._deck.entries(
-                run_id, after=after, limit=limit, until=until, kinds=kinds, step=step, offset=offset
-            )
+            self._deck.entries(run_id, after=after, limit=limit, until=until, kinds=kinds, step=step, offset=offset)
         )
 
     async def count_entries(self, run_id: str, *, kinds: Sequence[str] = ()) -> int:

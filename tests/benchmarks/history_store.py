@@ -33,6 +33,9 @@ from runtime.storage.migrations import migrate
 from runtime.storage.runs import RunRecord, insert_run
 
 LONG_RUN: Final = "10000000-0000-4000-8000-000000000000"
+#: The same mission with a journal of ordinary length, to compare with.
+SHORT_RUN: Final = "20000000-0000-4000-8000-000000000000"
+SHORT: Final = 403
 BATCH: Final = 5_000
 PER_CYCLE: Final = 4  # entries of one step: start, operation, receipt, end
 _START: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -76,19 +79,27 @@ def build(folder: Path, *, runs: int, entries: int) -> Built:
 
 
 def _fill(connection: sqlite3.Connection, runs: int, entries: int) -> None:
-    head = ""
+    told = 0
     if entries:
         plan = canonical_bytes({"contract": {"contract": {"nodes": [node_record(node) for node in NODES]}}})
         connection.execute(
             "INSERT INTO artifacts (digest, bytes, body, at) VALUES (?, ?, ?, ?)",
             (digest_bytes(plan), len(plan), plan, timestamp(_START)),
         )
-        for batch in _batches(_journal(entries, digest_bytes(plan))):
-            head = batch[-1].entry_hash
-            _insert(connection, (insert_entry(LONG_RUN, item) for item in batch))
-        _insert(connection, [insert_run(_long_run(runs, entries, head, digest_bytes(plan)))])
-    for rows in _batches(_runs(runs - bool(entries))):
+        for run_id, length in ((SHORT_RUN, SHORT), (LONG_RUN, entries)):
+            add_journal(connection, run_id, length, digest_bytes(plan), runs + told)
+            told += 1
+    for rows in _batches(_runs(runs - told)):
         _insert(connection, map(insert_run, rows))
+
+
+def add_journal(connection: sqlite3.Connection, run_id: str, entries: int, plan: str, minute: int) -> None:
+    """A finished run with a journal of that many entries."""
+    head = ""
+    for batch in _batches(_journal(run_id, entries, plan)):
+        head = batch[-1].entry_hash
+        _insert(connection, (insert_entry(run_id, item) for item in batch))
+    _insert(connection, [insert_run(_told_run(run_id, minute, entries, head, plan))])
 
 
 def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
@@ -148,13 +159,13 @@ def _summary(
     )
 
 
-def _long_run(runs: int, entries: int, head: str, plan: str) -> RunRecord:
-    """The newest run of the store."""
-    begun = _START + timedelta(minutes=runs)
+def _told_run(run_id: str, minute: int, entries: int, head: str, plan: str) -> RunRecord:
+    """The row of a run whose journal is there."""
+    begun = _START + timedelta(minutes=minute)
     summary = RunSummary(
-        run_id=LONG_RUN,
-        session_id=LONG_RUN,
-        lineage_id=LONG_RUN,
+        run_id=run_id,
+        session_id=run_id,
+        lineage_id=run_id,
         mission="storm",
         mission_version="1",
         mission_path="/missions/storm/mission.yaml",
@@ -174,7 +185,8 @@ def _long_run(runs: int, entries: int, head: str, plan: str) -> RunRecord:
 class _Chain:
     """Seals members into chained entries, a millisecond apart."""
 
-    def __init__(self) -> None:
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
         self.seq = 0
         self.head = JOURNAL_GENESIS
         self.receipts = RECEIPT_GENESIS
@@ -185,7 +197,7 @@ class _Chain:
 
     def entry(self, kind: str, **members: Any) -> StoredEntry:
         seq, at, previous = self.seq, self.now, self.head
-        header = {"schema": SCHEMA, "seq": seq, "kind": kind, "journal_id": LONG_RUN, "at": at}
+        header = {"schema": SCHEMA, "seq": seq, "kind": kind, "journal_id": self.run_id, "at": at}
         body, self.head = sealed({**header, "prev_entry_hash": previous, **members})
         self.seq += 1
         return StoredEntry(seq, kind, at, previous, self.head, body)
@@ -196,9 +208,9 @@ class _Chain:
         return self.entry("receipt", receipt=record)
 
 
-def _journal(count: int, plan: str) -> Iterator[StoredEntry]:
+def _journal(run_id: str, count: int, plan: str) -> Iterator[StoredEntry]:
     """``count`` entries: opened, plan, a turn of as many steps as fit, closed."""
-    chain = _Chain()
+    chain = _Chain(run_id)
     yield chain.entry(
         "journal_opened",
         mission_id="storm",

@@ -27,17 +27,21 @@ from console.lookback import Lookback
 from console.model.fold import RunState
 from console.model.home import HomeState, title_text, watch_of_mission
 from console.model.reasons import again_reason
+from console.model.rows import Row, entry_details, piece
 from console.model.safe import safe
 from console.screens.base import DeckScreen
 from console.screens.compare import CompareScreen
-from console.screens.dialogs import AnswerScreen
+from console.screens.detail import RunDetailScreen
+from console.screens.dialogs import AnswerScreen, DetailScreen
 from console.screens.help import HelpScreen
 from console.screens.home import HomeScreen
+from console.screens.journal import VERIFIED_ON_OPEN, JournalScreen
 from console.screens.launch import Again, LaunchScreen
 from console.screens.leave import LeaveScreen, StoppingScreen
 from console.screens.lists import ApprovalsScreen, ViolationsScreen
 from console.screens.replay import ReplayScreen
 from console.screens.run import RunScreen
+from console.screens.runs import RunsScreen
 from console.screens.watch import WatchScreen
 from console.themes import load_themes
 from runtime.events.facts import Escalation, RunSummary, StreamEvent
@@ -45,10 +49,19 @@ from runtime.host.api import Ack, Answer, Deck, Exit, MissionInfo, QuarterdeckEr
 
 TICK_SECONDS: Final = 0.1
 RUNS_PAGE: Final = 200
-#: Finished runs up to this size are verified when opened; larger ones on `V`, as it takes seconds.
-VERIFIED_ON_OPEN: Final = 20_000
 DEFAULT_THEME: Final = "night-watch"
 _HERE = Path(__file__).parent
+#: Screens of one run, or opened over it: another run's screens replace them.
+_OF_ONE_RUN: Final = (
+    RunScreen,
+    RunDetailScreen,
+    JournalScreen,
+    ReplayScreen,
+    CompareScreen,
+    ApprovalsScreen,
+    ViolationsScreen,
+    WatchScreen,
+)
 
 
 class ConsoleApp(App[int]):
@@ -62,6 +75,8 @@ class ConsoleApp(App[int]):
         _HERE / "panels" / "lines.tcss",
         _HERE / "screens" / "home.tcss",
         _HERE / "screens" / "run.tcss",
+        _HERE / "screens" / "runs.tcss",
+        _HERE / "screens" / "detail.tcss",
         _HERE / "screens" / "lists.tcss",
         _HERE / "screens" / "replay.tcss",
         _HERE / "screens" / "compare.tcss",
@@ -74,6 +89,7 @@ class ConsoleApp(App[int]):
         Binding("colon", "command_palette", "Cmd", key_display=":", id="app.commands"),
         Binding("question_mark,f1", "help", "Help", key_display="?", id="app.help"),
         Binding("exclamation_mark", "next_question", "Next question", key_display="!", show=False, id="app.question"),
+        Binding("H", "history", "All runs", show=False, id="app.history"),
         Binding("i", "approvals", "Inbox", show=False, id="app.approvals"),
         Binding("v", "violations", "Violations", show=False, id="app.violations"),
         Binding("T", "watches", "Watches", show=False, id="app.watches"),
@@ -219,6 +235,9 @@ class ConsoleApp(App[int]):
                 opened.apply(event)
         if opened is not None and opened.run is not shown:
             self._seen_at = self._clock()
+        for screen in self.screen_stack if events else ():
+            if isinstance(screen, DeckScreen):
+                screen.hear(events)
 
     def _picture(self) -> tuple[object, ...]:
         """What the visible screen shows; another value means another picture."""
@@ -292,22 +311,46 @@ class ConsoleApp(App[int]):
 
         self.intend(arm)
 
-    def open_run(self, run_id: str) -> None:
+    def open_run(self, run_id: str, show: Callable[[], DeckScreen] = RunScreen) -> None:
         """Show one run: its dashboard at once, its journal as it is read, then whatever happens."""
         self.run_worker(
-            partial(self.guarded, lambda: self._open(run_id)), group="open", exclusive=True, exit_on_error=False
+            partial(self.guarded, lambda: self._open(run_id, show)), group="open", exclusive=True, exit_on_error=False
         )
 
-    async def _open(self, run_id: str) -> None:
+    def open_detail(self, run_id: str, step_id: str = "") -> None:
+        """Show what one run did, block by block; over its dashboard when that is what is shown."""
+        if self._is_open(run_id) and isinstance(self.screen, RunScreen):
+            self.push_screen(RunDetailScreen(step_id))
+        else:
+            self.open_run(run_id, RunDetailScreen)
+
+    def open_journal(self, run: RunSummary) -> None:
+        """Show the whole journal of a run, read as it is looked at."""
+        self.push_screen(JournalScreen(run))
+
+    def open_entry(self, run_id: str, seq: int) -> None:
+        """Show one journal entry in full."""
+
+        async def show() -> None:
+            found = await self.deck.entries(run_id, after=seq - 1, limit=1)
+            unreadable: Row = (piece("it cannot be read", "bad"),)
+            there = bool(found) and found[0].seq == seq
+            details = entry_details(found[0]) if there else [unreadable]
+            self.push_screen(DetailScreen(safe(f"entry #{seq:04d} {found[0].kind if there else ''}"), details))
+
+        self.run_worker(partial(self.guarded, show), group="entry", exclusive=True, exit_on_error=False)
+
+    async def _open(self, run_id: str, show: Callable[[], DeckScreen]) -> None:
         state = await self._reader.open(run_id)
         state.questions = tuple(item for item in self.home.inbox if item.run_id == state.run.run_id)
         self.opened, self._seen_at = state, self._clock()
-        while isinstance(
-            self.screen, RunScreen | ApprovalsScreen | ViolationsScreen | ReplayScreen | CompareScreen | WatchScreen
-        ):
-            self.pop_screen()
-        await self.push_screen(RunScreen())
+        self._leave_run()
+        await self.push_screen(show())
         self.catch_up()
+
+    def _leave_run(self) -> None:
+        while isinstance(self.screen, _OF_ONE_RUN):
+            self.pop_screen()
 
     def catch_up(self) -> None:
         """Page in the journal entries the feed has not delivered, unless that is being done."""
@@ -395,6 +438,12 @@ class ConsoleApp(App[int]):
         else:
             self.notify("nothing needs you", markup=False)
 
+    def action_history(self) -> None:
+        if isinstance(self.screen, DeckScreen):
+            self._leave_run()
+            if not isinstance(self.screen, RunsScreen):
+                self.push_screen(RunsScreen())
+
     def action_approvals(self) -> None:
         self._show(ApprovalsScreen)
 
@@ -411,6 +460,7 @@ class ConsoleApp(App[int]):
     def get_system_commands(self, screen: Screen[object]) -> Iterator[SystemCommand]:
         yield SystemCommand("Help", "All keys of this screen", self.action_help)
         yield SystemCommand("Next question", "Jump to the oldest question", self.action_next_question)
+        yield SystemCommand("Runs", "All runs: filter, sort, page through", self.action_history)
         yield SystemCommand("Approvals", "All open questions", self.action_approvals)
         yield SystemCommand("Violations", "Refused operations of all runs", self.action_violations)
         yield SystemCommand("Watches", "Missions that rerun when files change", self.action_watches)

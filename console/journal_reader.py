@@ -1,7 +1,7 @@
 """Reading a run's journal into the view state: newest page first, then everything in order, never all at once.
 
 A run may hold a hundred thousand entries. The reader shows the tail as soon as it has one page, folds the rest in
-pages with a pause for the interface between them, and fills what the live feed left out.
+pages with a rest between them, and fills what the live feed left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from console.model.fold import JOURNAL_TAIL, RunState
 from runtime.host.api import Deck
 from runtime.host.stream_items import last_texts
 
-PAGE: Final = 500
+PAGE: Final = 250
+#: Between pages the reader rests as long as a page took, at most this long: keys come first.
+REST_LIMIT: Final = 0.05
 #: A gap the store does not fill: the page came back without progress this often, and the journal counts as damaged.
 FRUITLESS_READS: Final = 20
 FRUITLESS_PAUSE: Final = 0.1
@@ -45,13 +47,15 @@ class JournalReader:
         state.stalled = False
         while fruitless < FRUITLESS_READS:
             before = state.last_seq
+            begun = asyncio.get_running_loop().time()
             page = await self._deck.entries(state.run.run_id, after=before, limit=PAGE)
             state.apply_all(page)
             if not state.missing and len(page) < PAGE:
                 return
             # The feed may be ahead of what is committed: the next look finds it. Damage never does.
             fruitless = fruitless + 1 if state.last_seq == before else 0
-            await asyncio.sleep(FRUITLESS_PAUSE if fruitless else 0)
+            rest = min(REST_LIMIT, asyncio.get_running_loop().time() - begun) if state.missing else 0.0
+            await asyncio.sleep(FRUITLESS_PAUSE if fruitless else rest)
         state.stalled = True
         state.touch("journal")
 

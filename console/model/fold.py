@@ -38,10 +38,13 @@ JOURNAL_TAIL: Final = 400
 LOG_TAIL: Final = 1000
 VIOLATIONS_KEPT: Final = 500
 OUTPUTS_KEPT: Final = 64
+ATTEMPTS_KEPT: Final = 4000  # two attempts of every block of the largest mission
+WRITES_KEPT: Final = 500
 LINE_LIMIT: Final = 4096  # a line without end is cut, not collected
 SUBJECT_LIMIT: Final = 4000  # characters of a step's input shown beside its question
 
 Part = Literal["head", "lanes", "steps", "journal", "violations", "log"]
+AttemptKey = tuple[str, int, int, int]
 
 _PARTS: Final[tuple[Part, ...]] = ("head", "lanes", "steps", "journal", "violations", "log")
 #: Streams whose name says where a line comes from; the others are a process's.
@@ -86,6 +89,46 @@ class StreamTotals:
     saturated: int = 0
 
 
+@dataclass(slots=True)
+class Attempt:
+    """One attempt at one block. ``waits`` are the spans it waited for a human; an open one has no end."""
+
+    step_id: str
+    block_type: str
+    tick: int
+    visit: int
+    attempt: int
+    status: str
+    started_at: str
+    started_seq: int
+    completed_at: str | None = None
+    finished_seq: int | None = None
+    code: str | None = None
+    message: str | None = None
+    accepted: bool = False
+    reused_from: str | None = None
+    waits: list[tuple[str, str | None]] = field(default_factory=list)
+
+    @property
+    def key(self) -> AttemptKey:
+        return (self.step_id, self.tick, self.visit, self.attempt)
+
+
+@dataclass(slots=True)
+class Write:
+    """One operation that wrote: the state of its paths before and after, and what became of undoing it."""
+
+    seq: int
+    step_id: str
+    operation_id: str
+    paths: tuple[str, ...]
+    before: str
+    after: str | None = None
+    status: str = "running"
+    receipt_hash: str | None = None
+    undone: bool | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class JournalRow:
     """One line of the journal panel."""
@@ -112,6 +155,7 @@ class RunState:
 
     run: RunSummary
     steps: dict[str, StepRow]
+    nodes: tuple[NodeInfo, ...] = ()
     turn: str = "Idle"
     turn_reason: str | None = None
     journal: deque[JournalRow] = field(default_factory=lambda: deque(maxlen=JOURNAL_TAIL))
@@ -137,15 +181,22 @@ class RunState:
     attempts: dict[str, int] = field(default_factory=dict)
     outputs: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=OUTPUTS_KEPT))
     indexes: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=OUTPUTS_KEPT))
+    tries: dict[AttemptKey, Attempt] = field(default_factory=dict)
+    tries_dropped: int = 0
+    writes: deque[Write] = field(default_factory=lambda: deque(maxlen=WRITES_KEPT))
+    last_at: str = ""
     revision: int = 0
     marks: dict[Part, int] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0))
     _given: dict[str, object] = field(default_factory=dict)
     _partial: dict[tuple[str, str], str] = field(default_factory=dict)
+    _latest: dict[str, Attempt] = field(default_factory=dict)
+    _asking: dict[str, Attempt] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, run: RunSummary, nodes: Iterable[NodeInfo]) -> Self:
         """The state before the first entry."""
-        return cls(run, {node.node_id: StepRow(node.node_id, node.block_type, node.lane) for node in nodes})
+        plan = tuple(nodes)
+        return cls(run, {node.node_id: StepRow(node.node_id, node.block_type, node.lane) for node in plan}, plan)
 
     def copy(self) -> Self:
         """The same state, going its own way: what later entries change is copied, records are shared."""
@@ -155,11 +206,19 @@ class RunState:
             if isinstance(value, dict | deque):
                 setattr(twin, item.name, value.copy())
         twin.steps = {name: replace(row) for name, row in self.steps.items()}
+        twin.totals = {lane: replace(totals) for lane, totals in self.totals.items()}
+        twin.tries = {key: replace(made, waits=list(made.waits)) for key, made in self.tries.items()}
+        twin.writes = deque((replace(write) for write in self.writes), maxlen=WRITES_KEPT)
+        twin._asking = {name: twin.tries.get(made.key, made) for name, made in self._asking.items()}
         return twin
 
     def step_rows(self) -> list[StepRow]:
         """Every step, in registration order."""
         return list(self.steps.values())
+
+    def attempts_of(self, step_id: str) -> list[Attempt]:
+        """The attempts at one block that are kept, oldest first."""
+        return [item for item in self.tries.values() if item.step_id == step_id]
 
     @property
     def missing(self) -> bool:
@@ -249,7 +308,7 @@ class RunState:
             self.behind = max(self.behind, event.seq)
             self.revision += 1
             return
-        self.last_seq = event.seq
+        self.last_seq, self.last_at = event.seq, event.at
         self._show_entry(event)
         handler = _HANDLERS.get(event.kind)
         if handler is not None:
@@ -286,6 +345,22 @@ class RunState:
         for key in [key for key in self._partial if key[0] == step_id]:
             self.log_line(*key, self._partial.pop(key))
 
+    def _begin_attempt(self, event: EntryAppended, row: StepRow, tick: int) -> None:
+        made = Attempt(
+            step_id=row.step_id,
+            block_type=row.block_type,
+            tick=tick,
+            visit=row.visit,
+            attempt=row.attempt,
+            status="running",
+            started_at=str(row.started_at),
+            started_seq=event.seq,
+        )
+        self.tries[made.key] = self._latest[made.step_id] = made
+        if len(self.tries) > ATTEMPTS_KEPT:
+            del self.tries[next(iter(self.tries))]
+            self.tries_dropped += 1
+
     def _step(self, step_id: str, block_type: str) -> StepRow:
         return self.steps.setdefault(step_id, StepRow(step_id, block_type, "DataLane"))
 
@@ -311,6 +386,7 @@ def _step_started(state: RunState, event: EntryAppended, entry: Mapping[str, Any
     row.reused_from = entry.get("reused_from")
     if row.reused_from is None:
         state.attempts[row.lane] = state.attempts.get(row.lane, 0) + 1
+    state._begin_attempt(event, row, int(entry.get("tick", 1)))
     state._given[row.step_id] = (entry.get("inputs") or {}).get("value")
     state.touch("steps", "lanes")
 
@@ -321,6 +397,7 @@ def _step_finished(state: RunState, event: EntryAppended, entry: Mapping[str, An
     row.code, row.message = entry.get("code"), entry.get("error_message")
     row.accepted = bool(entry.get("accepted"))
     row.operation = None
+    _end_attempt(state, event, entry)
     state._given.pop(row.step_id, None)
     _kept(state, row.step_id, entry)
     state._flush_output(row.step_id)
@@ -342,6 +419,26 @@ def _kept(state: RunState, step_id: str, entry: Mapping[str, Any]) -> None:
     state.touch("lanes")
 
 
+def _end_attempt(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
+    key = (str(entry["step_id"]), int(entry.get("tick", 1)), int(entry.get("visit", 1)), int(entry.get("attempt", 1)))
+    made = state.tries.get(key)
+    if made is None:
+        return
+    made.status, made.completed_at, made.finished_seq = str(entry["status"]), entry.get("completed_at"), event.seq
+    made.code, made.message = entry.get("code"), entry.get("error_message")
+    made.accepted = bool(entry.get("accepted"))
+    reused = entry.get("reused_from")
+    made.reused_from = None if reused is None else str(reused)
+    if made.waits:  # a question that was withdrawn has no answer to end the wait
+        _stop_waiting(made, event.at)
+        state._asking = {name: item for name, item in state._asking.items() if item is not made}
+
+
+def _stop_waiting(made: Attempt, at: str) -> None:
+    if made.waits and made.waits[-1][1] is None:
+        made.waits[-1] = (made.waits[-1][0], at)
+
+
 def _mark_accepted(state: RunState, row: StepRow) -> None:
     """The refusals of an accepted step were expected; say so where they are listed."""
     for index, violation in enumerate(state.violations):
@@ -353,6 +450,10 @@ def _mark_accepted(state: RunState, row: StepRow) -> None:
 def _operation_started(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
     row = state._step(str(entry["step_id"]), str(entry["operation_type"]))
     row.operation = str(entry["operation_id"])
+    if entry.get("effect") == "write":
+        paths = tuple(str(path) for path in entry.get("affected_paths") or ())
+        before = str(entry.get("pre_state_hash") or "")
+        state.writes.append(Write(event.seq, row.step_id, row.operation, paths, before))
     state.touch("steps")
 
 
@@ -379,6 +480,18 @@ def _receipt(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) ->
     receipt = entry["receipt"]
     if receipt.get("output_hash") and not receipt.get("compensates"):
         state.outputs.append((str(receipt["step_id"]), str(receipt["output_hash"])))
+    if receipt.get("effect") == "write" and not receipt.get("compensates"):
+        _wrote(state, receipt)
+
+
+def _wrote(state: RunState, receipt: Mapping[str, Any]) -> None:
+    """What an operation that wrote left behind."""
+    operation_id = str(receipt["operation_id"])
+    write = next((item for item in reversed(state.writes) if item.operation_id == operation_id), None)
+    if write is not None and write.receipt_hash is None:
+        write.after, write.status = str(receipt.get("post_state_hash") or ""), str(receipt["status"])
+        write.receipt_hash = receipt.get("receipt_hash")
+        state.touch("steps")
 
 
 def _signal(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
@@ -413,11 +526,18 @@ def _escalation(state: RunState, event: EntryAppended, entry: Mapping[str, Any])
     step = state.steps.get(str(entry.get("step_id", "")))
     if step is not None and entry["phase"] == "asked" and entry.get("blocking"):
         step.status = "waiting"
+        made = state._latest.get(step.step_id)
+        if made is not None and made.completed_at is None:
+            made.waits.append((event.at, None))
+            state._asking[str(entry.get("escalation_id"))] = made
     if entry["phase"] == "answered":
         for row in state.steps.values():
             if row.status == "waiting":
                 row.status = "running"
         answered = entry.get("escalation_id")
+        asked = state._asking.pop(str(answered), None)
+        if asked is not None:
+            _stop_waiting(asked, event.at)
         state.questions = tuple(item for item in state.questions if item.escalation_id != answered)
     state.touch("steps", "head")
 
@@ -427,6 +547,10 @@ def _operator_action(state: RunState, event: EntryAppended, entry: Mapping[str, 
 
 
 def _compensation_finished(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
+    for write in state.writes:
+        if write.receipt_hash is not None and write.receipt_hash == entry.get("compensates"):
+            write.undone = bool(entry.get("verified"))
+            state.touch("steps")
     if not entry.get("verified"):
         return
     row = state.steps.get(operation_step(str(entry["operation_id"])))

@@ -51,6 +51,25 @@ def _control_reason(action: str, run: RunSummary) -> str | None:
     return None
 
 
+def detail_reason(action: str, state: RunState | None) -> str | None:
+    """Why something about the run in detail is off; None when it is on."""
+    if state is None:
+        return "the run is still being opened"
+    return resume_reason(state.run) if action == "resume" else None
+
+
+def journal_reason(action: str, entries: int) -> str | None:
+    """Why a journal cannot be searched or checked; None when it can."""
+    if action in ("filter", "seek", "verify") and not entries:
+        return "this run has no journal: it was refused"
+    return None
+
+
+def run_selected_reason(run: RunSummary | None) -> str | None:
+    """Why nothing can be looked at; None when a run is selected."""
+    return "select a run first" if run is None else None
+
+
 def resume_reason(run: RunSummary | None) -> str | None:
     """Why a run cannot be resumed; None when it can."""
     if run is None:

@@ -163,7 +163,7 @@ def step_row(row: StepRow, width: int, *, held: bool = True) -> Row:
             piece(f"{'interrupted':<11} ", "warn"),
             piece(row.block_type, "dim"),
         )
-    role: Role = "warn" if row.accepted else _STEP_ROLES.get(row.status, "plain")
+    role: Role = "warn" if row.accepted else step_role(row.status)
     reused = row.reused_from is not None
     notes = [took(row.started_at, row.completed_at)] if row.completed_at and not reused else []
     if row.attempt > 1:
@@ -178,6 +178,11 @@ def step_row(row: StepRow, width: int, *, held: bool = True) -> Row:
         *((piece(f"{row.code}  ", role),) if row.code else ()),
         piece("  ".join((row.block_type, *notes)), "dim"),
     )
+
+
+def step_role(status: str) -> Role:
+    """The role of a step's status."""
+    return _STEP_ROLES.get(status, "plain")
 
 
 def took(started: str | None, completed: str | None) -> str:
@@ -349,12 +354,16 @@ class JournalLook:
 
 
 def journal_title(state: RunState) -> tuple[SafeText, Role]:
+    """The verdict on the run's journal, as far as it was read."""
+    return verdict_words(state.verification, state.last_seq + 1)
+
+
+def verdict_words(verdict: Verification | None, entries: int) -> tuple[SafeText, Role]:
     """The hash-chain verdict in a few words: unknown is never shown as ok."""
-    verdict = state.verification
     if verdict is None:
         return safe("not checked yet"), "dim"
     if verdict.ok:
-        newer = state.last_seq + 1 - verdict.entries
+        newer = entries - verdict.entries
         since = " · closed" if verdict.closed else f" · {newer} newer" if newer > 0 else ""
         return safe(f"✓ chain good to #{verdict.entries - 1:04d}{since}"), "good"
     first = next((item for item in verdict.findings if item.severity == "error"), None)

@@ -1,6 +1,7 @@
 """A scrolling list that draws only the lines on screen, however many there are.
 
 The panel holds items and a function that draws one; nothing is measured or styled until its line becomes visible.
+Items may be a `Paged` list: rows that are not here yet are drawn as ``…``, and `Viewed` tells which ones are in view.
 ``mark`` says whether anything changed since the last time, so that an unchanged panel costs nothing per tick.
 """
 
@@ -14,18 +15,21 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Offset, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
-from console.model.rows import Row
+from console.model.paged import Paged
+from console.model.rows import Row, piece
 
 T = TypeVar("T")
 
 ROLES: Final = ("plain", "dim", "good", "warn", "bad", "accent", "mark", "cursor", "cursor-off")
 SIDE_STEP: Final = 8
+SELECTED_LINES: Final = 2_000  # of a mouse selection; a list may have a million
+_NOT_HERE: Final[Row] = (piece("…", "dim"),)
 
 
 class LinesPanel(ScrollView, can_focus=True):
@@ -37,8 +41,10 @@ class LinesPanel(ScrollView, can_focus=True):
         Binding("k,up", "move(-1)", "Up", show=False, id="panel.up"),
         Binding("g,home", "jump(0)", "Top", show=False, id="panel.top"),
         Binding("G,end", "jump(-1)", "Bottom", show=False, id="panel.bottom"),
-        Binding("ctrl+d,pagedown", "move(10)", "Half page down", show=False, id="panel.half-down"),
-        Binding("ctrl+u,pageup", "move(-10)", "Half page up", show=False, id="panel.half-up"),
+        Binding("ctrl+d", "page(1)", "Half page down", show=False, id="panel.half-down"),
+        Binding("ctrl+u", "page(-1)", "Half page up", show=False, id="panel.half-up"),
+        Binding("pagedown", "page(2)", "Page down", show=False, id="panel.page-down"),
+        Binding("pageup", "page(-2)", "Page up", show=False, id="panel.page-up"),
         Binding("h,left", f"side({-SIDE_STEP})", "Left", show=False, id="panel.left"),
         Binding("l,right", f"side({SIDE_STEP})", "Right", show=False, id="panel.right"),
         Binding("enter", "choose", "Open", show=False, id="panel.open"),
@@ -64,6 +70,17 @@ class LinesPanel(ScrollView, can_focus=True):
             self.panel = panel
             self.index = index
             self.last = last
+
+        @property
+        def control(self) -> LinesPanel:
+            return self.panel
+
+    class Viewed(Message):
+        """Other rows of a `Paged` list came into view: see `view`."""
+
+        def __init__(self, panel: LinesPanel) -> None:
+            super().__init__()
+            self.panel = panel
 
         @property
         def control(self) -> LinesPanel:
@@ -126,6 +143,15 @@ class LinesPanel(ScrollView, can_focus=True):
         """What the cursor is on; None in an empty panel."""
         return self._items[self.cursor] if self.cursor < len(self._items) else None
 
+    @property
+    def view(self) -> tuple[int, int]:
+        """The first and the last item in view."""
+        top = self.scroll_offset.y
+        return top, top + max(1, self.size.height) - 1
+
+    def _row(self, item: Any) -> Row:
+        return _NOT_HERE if item is None else self._draw(item)
+
     def _resize_content(self) -> None:
         """Tell the scroll bars; the panel's own place on the screen stays, so no layout is asked for."""
         size = Size(self.virtual_size.width, len(self._items) + self._offset)
@@ -140,7 +166,7 @@ class LinesPanel(ScrollView, can_focus=True):
         """How far the lines in view reach to the right. Only what is in view is measured."""
         top, height = self.scroll_offset.y, max(1, self.size.height)
         seen = self._items[top : top + height]
-        width = max((sum(cell_len(text) for text, _ in self._draw(item)) for item in seen), default=0)
+        width = max((sum(cell_len(text) for text, _ in self._row(item)) for item in seen), default=0)
         self._set_virtual(Size(width, self.virtual_size.height))
 
     @property
@@ -152,8 +178,20 @@ class LinesPanel(ScrollView, can_focus=True):
         self.scroll_end(animate=False, immediate=True, x_axis=False)
 
     def on_resize(self) -> None:
-        if self._following:
-            self.call_after_refresh(self._to_end)
+        self.call_after_refresh(self._stay_at_end)
+        self._tell_view()
+
+    def _stay_at_end(self) -> None:
+        if self._following:  # nobody has moved since the size changed
+            self._to_end()
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        self._tell_view()
+
+    def _tell_view(self) -> None:
+        if isinstance(self._items, Paged):
+            self.post_message(self.Viewed(self))
 
     # -- drawing ------------------------------------------------------------------------------------------------
 
@@ -171,7 +209,7 @@ class LinesPanel(ScrollView, can_focus=True):
         highlight: str | None = None
         if self._selectable and index == self.cursor:
             highlight = "cursor" if self.has_focus else "cursor-off"
-        strip = self._marked(self._strip(self._draw(self._items[index]), highlight), index)
+        strip = self._marked(self._strip(self._row(self._items[index]), highlight), index)
         rest = plain + self._role(highlight) if highlight else plain
         return strip.crop_extend(scroll_x, scroll_x + width, rest).apply_offsets(scroll_x, index)
 
@@ -193,8 +231,14 @@ class LinesPanel(ScrollView, can_focus=True):
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         """The text under the operator's mouse selection, for ctrl+c."""
-        text = "\n".join("".join(part for part, _ in self._draw(item)) for item in self._items)
-        return selection.extract(text), "\n"
+        first = selection.start.y if selection.start is not None else 0
+        last = selection.end.y + 1 if selection.end is not None else len(self._items)
+        items = self._items[first : min(last, first + SELECTED_LINES)]
+        text = "\n".join("".join(part for part, _ in self._row(item)) for item in items)
+        up = Offset(0, first)
+        begun = None if selection.start is None else selection.start - up
+        ended = None if selection.end is None else selection.end - up
+        return Selection(begun, ended).extract(text), "\n"
 
     def selection_updated(self, selection: Selection | None) -> None:
         self.refresh()
@@ -231,6 +275,10 @@ class LinesPanel(ScrollView, can_focus=True):
         else:
             self.scroll_relative(y=step, animate=False)
             self.call_after_refresh(self._look_where)
+
+    def action_page(self, halves: int) -> None:
+        """By half the height of the panel, or by the whole of it."""
+        self.action_move(halves * max(1, (self.size.height - self._offset) // 2))
 
     def action_jump(self, index: int) -> None:
         if self._selectable:
@@ -273,6 +321,22 @@ class LinesPanel(ScrollView, can_focus=True):
     def select(self, index: int) -> None:
         """Put the cursor somewhere without telling anybody."""
         self.cursor = max(0, min(index, len(self._items) - 1))
+
+    @property
+    def following(self) -> bool:
+        """Does the panel stay at its end when items are added?"""
+        return self._following
+
+    def shift(self, by: int) -> None:
+        """Rows were put in, or taken out, above the cursor: keep it, and what is around it, where they are."""
+        self.select(self.cursor + by)
+        if self.scroll_offset.y > 0:
+            self.scroll_to(y=max(0, self.scroll_offset.y + by), animate=False, immediate=True)
+        self.refresh()
+
+    def reveal(self, index: int) -> None:
+        """Put the cursor somewhere and bring it into view, and tell."""
+        self._place(index)
 
     def place(self, index: int) -> None:
         """Put the cursor somewhere and bring it into view, without telling anybody."""

@@ -3,6 +3,7 @@ themselves when they are off."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from textual import events
@@ -15,6 +16,7 @@ from console.model.home import attention_row
 from console.model.reasons import observer_reason
 from console.model.rows import Row
 from console.model.safe import safe
+from runtime.events.facts import StreamEvent
 
 if TYPE_CHECKING:
     from console.app import ConsoleApp
@@ -88,6 +90,9 @@ class DeckScreen(Screen[Any]):
     def picture(self) -> object:
         """What this screen shows beside the application's view state; another value means another picture."""
         return None
+
+    def hear(self, events: Sequence[StreamEvent]) -> None:
+        """What the runtime told in this tick, for a screen that reads the store itself."""
 
     def put(self, selector: str, rows: list[Row], *, layout: bool = False) -> None:
         """Show rows in a static, unless it shows them already. ``layout`` when its height may change."""

@@ -12,7 +12,14 @@ from textual.widgets import Input, Static
 
 from console.model.compare import marked
 from console.model.home import mission_rows, preview_rows, run_header, run_row
-from console.model.reasons import again_reason, launch_reason, lookback_reason, resume_reason, toggle_watch_reason
+from console.model.reasons import (
+    again_reason,
+    launch_reason,
+    lookback_reason,
+    resume_reason,
+    run_selected_reason,
+    toggle_watch_reason,
+)
 from console.model.rows import Row, piece
 from console.panels.lines import LinesPanel
 from console.screens.base import DeckScreen
@@ -34,6 +41,9 @@ class HomeScreen(DeckScreen):
         Binding("P", "replay", "Replay", show=False, id="run.replay"),
         Binding("W", "compare", "Compare", show=False, id="run.compare"),
         Binding("t", "toggle_watch", "Watch", id="mission.watch"),
+        Binding("d", "detail", "Detail", show=False, id="run.detail"),
+        Binding("J", "journal", "Journal", show=False, id="run.journal"),
+        Binding("H", "app.history", "Runs", id="home.history"),
         Binding("slash", "filter", "Filter", key_display="/", id="home.filter"),
         Binding("v", "app.violations", "Violations", id="home.violations"),
         Binding("i", "app.approvals", "Inbox", id="home.approvals"),
@@ -102,7 +112,7 @@ class HomeScreen(DeckScreen):
         runs = home.recent(text)
         width = panel.scrollable_content_region.width or self.app.size.width - 4
         more = "" if home.complete or home.loading else "+"
-        panel.border_title = f"2 runs  {len(runs)}{more}" if runs else "2 runs"
+        panel.border_title = f"2 runs  {len(runs)}{more} · H all runs" if runs else "2 runs"
         panel.show(
             runs,
             lambda run: marked(run_row(run, width), base=run.run_id == home.base),
@@ -133,6 +143,8 @@ class HomeScreen(DeckScreen):
             return lookback_reason(self.selected_run())
         if action == "toggle_watch":
             return toggle_watch_reason(self.selected_mission(), self.console_app.home)
+        if action in ("detail", "journal"):
+            return run_selected_reason(self.selected_run())
         return None
 
     def action_launch(self) -> None:
@@ -165,6 +177,16 @@ class HomeScreen(DeckScreen):
         mission = self.selected_mission()
         if mission is not None:
             self.console_app.toggle_watch(mission.path)
+
+    def action_detail(self) -> None:
+        run = self.selected_run()
+        if run is not None:
+            self.console_app.open_detail(run.run_id)
+
+    def action_journal(self) -> None:
+        run = self.selected_run()
+        if run is not None:
+            self.console_app.open_journal(run)
 
     def action_panel(self, name: str) -> None:
         self.set_focus(self.query_one(f"#{name}"))

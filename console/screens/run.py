@@ -12,7 +12,7 @@ from textual.containers import Grid
 from textual.widgets import Static
 
 from console.model import rows
-from console.model.fold import JournalRow, RunState, StepRow
+from console.model.fold import RunState, StepRow
 from console.model.reasons import again_reason, lookback_reason, run_reason
 from console.model.safe import safe
 from console.panels.lines import LinesPanel
@@ -34,9 +34,11 @@ class RunScreen(DeckScreen):
         Binding("r", "resume", "Resume", show=False, id="run.resume"),
         Binding("a", "answer('approved')", "Approve", show=False, id="question.approve"),
         Binding("R", "answer('rejected')", "Reject …", show=False, id="question.reject"),
+        Binding("d", "detail", "Detail", id="run.detail"),
+        Binding("J", "journal", "Journal", show=False, id="run.journal"),
         Binding("V", "verify", "Verify", id="run.verify"),
         Binding("F", "again", "Run again …", show=False, id="run.again"),
-        Binding("f", "full", "Full", id="run.full"),
+        Binding("f", "full", "Full", show=False, id="run.full"),
         Binding("P", "replay", "Replay", show=False, id="run.replay"),
         Binding("W", "compare", "Compare", show=False, id="run.compare"),
         *(
@@ -181,6 +183,16 @@ class RunScreen(DeckScreen):
 
         self.app.push_screen(ConfirmScreen(run_id[:8], "Kill this run and keep what it has done?"), confirmed)
 
+    def action_detail(self) -> None:
+        """The run block by block, beginning with the step the cursor is on."""
+        state, step = self.state, self._panel("steps").item
+        if state is not None:
+            self.console_app.open_detail(state.run.run_id, step.step_id if isinstance(step, StepRow) else "")
+
+    def action_journal(self) -> None:
+        if self.state is not None:
+            self.console_app.open_journal(self.state.run)
+
     def action_answer(self, resolution: str) -> None:
         """Approving is one key; rejecting ends the run, so it asks for a reason first."""
         waiting = self.state.waiting if self.state is not None else ()
@@ -239,21 +251,10 @@ class RunScreen(DeckScreen):
     @on(LinesPanel.Chosen, "#journal")
     def _entry_chosen(self, event: LinesPanel.Chosen) -> None:
         """The open question is what enter means while one waits; else the entry as the journal has it."""
-        waiting = self.state.waiting if self.state is not None else ()
-        if waiting and self.off("answer") is None:
-            self.console_app.ask(waiting[0])
-        else:
-            self.run_worker(partial(self._show_entry, event.item), group="entry", exclusive=True, exit_on_error=False)
-
-    async def _show_entry(self, row: JournalRow) -> None:
         state = self.state
         if state is None:
             return
-
-        async def show() -> None:
-            found = await self.console_app.deck.entries(state.run.run_id, after=row.seq - 1, limit=1)
-            unreadable: rows.Row = (rows.piece("it cannot be read", "bad"),)
-            details = rows.entry_details(found[0]) if found else [unreadable]
-            self.app.push_screen(DetailScreen(safe(f"entry #{row.seq:04d} {row.kind}"), details))
-
-        await self.console_app.guarded(show)
+        if state.waiting and self.off("answer") is None:
+            self.console_app.ask(state.waiting[0])
+        else:
+            self.console_app.open_entry(state.run.run_id, event.item.seq)

@@ -235,7 +235,27 @@ class Deck(Protocol):
 
     async def nodes(self, run_id: str) -> tuple[NodeInfo, ...]: ...
 
-    async def entries(self, run_id: str, *, after: int = -1, limit: int = 500) -> tuple[EntryAppended, ...]: ...
+    async def entries(
+        self,
+        run_id: str,
+        *,
+        after: int = -1,
+        limit: int = 500,
+        until: int | None = None,
+        kinds: Sequence[str] = (),
+        step: str | None = None,
+        offset: int = 0,
+    ) -> tuple[EntryAppended, ...]:
+        """Entries after ``after``, in order, as far as the journal can be read; at most 2,000.
+
+        Only those up to ``until``, of ``kinds`` (from an index), and naming ``step`` (searched for: give ``until``),
+        after skipping ``offset`` of them.
+        """
+        ...
+
+    async def count_entries(self, run_id: str, *, kinds: Sequence[str] = ()) -> int:
+        """How many entries `entries` could give, of these kinds or of any."""
+        ...
 
     async def violations(self, run_id: str | None = None, *, limit: int = 200) -> tuple[Violation, ...]: ...
 

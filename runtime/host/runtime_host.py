@@ -98,6 +98,7 @@ class RuntimeHost(StoreReads):
         self._hub = EventHub()
         self._journal = journal
         self._runs: dict[str, LiveRun] = {}
+        self._told: dict[str, RunSummary] = {}
         self._opening: dict[str, asyncio.Task[LiveRun | RunSummary]] = {}
         self._orphans: tuple[RunSummary, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -420,6 +421,7 @@ class RuntimeHost(StoreReads):
 
     def _adopt(self, run: LiveRun) -> None:
         self._runs[run.run_id] = run
+        self._told.pop(run.run_id, None)
         run.start()
         task = asyncio.create_task(self._outlive(run), name=f"outlive-{run.run_id[:8]}")
         self._tasks.add(task)
@@ -442,6 +444,7 @@ class RuntimeHost(StoreReads):
             self._finished(verifying)
             if self._runs.get(run.run_id) is run:
                 del self._runs[run.run_id]
+                self._told.pop(run.run_id, None)
         self._orphans = tuple(item for item in self._orphans if item.run_id != run.run_id)
         if final.status.terminal:
             await self._close_questions(final)
@@ -478,17 +481,23 @@ class RuntimeHost(StoreReads):
         self._hub.publish(RunChanged(run=run))
 
     def _record(self, run: RunSummary) -> None:
+        """Store what changed since the row was last told: SQLite rewrites the index of every column an update names."""
+        told = self._told.get(run.run_id)
         members = {name: getattr(run, name) for name in _STORED}
-        self._submit(update_run(run.run_id, **members, last_seq=run.entries - 1))
+        changes = {name: value for name, value in members.items() if told is None or getattr(told, name) != value}
+        if changes and self._submit(update_run(run.run_id, **changes, last_seq=run.entries - 1)):
+            self._told[run.run_id] = run
 
-    def _submit(self, statement: Statement) -> None:
+    def _submit(self, statement: Statement) -> bool:
         """Rows can be told again from the journal: a store in trouble must not keep a fence from being shown."""
         if self._store.poisoned is not None:
-            return
+            return False
         try:
             self._store.submit([statement])
         except StorageError as error:
             _LOG.warning("a row could not be stored: %s", error)
+            return False
+        return True
 
     def _asked(self, question: Escalation) -> None:
         if question.resolved_at is None:

@@ -134,8 +134,23 @@ class ThreadedDeck:
     async def nodes(self, run_id: str) -> tuple[NodeInfo, ...]:
         return await self._there(self._deck.nodes(run_id))
 
-    async def entries(self, run_id: str, *, after: int = -1, limit: int = 500) -> tuple[EntryAppended, ...]:
-        return await self._there(self._deck.entries(run_id, after=after, limit=limit))
+    async def entries(
+        self,
+        run_id: str,
+        *,
+        after: int = -1,
+        limit: int = 500,
+        until: int | None = None,
+        kinds: Sequence[str] = (),
+        step: str | None = None,
+        offset: int = 0,
+    ) -> tuple[EntryAppended, ...]:
+        return await self._there(
+            self._deck.entries(run_id, after=after, limit=limit, until=until, kinds=kinds, step=step, offset=offset)
+        )
+
+    async def count_entries(self, run_id: str, *, kinds: Sequence[str] = ()) -> int:
+        return await self._there(self._deck.count_entries(run_id, kinds=kinds))
 
     async def violations(self, run_id: str | None = None, *, limit: int = 200) -> tuple[Violation, ...]:
         return await self._there(self._deck.violations(run_id, limit=limit))

@@ -487,12 +487,17 @@ class StepRecord:
         return None if self.seq == 0 else self.prev_entry_hash
 
 
+_SCALARS: Final = frozenset({str, int, bool, float})
+
+
 def frozen(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """A deep, read-only copy of a JSON-like mapping, so that returned records cannot alter history."""
     return MappingProxyType({key: _freeze(item) for key, item in value.items()})
 
 
 def _freeze(value: Any) -> Any:
+    if value is None or type(value) in _SCALARS:  # most values; telling mappings from others is slow
+        return value
     if isinstance(value, Mapping):
         return frozen(value)
     if isinstance(value, list | tuple):

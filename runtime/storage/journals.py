@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
+from runtime.kernel.canonical import canonical_bytes
 from runtime.kernel.errors import StorageError
 from runtime.kernel.ports import Durable, StoredEntry
 from runtime.storage.reader import Reader, Row
@@ -25,6 +26,7 @@ _INSERT: Final = (
 )
 _COLUMNS: Final = "e.journal_id, e.seq, e.kind, e.at, e.prev_entry_hash, e.entry_hash, e.body"
 _KEYS: Final = "SELECT rowid FROM journal_entries WHERE journal_id = ? AND seq > ? ORDER BY seq LIMIT ?"
+_FOUND: Final = "SELECT rowid AS r, seq FROM journal_entries{by} WHERE {where}"
 _ROW: Final = f"SELECT {_COLUMNS} FROM journal_entries AS e WHERE e.rowid = ?"
 _BY_KIND: Final = (
     "WITH page AS (SELECT rowid AS r FROM journal_entries INDEXED BY journal_by_kind WHERE kind = ?{more}"
@@ -77,10 +79,28 @@ class Journals:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
-    async def read(self, journal_id: str, after: int = -1, limit: int = PAGE) -> list[StoredEntry]:
+    async def read(
+        self,
+        journal_id: str,
+        after: int = -1,
+        limit: int = PAGE,
+        *,
+        until: int | None = None,
+        kinds: Sequence[str] = (),
+        step: str | None = None,
+        offset: int = 0,
+    ) -> list[StoredEntry]:
         """Entries with ``seq > after``, in order. Raises `DamagedJournal` with what came before the damage;
-        its ``count`` takes the ``after + 1`` earlier entries as read."""
-        rows, fault = await self._reader.fetch_until_damage(_KEYS, (journal_id, after, limit), _ROW)
+        its ``count`` takes the ``after + 1`` earlier entries as read.
+
+        Only those up to ``until``, of ``kinds``, and of one step, after skipping ``offset`` of them. Kinds come from
+        an index; a step is searched for in the bodies, which ``until`` should bound.
+        """
+        if until is None and not kinds and step is None and not offset:
+            keys, parameters = _KEYS, [journal_id, after, limit]
+        else:
+            keys, parameters = _keys(journal_id, after, limit, until, kinds, step, offset)
+        rows, fault = await self._reader.fetch_until_damage(keys, parameters, _ROW)
         entries: list[StoredEntry] = []
         for row in rows:
             if not _belongs(row, journal_id):
@@ -109,6 +129,14 @@ class Journals:
             # A damaged number could send us back; only ever go forward.
             seen = max(seen + 1, page[-1].seq)
 
+    async def count(self, journal_id: str, kinds: Sequence[str] = ()) -> int:
+        """How many entries there are, of these kinds or of any."""
+        marks = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
+        rows = await self._reader.fetch(
+            f"SELECT count(*) FROM journal_entries WHERE journal_id = ?{marks}", (journal_id, *kinds)
+        )
+        return int(rows[0][0])
+
     async def head(self, journal_id: str) -> StoredEntry | None:
         """The newest entry."""
         rows = await self._reader.fetch(
@@ -122,6 +150,26 @@ class Journals:
         more, parameters = ("", [kind]) if journal_id is None else (" AND journal_id = ?", [kind, journal_id])
         rows = await self._reader.fetch(_BY_KIND.format(more=more), (*parameters, limit))
         return [_entry(row) for row in rows]
+
+
+def _keys(
+    journal_id: str, after: int, limit: int, until: int | None, kinds: Sequence[str], step: str | None, offset: int
+) -> tuple[str, list[object]]:
+    """Row numbers of the entries a filter lets through: one ordered index search per kind, merged by number."""
+    conditions, parameters = ["journal_id = ?", "seq > ?"], [journal_id, after]
+    if until is not None:
+        conditions.append("seq <= ?")
+        parameters.append(until)
+    if step is not None:
+        # Quotes inside canonical strings are escaped: this byte sequence can only be a member.
+        conditions.append("instr(body, ?) > 0")
+        parameters.append(b'"step_id":' + canonical_bytes(step))
+    where = " AND ".join(conditions)
+    by_kind = _FOUND.format(by=" INDEXED BY journal_by_kind", where=f"kind = ? AND {where}")
+    searches = [by_kind] * len(kinds) or [_FOUND.format(by="", where=where)]
+    values = [value for kind in kinds for value in (kind, *parameters)] or parameters
+    merged = f"{' UNION ALL '.join(searches)} ORDER BY seq LIMIT ? OFFSET ?"
+    return f"SELECT r FROM ({merged}) ORDER BY seq", [*values, limit, offset]
 
 
 def _belongs(row: Row, journal_id: str) -> bool:

@@ -8,6 +8,7 @@ Listing is keyset-paged over a covering index: the cost of a page does not grow 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -78,6 +79,7 @@ SORTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 _SELECT: Final = "SELECT " + ", ".join(f"runs.{column}" for column in _COLUMNS) + " FROM runs"
+_ID_PART: Final = re.compile(r"[0-9a-fA-F-]+")
 _OPEN: Final = tuple(status.value for status in RunStatus if not status.terminal)
 
 
@@ -228,10 +230,25 @@ def _conditions(
         conditions.append(f"status IN ({', '.join('?' * len(statuses))})")
         parameters += [status.value for status in statuses]
     if text.strip():
-        part = f"%{_literal(text.strip())}%"
-        conditions.append(r"(mission LIKE ? ESCAPE '\' OR run_id LIKE ? ESCAPE '\' OR status LIKE ? ESCAPE '\')")
-        parameters += [part, part, part]
+        condition, values = _containing(text.strip())
+        conditions.append(condition)
+        parameters += values
     return conditions, parameters
+
+
+def _containing(text: str) -> tuple[str, list[object]]:
+    """Rows whose mission, id or status contains ``text``. Comparing text is what a filter of many rows costs, so an
+    id is looked at only by a text that could be part of one, and a status is known by name."""
+    part = f"%{_literal(text)}%"
+    choices, values = [r"mission LIKE ? ESCAPE '\'"], [part]
+    if _ID_PART.fullmatch(text):
+        choices.append(r"run_id LIKE ? ESCAPE '\'")
+        values.append(part)
+    named = [status.value for status in RunStatus if text.lower() in status.value]
+    if named:
+        choices.append(f"status IN ({', '.join('?' * len(named))})")
+        values += named
+    return f"({' OR '.join(choices)})", [*values]
 
 
 def _literal(text: str) -> str:

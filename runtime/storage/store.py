@@ -37,6 +37,11 @@ from runtime.storage.reader import Reader
 from runtime.storage.runs import Runs
 from runtime.storage.writer import Statement, Ticket, Writer
 
+#: Up to this size a store is checked whole when it is opened (a fraction of a second). A check reads every page: over
+#: gigabytes it takes minutes, so of a larger store only the tables that every start relies on are checked, and damage
+#: elsewhere shows when it is read or written, and in `verify`.
+CHECKED_WHOLE: Final = 64 * 1024 * 1024
+_ALWAYS_CHECKED: Final = ("meta", "holder", "missions", "escalations")
 #: Problems of `quick_check` quoted in the message; the count says enough beyond that.
 _QUOTED_PROBLEMS: Final = 3
 
@@ -258,8 +263,15 @@ def _relieve(reserve: Path) -> bool:
 
 
 def _quick_check(connection: sqlite3.Connection, where: Path) -> None:
-    problems = [str(row[0]) for row in connection.execute("PRAGMA quick_check")]
-    if problems != ["ok"]:
+    size = 1
+    for factor in ("page_count", "page_size"):
+        size *= int(connection.execute(f"PRAGMA {factor}").fetchone()[0])
+    checks = ["PRAGMA quick_check"]
+    if size > CHECKED_WHOLE:
+        checks = [f"PRAGMA quick_check('{table}')" for table in _ALWAYS_CHECKED]
+    answers = [str(row[0]) for check in checks for row in connection.execute(check)]
+    problems = [answer for answer in answers if answer != "ok"]
+    if problems:
         quoted = "; ".join(problems[:_QUOTED_PROBLEMS])
         raise StorageError(
             "STORE_CORRUPT",

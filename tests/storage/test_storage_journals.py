@@ -85,6 +85,36 @@ async def test_streaming_crosses_pages(store: Store, entry: Entry) -> None:
     assert [e.seq async for e in store.journals.stream("j")] == list(range(count))
 
 
+KINDS = ("step_started", "receipt", "step_finished", "signal")
+
+
+async def mixed(store: Store, entry: Entry, count: int) -> list[StoredEntry]:
+    """A journal whose entries name steps, one of them only inside another text."""
+    made = []
+    for seq in range(count):
+        body = f'{{"note":"\\"step_id\\":\\"s0\\"","seq":{seq},"step_id":"s{seq % 5}"}}'.encode()
+        made.append(entry(seq, KINDS[seq % 7 % 4], body))
+        store.journal("j").append(made[-1])
+        store.journal("other").append(entry(seq, "receipt", body))
+    await store.flush()
+    return made
+
+
+@pytest.mark.parametrize("kinds", [(), ("receipt",), ("step_started", "step_finished"), ("nothing",)])
+@pytest.mark.parametrize("step", [None, "s0", "s", 's"3'])
+async def test_filters_page_like_a_filtered_list(
+    store: Store, entry: Entry, kinds: tuple[str, ...], step: str | None
+) -> None:
+    made = await mixed(store, entry, 150)
+    rows = [item for item in made if (not kinds or item.kind in kinds) and (step is None or step == f"s{item.seq % 5}")]
+    if step is None:
+        assert await store.journals.count("j", kinds) == len(rows)
+    for after, until, offset in ((-1, None, 0), (-1, None, 7), (40, 90, 0), (40, 90, 3), (149, None, 0)):
+        kept = [item for item in rows if after < item.seq <= (until or 150)]
+        found = await store.journals.read("j", after, 10, until=until, kinds=kinds, step=step, offset=offset)
+        assert found == kept[offset : offset + 10]
+
+
 async def test_by_kind_newest_first_in_one_journal_or_all(store: Store, entry: Entry) -> None:
     store.journal("a").append(entry(0, "operation_denied", b"a0"))
     store.journal("b").append(entry(0, "operation_denied", b"b0"))

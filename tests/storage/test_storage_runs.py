@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from runtime.kernel.errors import ContractError, StorageError
 from runtime.kernel.outcomes import Exit, RunStatus
 from runtime.storage.escalations import insert_escalation, resolve_escalation
 from runtime.storage.missions import MissionRecord, insert_mission
-from runtime.storage.runs import RunRecord, insert_run, update_run
+from runtime.storage.runs import SORTS, RunRecord, insert_run, update_run
 from runtime.storage.store import Store
 
 Run = Callable[..., RunRecord]
@@ -181,3 +182,63 @@ async def test_mission_files_are_kept_byte_for_byte(store: Store) -> None:
     await store.submit([insert_mission(first), insert_mission(replace(first, path="/later"))])
     assert await store.missions.get("h") == first
     assert await store.missions.get("unknown") is None
+
+
+STATUS_FILTERS: list[tuple[RunStatus, ...]] = [(), (RunStatus.FAILED,), (RunStatus.RUNNING, RunStatus.CANCELLED)]
+
+
+async def test_every_order_and_filter_pages_like_a_sorted_list(store: Store, run: Run) -> None:
+    """Sort × direction × text × statuses × offset, against the same rows in Python, equal keys included."""
+    records = [
+        run(
+            number * 7919 % 240,
+            status=list(RunStatus)[number % 11],
+            mission=("hello", "triage", "watch-tests")[number % 3],
+            duration_ms=number % 13 * 100,
+            violations=number % 4,
+        )
+        for number in range(240)
+    ]
+    for record in records:
+        store.submit([insert_run(record)])
+    await store.flush()
+    keys: dict[str, Callable[[RunSummary], Any]] = {
+        "created": lambda row: "",
+        "mission": lambda row: row.mission,
+        "status": lambda row: row.status.value,
+        "duration": lambda row: row.duration_ms,
+        "violations": lambda row: row.violations,
+    }
+    assert set(keys) == set(SORTS)
+    for text, statuses in itertools.product(("", "watch", "RUN", "0000000"), STATUS_FILTERS):
+        rows = [
+            record.summary
+            for record in records
+            if (not statuses or record.summary.status in statuses)
+            and text.lower() in f"{record.summary.mission} {record.summary.run_id} {record.summary.status.value}"
+        ]
+        assert await store.runs.count(text=text, statuses=statuses) == len(rows)
+        for (sort, key), descending in itertools.product(keys.items(), (True, False)):
+            rows.sort(key=lambda row: (key(row), row.created_at, row.run_id), reverse=descending)
+            for offset in (0, 3, len(rows) - 2, len(rows) + 1):
+                page = await store.runs.list(
+                    text=text, statuses=statuses, sort=sort, descending=descending, offset=offset, limit=5
+                )
+                wanted = rows[max(offset, 0) : max(offset, 0) + 5]
+                assert [row.run_id for row in page] == [row.run_id for row in wanted], (sort, descending, text, offset)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+async def test_no_order_of_the_list_is_sorted_by_hand(store: Store, sort: str) -> None:
+    order = ", ".join(f"{column} DESC" for column in (*SORTS[sort], "created_at", "run_id"))
+    rows = await store._reader.fetch(
+        f"EXPLAIN QUERY PLAN SELECT rowid FROM runs WHERE mission LIKE '%a%' ORDER BY {order} LIMIT 50 OFFSET 90000"
+    )
+    plan = " ".join(str(row[-1]) for row in rows)
+    assert "COVERING INDEX" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+async def test_an_unknown_order_is_refused(store: Store) -> None:
+    with pytest.raises(ContractError, match="sorted by"):
+        await store.runs.list(sort="created_at; DROP TABLE runs")

@@ -250,6 +250,30 @@ async def test_damage_inside_is_found_before_anything_is_written(state: StateDir
     assert "problems" in error.message or "damaged" in error.message
 
 
+async def test_opening_a_large_store_does_not_read_all_of_it(
+    state: StateDir, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journals are not read, but what a start relies on is."""
+    store = await open_store(state)
+    for seq in range(400):
+        store.journal("j").append(entry(seq, body=b"x" * 500))
+    await store.close()
+    content = state.db.read_bytes()
+    monkeypatch.setattr("runtime.storage.store.CHECKED_WHOLE", len(content) - 1)
+    damaged = bytearray(content)
+    place = len(content) // 8192 * 4096
+    damaged[place : place + 4096] = b"\xff" * 4096
+    state.db.write_bytes(damaged)
+    await (await open_store(state)).close()
+    plain = sqlite3.connect(state.db)
+    root = plain.execute("SELECT rootpage FROM sqlite_master WHERE name = 'escalations'").fetchone()[0]
+    plain.close()
+    damaged = bytearray(state.db.read_bytes())
+    damaged[(root - 1) * 4096 : root * 4096] = b"\xff" * 4096
+    state.db.write_bytes(damaged)
+    await opening_fails(state, "STORE_CORRUPT")
+
+
 async def test_a_linked_database_is_refused(state: StateDir, tmp_path: Path) -> None:
     state.create()
     state.db.symlink_to(tmp_path / "elsewhere.db")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,14 +142,17 @@ class FakeDeck:
             found = [run for run in found if (run.created_at, run.run_id) < before]
         if sort != "created" or not descending:
             attribute = {"created": "created_at", "duration": "duration_ms"}.get(sort, sort)
-            found.sort(key=lambda run: str(getattr(run, attribute)), reverse=descending)
+            found.sort(
+                key=lambda run: (_plain(getattr(run, attribute)), run.created_at, run.run_id), reverse=descending
+            )
         return tuple(found[offset : offset + limit])
 
     def _matching(self, text: str, statuses: Sequence[RunStatus]) -> list[RunSummary]:
         return [
             run
             for run in self.runs_list
-            if text in f"{run.mission} {run.run_id}" and (not statuses or run.status in statuses)
+            if text.strip().casefold() in f"{run.mission} {run.run_id} {run.status.value}"
+            and (not statuses or run.status in statuses)
         ]
 
     async def count_runs(self, *, text: str = "", statuses: Sequence[RunStatus] = ()) -> int:
@@ -194,9 +198,30 @@ class FakeDeck:
     async def nodes(self, run_id: str) -> tuple[NodeInfo, ...]:
         return tuple(self.nodes_list)
 
-    async def entries(self, run_id: str, *, after: int = -1, limit: int = 500) -> tuple[EntryAppended, ...]:
+    async def entries(
+        self,
+        run_id: str,
+        *,
+        after: int = -1,
+        limit: int = 500,
+        until: int | None = None,
+        kinds: Sequence[str] = (),
+        step: str | None = None,
+        offset: int = 0,
+    ) -> tuple[EntryAppended, ...]:
         self.reads.append((after, limit))
-        return tuple(item for item in self.entries_list if item.run_id == run_id and item.seq > after)[:limit]
+        found = [
+            item
+            for item in self.entries_list
+            if item.run_id == run_id
+            and after < item.seq <= (sys.maxsize if until is None else until)
+            and (not kinds or item.kind in kinds)
+            and (step is None or step in (item.entry.get("step_id"), item.entry.get("receipt", {}).get("step_id")))
+        ]
+        return tuple(found[offset : offset + limit])
+
+    async def count_entries(self, run_id: str, *, kinds: Sequence[str] = ()) -> int:
+        return len([item for item in self.entries_list if item.run_id == run_id and (not kinds or item.kind in kinds)])
 
     async def violations(self, run_id: str | None = None, *, limit: int = 200) -> tuple[Violation, ...]:
         return tuple(self.violations_list[:limit])
@@ -223,6 +248,10 @@ class FakeDeck:
 
     async def close(self) -> None:
         self.closed = True
+
+
+def _plain(value: object) -> Any:
+    return value.value if isinstance(value, RunStatus) else value
 
 
 def good_verdict(run_id: str, entries: int) -> Verification:

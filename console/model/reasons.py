@@ -51,13 +51,6 @@ def _control_reason(action: str, run: RunSummary) -> str | None:
     return None
 
 
-def detail_reason(action: str, state: RunState | None) -> str | None:
-    """Why something about the run in detail is off; None when it is on."""
-    if state is None:
-        return "the run is still being opened"
-    return resume_reason(state.run) if action == "resume" else None
-
-
 def journal_reason(action: str, entries: int) -> str | None:
     """Why a journal cannot be searched or checked; None when it can."""
     if action in ("filter", "seek", "verify") and not entries:

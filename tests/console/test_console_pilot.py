@@ -457,10 +457,10 @@ async def test_filter_narrows_missions_and_runs() -> None:
         await pilot.press("slash", *"hello")
         await settle(pilot)
         assert [item.name for item in screen._missions] == ["hello"]
-        assert screen.selected_run() is None
+        assert screen.run_at_hand() is None
         await pilot.press("escape")
         await settle(pilot)
-        assert screen.selected_run() is not None
+        assert screen.run_at_hand() is not None
 
 
 async def test_palette_launches_a_mission() -> None:

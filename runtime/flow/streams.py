@@ -149,7 +149,7 @@ class StreamEdges:
         return result.queued
 
     async def settle(self, owner: Hashable) -> bool:
-        """Wait until every Data item of ``owner`` is kept. False when that took too long: the rest has been shed.
+        """Wait until every Data item of ``owner`` is kept. False when that took too long: the rest is out, and recorded.
 
         Telemetry that waits is shown, so that nobody's last words come after its end. Raises whatever ``check`` raises
         when the turn is fenced.

@@ -187,6 +187,15 @@ def test_what_passed_the_stream_edges_is_counted_from_the_journal() -> None:
     assert list(state.indexes) == [("red", "sha256:2"), ("apply", "sha256:2")]
 
 
+@pytest.mark.parametrize("stream", [3, {}, {"items": "many", "bytes": 1, "index": "x"}, {"items": 1, "bytes": 1}])
+def test_a_malformed_stream_member_is_no_stream(stream: object) -> None:
+    """A journal somebody rewrote is still shown; verification says what is wrong with it."""
+    state = begin()
+    state.apply_all([started(0, "red"), finished(1, "red", "completed", stream=stream)])
+    assert (state.steps["red"].status, state.totals, list(state.indexes)) == ("completed", {}, [])
+    assert "items" not in state.journal[-1].text
+
+
 @pytest.mark.parametrize("width", [40, 50, 68])
 def test_stream_rows_say_everything_at_every_width(width: int) -> None:
     state = begin()

@@ -115,19 +115,19 @@ def test_bytes_bound_an_edge_and_count_for_its_watermarks() -> None:
     assert recovered == [[], ["flow_xon"]], "one item waits, but it is more than 20 % of the bytes"
 
 
-TRAFFIC = st.lists(st.one_of(st.integers(1, 400), st.none()), max_size=300)
+#: Sizes of arriving items, and departures (None) too rarely to keep up.
+SIZES = st.integers(1, 300)
+TRAFFIC = st.lists(st.one_of(SIZES, SIZES, SIZES, st.none()), min_size=20, max_size=200)
 
 
 @given(TRAFFIC, st.booleans())
 def test_notices_tell_every_drop_once_and_nothing_else(traffic: list[int | None], fenced: bool) -> None:
     lanes = queues(LaneLimits(5, 4, 1, 1000))
     signals: list[ControlSignal] = []
-    dropped, out, waiting = set[int](), 0, 0
+    dropped = set[int]()
     for sequence, size in enumerate(traffic):
         if size is None:
-            dispatch = lanes.dequeue()
-            out += dispatch is not None
-            signals += dispatch.signals if dispatch else ()
+            signals += getattr(lanes.dequeue(), "signals", ())
             continue
         item = LaneItem(event_id=f"e{sequence}", lane=Lane.TELEMETRY, transport_sequence=sequence, size=size)
         result = lanes.enqueue(item)
@@ -136,7 +136,6 @@ def test_notices_tell_every_drop_once_and_nothing_else(traffic: list[int | None]
             dropped.add(sequence)
         assert lanes.depth(Lane.TELEMETRY) <= 5
         assert lanes.bytes_in(Lane.TELEMETRY) <= 1000
-        waiting = lanes.depth(Lane.TELEMETRY)
     waiting = lanes.depth(Lane.TELEMETRY)
     signals += (*(lanes.clear(Lane.TELEMETRY, "cancel_flush") if fenced else ()), *lanes.flush())
     notices = [item for item in signals if item.signal == "drop_notice"]
@@ -312,6 +311,7 @@ async def test_a_fence_releases_emitters_and_steps_and_flushes_with_one_notice_e
         with pytest.raises(Halted):
             await bench.edges.send("a", "late", 1)
         bench.port.open.set()
+        await until(lambda: bench.port.kept or None)
     assert bench.port.shown == [], "nothing is shown after a fence, not even what was being kept"
     assert bench.edges.fence() == (), "a second fence has nothing to tell"
 

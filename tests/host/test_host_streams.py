@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
+from runtime.blocks.builtin.burst import Burst
+from runtime.blocks.contexts import BlockContext
+from runtime.blocks.values import BlockValue
 from runtime.events.facts import LanesChanged, OutputDelta
 from runtime.host.api import Launch, RunStatus
 from runtime.host.runtime_host import RuntimeHost
 from runtime.host.stream_items import last_texts, stream_texts
 from runtime.kernel.canonical import parse_strict
+from runtime.kernel.errors import Halted
 from runtime.orchestration.stream_index import WIDTH, StreamIndex, read_node
 from runtime.storage.artifacts import Artifacts
 from tests.support.hosting import entries, hosting, live, plain, run_to_end, until
@@ -162,6 +166,21 @@ async def test_a_store_that_fails_ends_the_run_instead_of_leaving_it_waiting(
     monkeypatch.setattr(Artifacts, "flush", broken)
     await until(lambda: run.over or None)
     assert (run.summary.code, run.summary.resumable) == ("runtime_internal_error", True)
+
+
+async def test_an_attempt_that_is_halted_tells_what_of_its_items_nobody_kept(
+    host: RuntimeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def halted(self: Burst, input: BlockValue, ctx: BlockContext) -> None:
+        for number in range(10):
+            await ctx.emit("data", number)
+        raise Halted("COMP_FAILED", "an effect could not be undone")
+
+    monkeypatch.setattr(Burst, "run", halted)
+    done = await run_to_end(host, bursts(tmp_path / "m", items=10))
+    assert done.status is RunStatus.FAILED
+    (notice,) = [item for item in await signals(host, done.run_id) if item["signal"] == "drop_notice"]
+    assert (notice["reason"], notice["edge_id"], notice["amount"]) == ("cancel_flush", "stream/data", 10)
 
 
 def test_an_index_of_any_size_is_a_tree_of_bounded_nodes() -> None:

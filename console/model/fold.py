@@ -207,9 +207,12 @@ class RunState:
                 setattr(twin, item.name, value.copy())
         twin.steps = {name: replace(row) for name, row in self.steps.items()}
         twin.totals = {lane: replace(totals) for lane, totals in self.totals.items()}
-        twin.tries = {key: replace(made, waits=list(made.waits)) for key, made in self.tries.items()}
+        made = {id(item): item for known in (self.tries, self._latest, self._asking) for item in known.values()}
+        own = {name: replace(item, waits=list(item.waits)) for name, item in made.items()}
+        twin.tries = {key: own[id(item)] for key, item in self.tries.items()}
+        twin._latest = {key: own[id(item)] for key, item in self._latest.items()}
+        twin._asking = {key: own[id(item)] for key, item in self._asking.items()}
         twin.writes = deque((replace(write) for write in self.writes), maxlen=WRITES_KEPT)
-        twin._asking = {name: twin.tries.get(made.key, made) for name, made in self._asking.items()}
         return twin
 
     def step_rows(self) -> list[StepRow]:

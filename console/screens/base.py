@@ -10,12 +10,13 @@ from textual import events
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from console.model.home import attention_row
 from console.model.reasons import observer_reason
 from console.model.rows import Row
 from console.model.safe import safe
+from console.panels.keys import KeyBar
 from runtime.events.facts import StreamEvent
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class DeckScreen(Screen[Any]):
     def compose(self) -> ComposeResult:
         yield Static("", id="attention", markup=False)
         yield from self.body()
-        yield Footer(show_command_palette=False)
+        yield KeyBar()
 
     def body(self) -> ComposeResult:
         """The widgets between attention bar and footer."""
@@ -75,7 +76,7 @@ class DeckScreen(Screen[Any]):
 
     def redraw(self) -> None:
         """Draw the view state; called at most once per tick."""
-        if not (self.app.is_running and self.is_mounted) or not self.query(Footer):
+        if not (self.app.is_running and self.is_mounted) or not self.query(KeyBar):
             return  # not composed yet, or its widgets are being taken down already, one by one
         self.put("#attention", [attention_row(self.console_app.home)])
         self.draw()

@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
 from console.app import ConsoleApp
+from console.panels.keys import KeyBar
 from console.panels.lines import LinesPanel
 from console.screens.dialogs import AnswerScreen, DetailScreen
 from console.screens.help import HelpScreen
@@ -137,6 +138,16 @@ async def test_control_keys_reach_the_runtime(key: str, verb: str) -> None:
         await pilot.press(key)
         await settle(pilot)
     assert fake.intents[0][:2] == (verb, RUN)
+
+
+async def test_a_key_in_the_bottom_line_answers_to_a_click() -> None:
+    fake = deck()
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        shown = pilot.app.screen.query_one(KeyBar).render_line(0).text
+        await pilot.click(KeyBar, offset=(shown.index("x Cancel") + 2, 0))
+        await settle(pilot)
+    assert fake.intents[0][:2] == ("cancel", RUN)
 
 
 async def test_p_resumes_a_paused_run() -> None:

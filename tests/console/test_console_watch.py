@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,7 +130,7 @@ async def test_the_toggle_watches_with_default_inputs_and_lets_go() -> None:
         await settle(pilot)
         assert "│ nightly-report  ● running" in drawn(pilot)
         await press(pilot, "t")
-        assert fake.intents == [("watch", Watch(path="reports/mission.yaml"))]
+        assert fake.intents == [("watch", Watch(path="reports/mission.yaml", directory=str(Path.cwd())))]
         assert "watching nightly-report: 214 files of src/**, prompts/**" in notices(pilot)
         fake.publish(WatchesChanged(watches=(SUSPENDED,)))
         await settle(pilot)

@@ -6,6 +6,7 @@ was half the cost of opening a screen. A key still answers to a click.
 
 from __future__ import annotations
 
+from textual.binding import ActiveBinding, Binding
 from textual.content import Content
 from textual.screen import Screen
 from textual.style import Style
@@ -26,10 +27,16 @@ class KeyBar(Static):
         if self.is_attached and screen is self.screen and self.app.app_focus:
             self._show()
 
+    def _place(self, active: ActiveBinding) -> int:
+        """Keys in the order the screen's own class declares them; inherited ones after those."""
+        own = [item.key for item in type(self.screen).BINDINGS if isinstance(item, Binding)]
+        shown = [index for index, keys in enumerate(own) if active.binding.key in keys.split(",")]
+        return shown[0] if shown else len(own)
+
     def _show(self) -> None:
         seen: set[str] = set()
         pieces: list[Content] = []
-        for active in self.screen.active_bindings.values():
+        for active in sorted(self.screen.active_bindings.values(), key=self._place):
             binding = active.binding
             if not binding.show or binding.action in seen:
                 continue

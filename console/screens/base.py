@@ -42,6 +42,24 @@ def block(rows: list[Row]) -> Content:
     return Content("\n").join([content(row) for row in rows])
 
 
+class KeyBar(Footer):
+    """A footer that is built again only when it would show something else; Textual's own is at every focus change."""
+
+    def __init__(self) -> None:
+        super().__init__(show_command_palette=False)
+        self._keys: tuple[object, ...] = ()
+
+    def bindings_changed(self, screen: Screen[Any]) -> None:
+        keys = tuple(
+            (active.binding, active.enabled) for active in screen.active_bindings.values() if active.binding.show
+        )
+        if keys == self._keys:
+            return
+        if self.is_attached and screen is self.screen and self.app.app_focus:  # else it is not built now
+            self._keys = keys
+        super().bindings_changed(screen)
+
+
 class DeckScreen(Screen[Any]):
     """A full screen of the console."""
 
@@ -59,7 +77,7 @@ class DeckScreen(Screen[Any]):
     def compose(self) -> ComposeResult:
         yield Static("", id="attention", markup=False)
         yield from self.body()
-        yield Footer(show_command_palette=False)
+        yield KeyBar()
 
     def body(self) -> ComposeResult:
         """The widgets between attention bar and footer."""

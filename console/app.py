@@ -48,6 +48,8 @@ from runtime.events.facts import Escalation, RunSummary, StreamEvent
 from runtime.host.api import Ack, Answer, Deck, Exit, MissionInfo, QuarterdeckError, Subscription, Watch
 
 TICK_SECONDS: Final = 0.1
+#: A journal that is being read in is drawn this often.
+CATCHING_UP_SECONDS: Final = 1.0
 RUNS_PAGE: Final = 200
 DEFAULT_THEME: Final = "night-watch"
 _HERE = Path(__file__).parent
@@ -242,9 +244,12 @@ class ConsoleApp(App[int]):
     def _picture(self) -> tuple[object, ...]:
         """What the visible screen shows; another value means another picture."""
         opened = self.opened
+        shown: object = opened.revision if opened is not None else None
+        if opened is not None and opened.far_behind:  # every page changes it; drawing each would be in the way of keys
+            shown = int(self._clock() / CATCHING_UP_SECONDS)
         return (
             self.home.revision,
-            opened.revision if opened is not None else None,
+            shown,
             self.elapsed_ms() // 1000,
             self.screen,
             self.screen.picture() if isinstance(self.screen, DeckScreen) else None,

@@ -40,6 +40,7 @@ VIOLATIONS_KEPT: Final = 500
 OUTPUTS_KEPT: Final = 64
 ATTEMPTS_KEPT: Final = 4000  # two attempts of every block of the largest mission
 WRITES_KEPT: Final = 500
+FAR_BEHIND: Final = 2000
 LINE_LIMIT: Final = 4096  # a line without end is cut, not collected
 SUBJECT_LIMIT: Final = 4000  # characters of a step's input shown beside its question
 
@@ -227,6 +228,11 @@ class RunState:
     def missing(self) -> bool:
         """True while the store holds entries of this run that were not read yet."""
         return self.behind > self.last_seq
+
+    @property
+    def far_behind(self) -> bool:
+        """True while thousands of entries are still to be read: what the state says is long past."""
+        return self.behind - self.last_seq > FAR_BEHIND
 
     @property
     def expected(self) -> int:

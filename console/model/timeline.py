@@ -69,8 +69,8 @@ def _bar(item: Attempt, start: float, origin: float, now: float) -> Bar:
     for asked, answered in item.waits:
         begun, over = _seconds(asked), _seconds(answered)
         if begun is not None:
-            until = end if over is None else over - origin
-            waits.append((min(max(start, begun - origin), end), min(max(start, until), end)))
+            first = min(max(start, begun - origin), end)
+            waits.append((first, end if over is None else min(max(first, over - origin), end)))
     return Bar(item, start, end, tuple(waits))
 
 

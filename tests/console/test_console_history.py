@@ -230,8 +230,8 @@ async def test_keys_without_a_run_say_why() -> None:
 
 
 async def detail_screen(pilot: Pilot[Any]) -> RunDetailScreen:
-    await runs_screen(pilot)
-    await press(pilot, "d")
+    await settle(pilot)
+    await press(pilot, "2", "d")
     screen = pilot.app.screen
     assert isinstance(screen, RunDetailScreen)
     return screen
@@ -293,8 +293,8 @@ async def test_a_loop_is_listed_under_the_graph() -> None:
 
 async def test_the_dashboards_step_is_the_one_shown_in_detail() -> None:
     async with ConsoleApp(deck()).run_test(size=SIZE) as pilot:
-        await runs_screen(pilot)
-        await press(pilot, "enter", "2", "j", "j", "d")
+        await settle(pilot)
+        await press(pilot, "2", "enter", "2", "j", "j", "d")
         assert isinstance(pilot.app.screen, RunDetailScreen)
         assert pilot.app.screen.chosen == "rank"
         await press(pilot, "r")

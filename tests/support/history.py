@@ -12,6 +12,7 @@ from runtime.host.api import RunStatus
 STATE = "sha256:" + "3b" * 32
 AFTER = "sha256:" + "9f" * 32
 BODY = "sha256:" + "5c" * 32
+OUTPUT = "sha256:" + "7d" * 32
 PLAN = [
     NodeInfo(node_id="fetch", block_type="tool_invoke"),
     NodeInfo(node_id="parse", block_type="python", after=("fetch",)),
@@ -69,7 +70,7 @@ class Telling:
         operation_id = f"{step}.{sum(item.kind == 'operation_started' for item in self.entries)}"
         operation = {"step_id": step, "operation_id": operation_id, "operation_type": "tool_invoke"}
         self.tell("operation_started", **operation, effect="write", affected_paths=[path], pre_state_hash=STATE)
-        receipt = {**operation, "effect": "write", "status": "success", "post_state_hash": AFTER, "output_hash": BODY}
+        receipt = {**operation, "effect": "write", "status": "success", "post_state_hash": AFTER, "output_hash": OUTPUT}
         self.tell("receipt", receipt={**receipt, "receipt_hash": f"sha256:{path}"})
         if undone is not None:
             undo = {"operation_id": operation_id, "compensates": f"sha256:{path}"}
@@ -140,6 +141,6 @@ def deck(**changes: Any) -> FakeDeck:
         "runs_list": [long, *many_runs()],
         "nodes_list": PLAN,
         "entries_list": entries,
-        "artifacts": {BODY: b"a,b\n1,2\n"},
+        "artifacts": {BODY: b"a,b\n1,2\n", OUTPUT: b'{"path": "out/report.md"}'},
     }
     return FakeDeck(**{**members, **changes})

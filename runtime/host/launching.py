@@ -467,6 +467,7 @@ def _take_over(journal: MissionJournal, step: FinishedStep) -> None:
         code=step.code,
         accepted=step.accepted,
         reused_from=step.reused_from,
+        **({} if step.stream is None else {"stream": step.stream}),
         **place,
     )
 

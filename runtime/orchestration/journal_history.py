@@ -111,7 +111,8 @@ class StepFold:
 
 @dataclass(frozen=True, slots=True)
 class FinishedStep:
-    """One finished block attempt with its outputs. ``code`` is the failure's; ``accepted`` says it was expected.
+    """One finished block attempt with its outputs. ``code`` is the failure's; ``accepted`` says it was expected;
+    ``stream`` names the Data items it emitted.
 
     ``reused_from`` is the run that executed it when this one only took its result over: it has no operations here,
     and whoever executes the journal again must answer the step from this record.
@@ -121,11 +122,18 @@ class FinishedStep:
     code: str | None = None
     accepted: bool = False
     reused_from: str | None = None
+    stream: Mapping[str, Any] | None = None
 
 
 def finished_step(entry: Mapping[str, Any]) -> FinishedStep:
     """What a ``step_finished`` entry says."""
-    return FinishedStep(step_record(entry), entry.get("code"), entry.get("accepted", False), entry.get("reused_from"))
+    return FinishedStep(
+        step_record(entry),
+        entry.get("code"),
+        entry.get("accepted", False),
+        entry.get("reused_from"),
+        entry.get("stream"),
+    )
 
 
 class History:

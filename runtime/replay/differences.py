@@ -191,6 +191,8 @@ def _asked(
 def _ending(one: AttemptTrace, two: AttemptTrace) -> Divergence | None:
     """An attempt without an end and one that was stopped are alike: neither came to an end by itself."""
     for name in _ENDING:
+        if name == "stream" and is_reused(one, two):
+            continue  # what it emitted is kept where it was executed
         mine, theirs = getattr(one, name), getattr(two, name)
         if name == "status":
             mine, theirs = mine or _STOPPED, theirs or _STOPPED

@@ -132,8 +132,9 @@ workspace: {kind: none}
 envelope: {allowed_paths: [], allowed_tools: []}
 blocks:
   first: {type: template, template: "first {{ word }}", data: {word: "${inputs.word}"}}
+  many: {type: burst, items: 3}
   second: {type: template, template: "{{ a }} {{ word }}", data: {a: "${outputs.first}", word: "${inputs.word}"}}
-links: [first -> second]
+links: [first -> many -> second]
 outputs: {said: "${outputs.second}"}
 """,
     )
@@ -142,7 +143,13 @@ outputs: {said: "${outputs.second}"}
     assert fork.outputs == {"said": "first old new"}
     report = await replayed(host, fork.run_id)
     assert report.comparison.equivalent, told(report)
-    assert [pair.reused_from for pair in report.comparison.steps] == [parent.run_id, None]
+    assert [pair.reused_from for pair in report.comparison.steps] == [parent.run_id, parent.run_id, None]
+    emitted = [
+        [item.entry["stream"] for item in await host.entries(run_id) if item.entry.get("stream")]
+        for run_id in (parent.run_id, fork.run_id)
+    ]
+    assert emitted[0] == emitted[1] != [], "what a step emitted is taken over with it"
+    assert (await host.verify(fork.run_id)).ok
 
 
 async def test_two_replays_tell_the_same(host: RuntimeHost) -> None:

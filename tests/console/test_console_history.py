@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.fake_deck import RUN, FakeDeck, entry, run_summary
-from support.history import BODY, LOOP, deck, many_runs
+from support.history import BODY, deck, many_runs
 from support.pictures import drawn, notices, press, settle
 from textual.pilot import Pilot
 from textual.widgets import Input
@@ -102,6 +102,8 @@ async def test_sorting_by_a_column_and_turning_it_round() -> None:
 async def test_filters_narrow_and_escape_takes_them_away_before_it_leaves() -> None:
     async with ConsoleApp(deck()).run_test(size=SIZE) as pilot:
         screen = await runs_screen(pilot)
+        await pilot.press("slash", "H", "O", "d", "q")
+        assert screen.query_one("#filter", Input).value == "HOdq"
         await typed(pilot, "watch")
         await press(pilot, "s", "s")
         assert "· failed · /watch" in str(screen.panel.border_title)
@@ -117,13 +119,16 @@ async def test_filters_narrow_and_escape_takes_them_away_before_it_leaves() -> N
 async def test_a_run_opens_and_escape_comes_back_to_its_row() -> None:
     async with ConsoleApp(deck()).run_test(size=SIZE) as pilot:
         screen = await runs_screen(pilot)
-        await press(pilot, "j", "j", "enter")
+        await press(pilot, "j", "enter")
         assert isinstance(pilot.app.screen, RunScreen)
-        await press(pilot, "d")
+        await press(pilot, "2", "j", "j", "d")
         assert isinstance(pilot.app.screen, RunDetailScreen)
+        assert pilot.app.screen.chosen == "rank"
+        await press(pilot, "r")
+        assert "the run has ended" in notices(pilot)
         await press(pilot, "H")
         assert pilot.app.screen is screen
-        assert screen.panel.cursor == 2
+        assert screen.panel.cursor == 1
         await press(pilot, "d")
         assert isinstance(pilot.app.screen, RunDetailScreen)
         await press(pilot, "escape")
@@ -255,50 +260,27 @@ async def test_a_step_selected_in_one_place_is_selected_everywhere() -> None:
         assert "notify" in drawn(pilot)
 
 
-async def test_brackets_turn_through_every_page() -> None:
-    async with ConsoleApp(deck()).run_test(size=SIZE) as pilot:
-        screen = await detail_screen(pilot)
-        seen = []
-        for _ in range(6):
-            await press(pilot, "right_square_bracket")
-            seen.append(screen.tab)
-            assert screen.focused is screen.query_one(f"#{screen.tab}")
-        assert seen == ["timeline", "attempts", "log", "values", "files", "graph"]
-        await press(pilot, "left_square_bracket")
-        assert screen.tab == "files"
-        assert "out/report.md" in drawn(pilot)
-
-
-async def test_values_are_read_when_looked_at_and_artifacts_when_asked_for() -> None:
+async def test_brackets_turn_through_every_page_and_values_are_read_when_looked_at() -> None:
     fake = deck()
     async with ConsoleApp(fake).run_test(size=SIZE) as pilot:
         screen = await detail_screen(pilot)
         reads = len(fake.reads)
+        seen = []
+        for _ in range(6):
+            await press(pilot, "left_square_bracket")
+            seen.append(screen.tab)
+            assert screen.focused is screen.query_one(f"#{screen.tab}")
+            assert len(fake.reads) == reads + 2 * ("values" in seen)
+        assert seen == ["files", "values", "log", "attempts", "timeline", "graph"]
+        await press(pilot, "left_square_bracket")
+        assert "out/report.md" in drawn(pilot)
         await press(pilot, "5")
-        assert len(fake.reads) == reads + 2
         assert '"date": "2026-01-02"' in drawn(pilot)
-        values = screen.query_one("#values", LinesPanel)
         place = next(index for index, line in enumerate(screen._values) if line.digest == BODY)
-        values.reveal(place)
+        screen.query_one("#values", LinesPanel).reveal(place)
         await press(pilot, "enter")
         assert isinstance(pilot.app.screen, DetailScreen)
         assert "a,b" in drawn(pilot)
-
-
-async def test_a_loop_is_listed_under_the_graph() -> None:
-    async with ConsoleApp(deck(nodes_list=LOOP)).run_test(size=SIZE) as pilot:
-        await detail_screen(pilot)
-        assert "↺ review leads back to draft" in drawn(pilot)
-
-
-async def test_the_dashboards_step_is_the_one_shown_in_detail() -> None:
-    async with ConsoleApp(deck()).run_test(size=SIZE) as pilot:
-        await settle(pilot)
-        await press(pilot, "2", "enter", "2", "j", "j", "d")
-        assert isinstance(pilot.app.screen, RunDetailScreen)
-        assert pilot.app.screen.chosen == "rank"
-        await press(pilot, "r")
-        assert "only paused and resumable runs resume" in notices(pilot)
 
 
 # -- journal --------------------------------------------------------------------------------------------------------
@@ -412,10 +394,3 @@ async def test_a_refused_run_has_no_journal_to_look_at() -> None:
         assert "this run has no journal" in drawn(pilot)
         await press(pilot, "V")
         assert "it was refused" in notices(pilot)
-
-
-async def test_the_input_boxes_take_letters_that_are_keys_elsewhere() -> None:
-    async with ConsoleApp(deck()).run_test(size=SIZE) as pilot:
-        await runs_screen(pilot)
-        await pilot.press("slash", "H", "O", "d", "q")
-        assert pilot.app.screen.query_one("#filter", Input).value == "HOdq"

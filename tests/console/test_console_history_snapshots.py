@@ -95,9 +95,7 @@ SCREENS: dict[str, Show] = {
 STATES: dict[str, tuple[Show, dict[str, Any]]] = {
     "runs-empty": (keys("H"), {"runs_list": []}),
     "runs-filtered": (filtered("watch", "H", "shift+right", "O", "s", "s"), {}),
-    "runs-nothing-matches": (filtered("nowhere", "H"), {}),
     "detail-loop": (keys("2", "d", "G"), looping()),
-    "detail-loop-timeline": (keys("2", "d", "2"), looping()),
     "detail-undone-files": (keys("2", "d", "6"), looping()),
     "detail-list": (keys("2", "d", "j"), wide_plan()),
     "detail-no-plan": (keys("2", "d"), {"nodes_list": [], "entries_list": []}),

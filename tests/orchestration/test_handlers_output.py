@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from runtime.kernel.canonical import digest_bytes
 from runtime.kernel.errors import Refused
-from runtime.kernel.model import Envelope, OperationStatus
+from runtime.kernel.model import Envelope, ExecutionContext, Operation, OperationStatus
 from runtime.orchestration import output_folder
 from runtime.orchestration.admission import Recorded
 from runtime.orchestration.mail import compose, letter
@@ -125,7 +125,11 @@ async def test_links_and_folders_in_the_way_are_not_followed(rig: Rig) -> None:
 
 async def test_a_recorded_replay_answers_without_writing(rig: Rig) -> None:
     told = Recorded(status=OperationStatus.SUCCESS, output={"path": "a", "sha256": "…", "bytes": 1})
-    rig.build(recorded=lambda key: told)
+
+    async def recorded(operation: Operation, ctx: ExecutionContext) -> Recorded:
+        return told
+
+    rig.build(recorded=recorded)
     result = await rig.tool("output.write_file", name="a", content="x")
     assert (result.ok, result.output["path"]) == (True, "a")
     assert (await rig.tool("mail.write_file", id="s1.1", **MAIL)).ok

@@ -3,7 +3,7 @@ VENV ?= .venv
 PY   ?= python3
 BIN  := $(VENV)/bin
 
-.PHONY: setup run test check format snapshots clean
+.PHONY: setup run test check format snapshots bench clean
 
 setup: $(VENV)/.ok
 
@@ -31,6 +31,13 @@ format: setup
 
 snapshots: setup
 	$(BIN)/python -m pytest -q tests/console --snapshot-update
+
+# Figures, not verdicts: takes minutes and about 2 GB of temporary space.
+bench: setup
+	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/console_history.py
+	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/console_feed.py
+	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/storm_memory.py --items 200000 --telemetry 400000
+	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/watch_latency.py 500
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .hypothesis snapshot_report.html

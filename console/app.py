@@ -23,23 +23,29 @@ from textual.worker import Worker, WorkerState
 from console.assets import mission_folders
 from console.commands import DeckCommands
 from console.journal_reader import JournalReader
+from console.lookback import Lookback
 from console.model.fold import RunState
-from console.model.home import HomeState, title_text
+from console.model.home import HomeState, title_text, watch_of_mission
+from console.model.reasons import again_reason
 from console.model.rows import Row, entry_details, piece
 from console.model.safe import safe
 from console.screens.base import DeckScreen
+from console.screens.compare import CompareScreen
 from console.screens.detail import RunDetailScreen
 from console.screens.dialogs import AnswerScreen, DetailScreen
 from console.screens.help import HelpScreen
 from console.screens.home import HomeScreen
 from console.screens.journal import VERIFIED_ON_OPEN, JournalScreen
+from console.screens.launch import Again, LaunchScreen
 from console.screens.leave import LeaveScreen, StoppingScreen
 from console.screens.lists import ApprovalsScreen, ViolationsScreen
+from console.screens.replay import ReplayScreen
 from console.screens.run import RunScreen
 from console.screens.runs import RunsScreen
+from console.screens.watch import WatchScreen
 from console.themes import load_themes
 from runtime.events.facts import Escalation, RunSummary, StreamEvent
-from runtime.host.api import Ack, Answer, Deck, Exit, QuarterdeckError, Subscription
+from runtime.host.api import Ack, Answer, Deck, Exit, MissionInfo, QuarterdeckError, Subscription, Watch
 
 TICK_SECONDS: Final = 0.1
 #: A journal that is being read in is drawn this often.
@@ -48,7 +54,16 @@ RUNS_PAGE: Final = 200
 DEFAULT_THEME: Final = "night-watch"
 _HERE = Path(__file__).parent
 #: Screens of one run, or opened over it: another run's screens replace them.
-_OF_ONE_RUN: Final = (RunScreen, RunDetailScreen, JournalScreen, ApprovalsScreen, ViolationsScreen)
+_OF_ONE_RUN: Final = (
+    RunScreen,
+    RunDetailScreen,
+    JournalScreen,
+    ReplayScreen,
+    CompareScreen,
+    ApprovalsScreen,
+    ViolationsScreen,
+    WatchScreen,
+)
 
 
 class ConsoleApp(App[int]):
@@ -65,7 +80,10 @@ class ConsoleApp(App[int]):
         _HERE / "screens" / "runs.tcss",
         _HERE / "screens" / "detail.tcss",
         _HERE / "screens" / "lists.tcss",
+        _HERE / "screens" / "replay.tcss",
+        _HERE / "screens" / "compare.tcss",
         _HERE / "screens" / "dialogs.tcss",
+        _HERE / "screens" / "watch.tcss",
     ]
     HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (100, "-normal"), (160, "-wide")]
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -76,6 +94,7 @@ class ConsoleApp(App[int]):
         Binding("H", "history", "All runs", show=False, id="app.history"),
         Binding("i", "approvals", "Inbox", show=False, id="app.approvals"),
         Binding("v", "violations", "Violations", show=False, id="app.violations"),
+        Binding("T", "watches", "Watches", show=False, id="app.watches"),
     ]
 
     def __init__(self, deck: Deck, *, theme: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -84,6 +103,7 @@ class ConsoleApp(App[int]):
         self.home = HomeState(store=deck.store_path, read_only=deck.read_only)
         self.opened: RunState | None = None
         self.failure: QuarterdeckError | None = None
+        self.lookback = Lookback(self)
         self.repaints = 0
         self._reader = JournalReader(deck)
         self._feed: Subscription | None = None
@@ -119,6 +139,7 @@ class ConsoleApp(App[int]):
             runs = await self.deck.runs(limit=RUNS_PAGE)
             self.home.load(missions, (), await self.deck.escalations())
             self.home.page(runs, RUNS_PAGE)
+            self.home.watches = await self.deck.watches()
         except QuarterdeckError as error:
             self.home.problem, self.home.loading = f"{error.message} [{error.code}]", False
             self.home.revision += 1
@@ -187,6 +208,7 @@ class ConsoleApp(App[int]):
         if self._feed is not None:
             self._feed.close()
             self._feed = None
+        await self.lookback.close()
         try:
             await self.deck.close()
         except QuarterdeckError as error:
@@ -200,6 +222,8 @@ class ConsoleApp(App[int]):
         self.take(self._feed.drain())
         if self.opened is not None and self.opened.missing and not self.opened.stalled:
             self.catch_up()
+        if isinstance(self.screen, DeckScreen):
+            self.screen.tick(self._clock())
         if self._drawn != self._picture():
             self._redraw()
 
@@ -228,6 +252,7 @@ class ConsoleApp(App[int]):
             shown,
             self.elapsed_ms() // 1000,
             self.screen,
+            self.screen.picture() if isinstance(self.screen, DeckScreen) else None,
         )
 
     def elapsed_ms(self) -> int:
@@ -276,6 +301,20 @@ class ConsoleApp(App[int]):
             self.notify(safe(ack.message), severity="information" if ack.done else "warning", markup=False)
 
         self.run_worker(partial(self.guarded, acknowledged), group="intents", exit_on_error=False)
+
+    def toggle_watch(self, path: str) -> None:
+        """Watch the mission at ``path``, or stop watching it."""
+        deck, watched = self.deck, watch_of_mission(path, self.home.watches)
+        if watched is not None:
+            self.intend(lambda: deck.unwatch(watched.watch_id))
+            return
+
+        async def arm() -> Ack:
+            state = await deck.watch(Watch(path=path, directory=str(Path.cwd())))
+            told = f"watching {state.mission}: {state.files} files of {', '.join(state.paths)}"
+            return Ack(done=True, run_id="", message=told)
+
+        self.intend(arm)
 
     def open_run(self, run_id: str, show: Callable[[], DeckScreen] = RunScreen) -> None:
         """Show one run: its dashboard at once, its journal as it is read, then whatever happens."""
@@ -343,6 +382,36 @@ class ConsoleApp(App[int]):
             state.verification = await self.deck.verify(state.run.run_id)
             state.touch("journal")
 
+    def look_up(self, path: str) -> None:
+        """Find out whether the mission of a run can still be run, for the keys that need it."""
+        if self.home.mission_at(path) is None:
+            self.run_worker(partial(self.guarded, lambda: self._look_up(path)), group="mission", exit_on_error=False)
+
+    async def _look_up(self, path: str) -> MissionInfo:
+        mission = await self.deck.mission(path)
+        self.home.look_up(path, mission)
+        return mission
+
+    def run_again(self, run: RunSummary, step: str | None = None) -> None:
+        """Open the launch sheet for another run of this run's lineage, from ``step`` or from the start."""
+        self.run_worker(
+            partial(self.guarded, lambda: self._run_again(run, step)),
+            group="again",
+            exclusive=True,
+            exit_on_error=False,
+        )
+
+    async def _run_again(self, run: RunSummary, step: str | None) -> None:
+        mission = await self._look_up(run.mission_path)
+        reason = again_reason(run, mission)
+        if reason is not None:
+            self.notify(safe(reason), title="run again", severity="warning", markup=False)
+            return
+        steps = [node.node_id for node in await self.deck.nodes(run.run_id)]
+        if self.opened is not None and self._is_open(run.run_id) and not self.opened.missing:
+            steps = [row.step_id for row in self.opened.step_rows() if row.status != "pending"]
+        await self.push_screen(LaunchScreen(mission, Again(run, tuple(steps), step if step in steps else None)))
+
     def ask(self, question: Escalation, choice: str = "") -> None:
         """Show a question in full and take the answer."""
         about = (
@@ -386,7 +455,10 @@ class ConsoleApp(App[int]):
     def action_violations(self) -> None:
         self._show(ViolationsScreen)
 
-    def _show(self, kind: type[ApprovalsScreen | ViolationsScreen]) -> None:
+    def action_watches(self) -> None:
+        self._show(WatchScreen)
+
+    def _show(self, kind: type[ApprovalsScreen | ViolationsScreen | WatchScreen]) -> None:
         if isinstance(self.screen, DeckScreen) and not isinstance(self.screen, kind):
             self.push_screen(kind())
 
@@ -396,6 +468,7 @@ class ConsoleApp(App[int]):
         yield SystemCommand("Runs", "All runs: filter, sort, page through", self.action_history)
         yield SystemCommand("Approvals", "All open questions", self.action_approvals)
         yield SystemCommand("Violations", "Refused operations of all runs", self.action_violations)
+        yield SystemCommand("Watches", "Missions that rerun when files change", self.action_watches)
         yield SystemCommand("Theme", "Change the theme", self.action_change_theme)
         yield SystemCommand("Quit", "Leave the console", self.action_quit)
 

@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(verb=None)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     _running_verbs(verbs)
+    _replaying_verbs(verbs)
     _reading_verbs(verbs)
     _authoring_verbs(verbs)
     return parser
@@ -133,11 +134,8 @@ def _running_verbs(verbs: Any) -> None:
         running.run,
     )
     run.add_argument("path", metavar="PATH", help="mission file, or folder holding mission.yaml")
-    run.add_argument("--input", "-i", action="append", default=[], metavar="K=V", help="input value (repeatable)")
-    run.add_argument("--no-input", action="store_true", help="never ask; a needed approval ends the run with exit 3")
-    run.add_argument("--await-approval", action="store_true", help="without a terminal, wait for `quarterdeck approve`")
-    run.add_argument("--wait", action="store_true", help="queue behind a busy work tree instead of exit 8")
-    run.add_argument("--reason", default="", help="why, recorded in the journal")
+    _launch_options(run)
+    _watch_verb(verbs)
     for name, summary in (
         ("cancel", "Fence a run, kill what runs, undo what it did."),
         ("terminate", "Kill a run without undoing what it did."),
@@ -178,6 +176,84 @@ def _running_verbs(verbs: Any) -> None:
         )
         verb.add_argument("--reason", default="", help="a note recorded with the answer")
         verb.add_argument("--question", metavar="ID", help="which one, as `approvals` lists it, when a run has several")
+
+
+def _launch_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--input", "-i", action="append", default=[], metavar="K=V", help="input value (repeatable)")
+    verb.add_argument("--no-input", action="store_true", help="never ask; a needed approval ends the run with exit 3")
+    verb.add_argument(
+        "--await-approval", action="store_true", help="without a terminal, wait for `quarterdeck approve`"
+    )
+    verb.add_argument("--wait", action="store_true", help="queue behind a busy work tree instead of exit 8")
+    verb.add_argument("--reason", default="", help="why, recorded in the journal")
+
+
+def _replaying_verbs(verbs: Any) -> None:
+    from console.verbs import replaying
+
+    replay = _verb(
+        verbs,
+        "replay",
+        "Look back at a run, repeat it in memory, or run it again.",
+        "quarterdeck replay @latest --fidelity recorded --json",
+        replaying.replay,
+        run_id="",
+    )
+    replay.add_argument(
+        "--fidelity",
+        choices=("view", "recorded", "live"),
+        default="recorded",
+        help="view: walk the journal; recorded (default): run the mission in memory, every operation answered from the"
+        " record, exit 6 when something differs; live: a new run of the same lineage",
+    )
+    replay.add_argument(
+        "--from",
+        dest="from_step",
+        metavar="STEP",
+        help="begin here: view and compare from its first attempt on; live: reuse what came before",
+    )
+    replay.add_argument("--at", type=int, metavar="SEQ", help="view: show the whole state after this entry")
+    replay.add_argument(
+        "--mission", choices=("current", "recorded"), help="recorded: the file as it is (default), or as it was"
+    )
+    _launch_options(replay)
+    diff = _verb(
+        verbs,
+        "diff",
+        "Compare two runs; name the first difference and what follows it. Exit 6 when they differ.",
+        "quarterdeck diff 8b3f @latest --expect outcome@operation:commit.0",
+        replaying.diff,
+        run_id="",
+    )
+    diff.add_argument("other", metavar="OTHER", help="the run to compare it with: id, unique prefix, or @latest")
+    diff.add_argument("--timing", type=int, metavar="MS", help="steps may differ by this much time (default: any)")
+    diff.add_argument(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="CLASS[@SCOPE]",
+        help="a difference that is no failure, such as outcome@operation:commit.0 (repeatable); fails when it is absent",
+    )
+
+
+def _watch_verb(verbs: Any) -> None:
+    from console.verbs import watching
+
+    watch = _verb(
+        verbs,
+        "watch",
+        "Rerun a mission when its files change, until Ctrl-C (exit 0; a run at work is cancelled).",
+        "quarterdeck watch sample_missions/watch-tests",
+        watching.watch,
+    )
+    watch.add_argument("path", metavar="PATH", help="mission file, or folder holding mission.yaml, with `watch:`")
+    watch.add_argument("--input", "-i", action="append", default=[], metavar="K=V", help="input value (repeatable)")
+    watch.add_argument(
+        "--overlap", choices=("queue", "preempt", "skip"), help="a change while a run works (default: the mission's)"
+    )
+    watch.add_argument("--debounce", type=int, metavar="MS", help="quiet time after a change (default: the mission's)")
+    watch.add_argument("--run-now", action="store_true", help="start with a run")
+    watch.add_argument("--no-input", action="store_true", help="never ask; a needed approval ends a run with exit 3")
 
 
 def _reading_verbs(verbs: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from console.model.fold import JOURNAL_TAIL, RunState
 from runtime.host.api import Deck
+from runtime.host.stream_items import last_texts
 
 PAGE: Final = 250
 #: Between pages the reader rests as long as a page took, at most this long: keys come first.
@@ -59,11 +60,15 @@ class JournalReader:
         state.touch("journal")
 
     async def outputs(self, state: RunState) -> None:
-        """Fill the log of a run whose live output nobody here saw, from what its receipts keep."""
+        """Fill the log of a run whose live output nobody here saw, from what its receipts and its steps' ends keep."""
         for step_id, digest in tuple(state.outputs):
             body = await self._deck.artifact(digest)
             if body is not None:
                 await self._replay(state, step_id, json.loads(body))
+        for step_id, index in tuple(state.indexes):
+            for text in (await last_texts(self._deck.artifact, index))[-OUTPUT_LINES:]:
+                for line in text.split("\n"):
+                    state.log_line(step_id, "data", line)
 
     async def _replay(self, state: RunState, step_id: str, output: Any) -> None:
         if not isinstance(output, Mapping):

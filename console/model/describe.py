@@ -22,8 +22,28 @@ def short(digest: object) -> str:
     return text.removeprefix("sha256:")[:8] + "…" if text else ""
 
 
+def emitted(entry: _Entry) -> tuple[int, int, str] | None:
+    """Items, bytes and index of what a finished step emitted; None when it was silent or the member is malformed."""
+    stream = entry.get("stream")
+    if not isinstance(stream, Mapping):
+        return None
+    items, size, index = stream.get("items"), stream.get("bytes"), stream.get("index")
+    well = isinstance(items, int) and isinstance(size, int) and isinstance(index, str)
+    return (items, size, index) if well else None  # type: ignore[return-value]
+
+
+def amount(signal: _Entry) -> int:
+    """How many items a drop or a shed is about."""
+    told = signal.get("amount")
+    return told if isinstance(told, int) else 1
+
+
 def _opened(entry: _Entry) -> str:
-    origin = f", resumes {short(entry['resumes'])}" if entry.get("resumes") else ""
+    origin = f", run again of {short(entry['resumes'])}" if entry.get("resumes") else ""
+    if fork := entry.get("fork"):
+        origin = f", fork of {short(fork['run'])} from {fork['step']}"
+    elif entry.get("cause") and not origin:
+        origin = f", because {entry['cause']}"
     return f"journal opened  {entry['mission_id']}{origin}"
 
 
@@ -34,8 +54,10 @@ def _plan(entry: _Entry) -> str:
 def _signal(entry: _Entry) -> str:
     names = []
     for signal in entry.get("signals", ()):
-        reason = signal.get("reason")
-        names.append(f"{signal['signal']}({reason})" if reason else str(signal["signal"]))
+        reason, lane = signal.get("reason"), signal.get("target_lane")
+        about = f"{str(lane).removesuffix('Lane').lower()} " if lane else ""
+        count = f" ×{amount(signal)}" if "amount" in signal else ""
+        names.append(f"{about}{signal['signal']}{f'({reason})' if reason else ''}{count}")
     return "signal  " + ", ".join(names)
 
 
@@ -43,7 +65,11 @@ def _step(entry: _Entry) -> str:
     attempt = f" attempt {entry['attempt']}" if entry.get("attempt", 1) != 1 else ""
     code = f"  {entry['code']}" if entry.get("code") else ""
     expected = " (expected)" if entry.get("accepted") else ""
-    return f"step {entry['status']}  {entry['step_id']}{attempt}{code}{expected}"
+    if entry.get("reused_from"):
+        return f"step reused  {entry['step_id']}{attempt}{code}{expected}  from {short(entry['reused_from'])}"
+    stream = emitted(entry)
+    items = f"  {stream[0]:,} items" if stream else ""
+    return f"step {entry['status']}  {entry['step_id']}{attempt}{code}{expected}{items}"
 
 
 def _operation(entry: _Entry) -> str:

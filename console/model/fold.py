@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, Self
 
-from console.model.describe import describe_entry
+from console.model.describe import amount, describe_entry, emitted
 from console.model.safe import SafeText, safe
 from runtime.events.facts import (
     EntryAppended,
@@ -48,6 +48,10 @@ Part = Literal["head", "lanes", "steps", "journal", "violations", "log"]
 AttemptKey = tuple[str, int, int, int]
 
 _PARTS: Final[tuple[Part, ...]] = ("head", "lanes", "steps", "journal", "violations", "log")
+#: Streams whose name says where a line comes from; the others are a process's.
+_ORIGINS: Final = frozenset({"model", "data", "telemetry"})
+#: The edges of stream items, and the lanes they are.
+_STREAM_EDGES: Final = {"stream/data": "DataLane", "stream/telemetry": "TelemetryLane"}
 _TURN_STATES: Final = {
     "turn_open_proposed": "Opening",
     "turn_open": "Active",
@@ -73,6 +77,17 @@ class StepRow:
     started_at: str | None = None
     completed_at: str | None = None
     operation: str | None = None
+    reused_from: str | None = None
+
+
+@dataclass(slots=True)
+class StreamTotals:
+    """What the journal says passed one stream edge: ``kept`` items of so many bytes, ``dropped`` ones, episodes of pressure."""
+
+    kept: int = 0
+    bytes: int = 0
+    dropped: int = 0
+    saturated: int = 0
 
 
 @dataclass(slots=True)
@@ -128,7 +143,7 @@ class JournalRow:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line of the log panel. ``origin`` is ``runtime``, ``tool`` or ``model``; the renderer marks the last two."""
+    """One line of the log panel. ``origin`` is ``tool``, ``model``, ``data`` or ``telemetry``; the renderer marks it."""
 
     step_id: str
     origin: str
@@ -150,6 +165,8 @@ class RunState:
     violation_count: int = 0
     questions: tuple[Escalation, ...] = ()
     lanes: tuple[LaneState, ...] = ()
+    streams: tuple[LaneState, ...] = ()
+    totals: dict[str, StreamTotals] = field(default_factory=dict)
     pool_running: int = 0
     pool_slots: int = 0
     verification: Verification | None = None
@@ -164,6 +181,7 @@ class RunState:
     last_operator_action: str | None = None
     attempts: dict[str, int] = field(default_factory=dict)
     outputs: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=OUTPUTS_KEPT))
+    indexes: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=OUTPUTS_KEPT))
     tries: dict[AttemptKey, Attempt] = field(default_factory=dict)
     tries_dropped: int = 0
     writes: deque[Write] = field(default_factory=lambda: deque(maxlen=WRITES_KEPT))
@@ -180,6 +198,23 @@ class RunState:
         """The state before the first entry."""
         plan = tuple(nodes)
         return cls(run, {node.node_id: StepRow(node.node_id, node.block_type, node.lane) for node in plan}, plan)
+
+    def copy(self) -> Self:
+        """The same state, going its own way: what later entries change is copied, records are shared."""
+        twin = replace(self)
+        for item in fields(twin):
+            value = getattr(twin, item.name)
+            if isinstance(value, dict | deque):
+                setattr(twin, item.name, value.copy())
+        twin.steps = {name: replace(row) for name, row in self.steps.items()}
+        twin.totals = {lane: replace(totals) for lane, totals in self.totals.items()}
+        made = {id(item): item for known in (self.tries, self._latest, self._asking) for item in known.values()}
+        own = {name: replace(item, waits=list(item.waits)) for name, item in made.items()}
+        twin.tries = {key: own[id(item)] for key, item in self.tries.items()}
+        twin._latest = {key: own[id(item)] for key, item in self._latest.items()}
+        twin._asking = {key: own[id(item)] for key, item in self._asking.items()}
+        twin.writes = deque((replace(write) for write in self.writes), maxlen=WRITES_KEPT)
+        return twin
 
     def step_rows(self) -> list[StepRow]:
         """Every step, in registration order."""
@@ -253,7 +288,8 @@ class RunState:
                 self.run = event.run
                 self.touch("head", "lanes")
             case LanesChanged() if event.run_id == run_id:
-                self.lanes, self.pool_running, self.pool_slots = event.lanes, event.pool_running, event.pool_slots
+                self.lanes, self.streams = event.lanes, event.streams
+                self.pool_running, self.pool_slots = event.pool_running, event.pool_slots
                 self.touch("lanes")
             case OutputDelta() if event.run_id == run_id:
                 self._output(event)
@@ -309,7 +345,7 @@ class RunState:
     def log_line(self, step_id: str, stream: str, line: str) -> None:
         """One line of foreign output, with the mark of where it comes from."""
         self.log_dropped += len(self.log) == LOG_TAIL
-        self.log.append(LogLine(step_id, "model" if stream == "model" else "tool", safe(line, limit=LINE_LIMIT)))
+        self.log.append(LogLine(step_id, stream if stream in _ORIGINS else "tool", safe(line, limit=LINE_LIMIT)))
         self.log_total += 1
         self.touch("log")
 
@@ -344,13 +380,21 @@ def fold_entry(state: RunState, entry: EntryAppended) -> RunState:
     return state
 
 
+def operation_step(operation_id: str) -> str:
+    """The step an operation id belongs to: ``<step>.<index>`` or ``<step>~<tick>.<visit>.<attempt>.<index>`` (R13)."""
+    step, again, _ = operation_id.partition("~")
+    return step if again else operation_id.rpartition(".")[0] or operation_id
+
+
 def _step_started(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
     row = state._step(str(entry["step_id"]), str(entry["operation_type"]))
     row.status, row.started_at, row.completed_at = "running", str(entry["started_at"]), None
     row.attempt, row.visit = int(entry.get("attempt", 1)), int(entry.get("visit", 1))
     row.code = row.message = None
     row.accepted = False
-    state.attempts[row.lane] = state.attempts.get(row.lane, 0) + 1
+    row.reused_from = entry.get("reused_from")
+    if row.reused_from is None:
+        state.attempts[row.lane] = state.attempts.get(row.lane, 0) + 1
     state._begin_attempt(event, row, int(entry.get("tick", 1)))
     state._given[row.step_id] = (entry.get("inputs") or {}).get("value")
     state.touch("steps", "lanes")
@@ -364,10 +408,24 @@ def _step_finished(state: RunState, event: EntryAppended, entry: Mapping[str, An
     row.operation = None
     _end_attempt(state, event, entry)
     state._given.pop(row.step_id, None)
+    _kept(state, row.step_id, entry)
     state._flush_output(row.step_id)
     state.touch("steps")
     if row.accepted:
         _mark_accepted(state, row)
+
+
+def _kept(state: RunState, step_id: str, entry: Mapping[str, Any]) -> None:
+    """What a step emitted, when it emitted something."""
+    stream = emitted(entry)
+    if stream is None:
+        return
+    items, size, index = stream
+    totals = state.totals.setdefault("DataLane", StreamTotals())
+    totals.kept += items
+    totals.bytes += size
+    state.indexes.append((step_id, index))
+    state.touch("lanes")
 
 
 def _end_attempt(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
@@ -452,7 +510,17 @@ def _signal(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> 
             state.turn = _TURN_STATES[name]
         if name in ("abort", "commit", "cancel"):
             state.turn_reason = signal.get("reason") or name
+        lane = _STREAM_EDGES.get(str(signal.get("edge_id")))
+        if lane is not None:
+            _pressure(state.totals.setdefault(lane, StreamTotals()), name, signal)
     state.touch("lanes")
+
+
+def _pressure(totals: StreamTotals, name: str, signal: Mapping[str, Any]) -> None:
+    if name == "watermark":
+        totals.saturated += 1
+    elif name in ("drop_notice", "shed"):
+        totals.dropped += amount(signal)
 
 
 def _budget(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
@@ -494,8 +562,7 @@ def _compensation_finished(state: RunState, event: EntryAppended, entry: Mapping
             state.touch("steps")
     if not entry.get("verified"):
         return
-    step_id = str(entry["operation_id"]).partition("~")[0].rpartition(".")[0] or str(entry["operation_id"])
-    row = state.steps.get(step_id)
+    row = state.steps.get(operation_step(str(entry["operation_id"])))
     if row is not None and row.status in ("failed", "completed"):
         row.status = "compensated"
         state.touch("steps")

@@ -19,11 +19,24 @@ from runtime.events.facts import (
     RunChanged,
     RunSummary,
     StreamEvent,
+    WatchesChanged,
+    WatchState,
 )
 from runtime.host.api import MissionInfo
 
 RUNS_KEPT: Final = 5000
+LOOKED_UP_KEPT: Final = 64
 _ANSWERS_KEPT: Final = 512
+LOOP_GLYPH: Final = "∞"
+WATCH_WORDS: Final[dict[str, tuple[str, str, Role]]] = {
+    "arming": ("…", "arming", "dim"),
+    "armed": ("◉", "armed", "good"),
+    "settling": ("◌", "settling", "accent"),
+    "running": ("●", "running", "accent"),
+    "suspended": (LOOP_GLYPH, "suspended", "warn"),
+    "failed": ("✗", "failed", "bad"),
+    "stopped": ("○", "stopped", "dim"),
+}
 _WIDE: Final = 96  # cells from which a run's row shows when it started
 
 
@@ -36,18 +49,23 @@ class HomeState:
     missions: tuple[MissionInfo, ...] = ()
     runs: dict[str, RunSummary] = field(default_factory=dict)
     inbox: tuple[Escalation, ...] = ()
+    watches: tuple[WatchState, ...] = ()
     holder: Holder | None = None
     loading: bool = True
     problem: str | None = None
     oldest: tuple[str, str] | None = None
     complete: bool = False
+    base: str | None = None
+    """The run, by full id, that the next comparison starts from."""
     revision: int = 0
+    looked_up: dict[str, MissionInfo] = field(default_factory=dict)
     _answered: deque[str] = field(default_factory=lambda: deque(maxlen=_ANSWERS_KEPT))
     _sorted: tuple[int, list[RunSummary]] = (-1, [])
 
     def load(self, missions: Iterable[MissionInfo], runs: Iterable[RunSummary], inbox: Iterable[Escalation]) -> None:
         """Start from what the store says now."""
         self.missions = tuple(missions)
+        self.looked_up.clear()
         self.inbox = self._open(inbox)
         self.loading, self.problem = False, None
         self.add(runs)
@@ -65,6 +83,11 @@ class HomeState:
             self.oldest = (runs[-1].created_at, runs[-1].run_id)
         self.add(runs)
 
+    def set_base(self, run_id: str | None) -> None:
+        """Mark the run the next comparison starts from, or none."""
+        self.base = run_id
+        self.revision += 1
+
     def apply(self, event: StreamEvent) -> None:
         """Take one event in."""
         match event:
@@ -72,6 +95,8 @@ class HomeState:
                 self._keep(event.run)
             case InboxChanged():
                 self.inbox = self._open(event.escalations)
+            case WatchesChanged():
+                self.watches = event.watches
             case HolderChanged():
                 self.holder, self.read_only = event.holder, event.read_only
             case EntryAppended(kind="escalation") if event.entry["phase"] == "answered":
@@ -111,6 +136,17 @@ class HomeState:
         wanted = text.casefold()
         return [item for item in self.missions if wanted in f"{item.name} {item.description}".casefold()]
 
+    def mission_at(self, path: str) -> MissionInfo | None:
+        """The mission of that file, as it was last looked at; None when nobody did."""
+        return self.looked_up.get(path) or next((item for item in self.missions if item.path == path), None)
+
+    def look_up(self, path: str, mission: MissionInfo) -> None:
+        """Remember a mission that was looked at since the catalogue was read."""
+        if len(self.looked_up) >= LOOKED_UP_KEPT:
+            self.looked_up.pop(next(iter(self.looked_up)))
+        self.looked_up[path] = mission
+        self.revision += 1
+
     def last_runs(self) -> dict[str, RunSummary]:
         """The newest run of each mission."""
         return {run.mission: run for run in reversed(self.recent())}
@@ -146,7 +182,28 @@ def attention_row(state: HomeState) -> Row:
         pieces.append(piece(f"  {RESUMABLE_GLYPH} {resumable} resumable", "warn"))
     if refused:
         pieces.append(piece(f"  {WARNING_GLYPH} {refused} refused", "dim"))
+    stuck = sum(watch_stands(item) for item in state.watches)
+    if stuck:
+        pieces.append(piece(f"  {LOOP_GLYPH} {stuck} watch{'es' if stuck > 1 else ''} stopped", "warn"))
     return tuple(pieces)
+
+
+def watch_stands(state: WatchState) -> bool:
+    """Does a watch stand still until somebody acts?"""
+    return state.status in ("suspended", "failed")
+
+
+def watch_glyph(state: WatchState) -> tuple[str, str, Role]:
+    """Glyph, word and role of a watch; an armed one whose mission is in trouble is amber."""
+    glyph, word, role = WATCH_WORDS.get(state.status, ("?", state.status, "plain"))
+    if state.code is not None and state.status in ("armed", "settling"):
+        return WARNING_GLYPH, word, "warn"
+    return glyph, word, role
+
+
+def watch_of_mission(path: str, watches: Iterable[WatchState]) -> WatchState | None:
+    """The watch of the mission listed under ``path``, if it is watched."""
+    return next((item for item in watches if path in (item.mission_path, item.mission_path.rpartition("/")[0])), None)
 
 
 def counts(state: HomeState) -> tuple[int, int, int, int]:
@@ -163,7 +220,14 @@ def counts(state: HomeState) -> tuple[int, int, int, int]:
 def title_text(state: HomeState) -> SafeText:
     """The terminal's title: the same counts, for a console in the background."""
     running, questions, resumable, refused = counts(state)
-    marks = (("!", questions), (RESUMABLE_GLYPH, resumable), (WARNING_GLYPH, refused), ("●", running))
+    stuck = sum(watch_stands(item) for item in state.watches)
+    marks = (
+        ("!", questions),
+        (LOOP_GLYPH, stuck),
+        (RESUMABLE_GLYPH, resumable),
+        (WARNING_GLYPH, refused),
+        ("●", running),
+    )
     return safe(" ".join(["quarterdeck", *(f"{mark}{count}" for mark, count in marks if count)]))
 
 
@@ -245,7 +309,19 @@ def mission_rows(missions: list[MissionInfo], state: HomeState) -> list[Row]:
     """The missions as list rows, names in one column."""
     width = min(24, max((len(item.name) for item in missions), default=0))
     last = state.last_runs()
-    return [_mission_row(item, last.get(item.name), width) for item in missions]
+    watches = [watch_of_mission(item.path, state.watches) for item in missions]
+    column = any(watch is not None for watch in watches)
+    return [
+        (*(_watch_mark(watch) if column else ()), *_mission_row(item, last.get(item.name), width))
+        for item, watch in zip(missions, watches, strict=True)
+    ]
+
+
+def _watch_mark(watch: WatchState | None) -> Row:
+    if watch is None:
+        return (piece("  "),)
+    glyph, _, role = watch_glyph(watch)
+    return (piece(f"{glyph} ", role),)
 
 
 def _mission_row(mission: MissionInfo, last: RunSummary | None, width: int) -> Row:
@@ -282,6 +358,7 @@ def preview_rows(mission: MissionInfo) -> list[Row]:
             ("tools", _listing(envelope.get("allowed_tools"))),
             ("budget", _budget(int(envelope.get("max_budget_micros", 0)))),
             ("timeout", f"{envelope.get('timeout_seconds', '–')} s per operation"),
+            *((("watch", ", ".join(mission.watch)),) if mission.watch else ()),
         )
     )
     rows.append(())

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from console.model.compare import REPLAY
 from console.model.fold import RunState
-from console.model.home import HomeState, holder_text
+from console.model.home import HomeState, holder_text, watch_of_mission, watch_stands
+from console.model.replay import Replay, step_at
 from console.model.words import status_word
-from runtime.events.facts import Escalation, RunSummary
+from runtime.events.facts import Comparison, Escalation, RunSummary, WatchState
 from runtime.host.api import MissionInfo, RunStatus
 
-_MUTATIONS = frozenset({"cancel", "terminate", "pause", "resume", "answer", "launch"})
+_MUTATIONS = frozenset({"cancel", "terminate", "pause", "resume", "answer", "launch", "again", "fork"}) | {
+    "toggle_watch",
+    "rearm",
+    "unwatch",
+}
 
 
 def observer_reason(action: str, home: HomeState) -> str | None:
@@ -45,13 +51,6 @@ def _control_reason(action: str, run: RunSummary) -> str | None:
     return None
 
 
-def detail_reason(action: str, state: RunState | None) -> str | None:
-    """Why something about the run in detail is off; None when it is on."""
-    if state is None:
-        return "the run is still being opened"
-    return resume_reason(state.run) if action == "resume" else None
-
-
 def journal_reason(action: str, entries: int) -> str | None:
     """Why a journal cannot be searched or checked; None when it can."""
     if action in ("filter", "seek", "verify") and not entries:
@@ -75,6 +74,19 @@ def resume_reason(run: RunSummary | None) -> str | None:
     return f"the run is {status_word(run.status)}; only paused and resumable runs resume"
 
 
+def again_reason(run: RunSummary | None, mission: MissionInfo | None) -> str | None:
+    """Why a run cannot be run again or forked; None when it can. ``mission`` is its file as far as it was looked at."""
+    if run is None:
+        return "select a run first"
+    if run.resumable:
+        return "nobody holds the run, and it has not ended; r resumes it"
+    if not run.status.terminal:
+        return f"the run has not ended: {status_word(run.status)}"
+    if mission is not None and mission.problems:
+        return f"its mission cannot be run now: {mission.problems[0].message}"
+    return None
+
+
 def answer_reason(questions: Sequence[Escalation], choice: str) -> str | None:
     """Why the first open question cannot be answered so; None when it can."""
     waiting = [item for item in questions if item.blocking]
@@ -91,4 +103,65 @@ def launch_reason(mission: MissionInfo | None) -> str | None:
         return "no mission is selected"
     if mission.problems:
         return "this mission does not load; the preview lists its problems"
+    return None
+
+
+def lookback_reason(run: RunSummary | None) -> str | None:
+    """Why a run can be neither replayed nor compared; None when it can."""
+    if run is None:
+        return "select a run first"
+    if not run.entries:
+        return f"it has no journal: {run.code or status_word(run.status, resumable=run.resumable)}"
+    return None
+
+
+def position_reason(action: str, replay: Replay, *, checking: bool) -> str | None:
+    """Why an action of the replay screen is off at this position; None when it is on."""
+    if action == "bookmarks" and not replay.bookmarks:
+        return "no bookmarks yet; b sets one"
+    if action == "check" and checking:
+        return "the check is running"
+    if action == "report" and replay.report is None:
+        return "R runs the recorded check first"
+    if action == "fork" and step_at(replay) is None:
+        return "no step has begun here"
+    return None
+
+
+def comparison_reason(action: str, choice: str, comparison: Comparison) -> str | None:
+    """Why an action of the compare screen is off; None when it is on."""
+    if comparison.other == REPLAY and (action == "swap" or (action == "open" and choice == "other")):
+        return "the other side is a replay in memory: there is no run to stand on"
+    return None
+
+
+def toggle_watch_reason(mission: MissionInfo | None, home: HomeState) -> str | None:
+    """Why a mission can be neither watched with its default inputs nor let go; None when it can."""
+    if mission is None:
+        return "no mission is selected"
+    if watch_of_mission(mission.path, home.watches) is not None:
+        return None
+    if mission.problems:
+        return "this mission does not load; the preview lists its problems"
+    if not mission.watch:
+        return "this mission has no `watch:` section: it does not say which files to watch"
+    needed = [item.name for item in mission.inputs if item.required]
+    if needed:
+        return f"this mission needs {', '.join(needed)}: `quarterdeck watch PATH --input {needed[0]}=…` watches it"
+    return None
+
+
+def rearm_reason(state: WatchState | None) -> str | None:
+    """Why a watch need not be resumed; None when it stands still."""
+    if state is None:
+        return "no watch is selected"
+    return None if watch_stands(state) else f"it is {state.status}: only suspended and failed watches resume"
+
+
+def watch_reason(action: str, state: WatchState | None) -> str | None:
+    """Why nothing else can be done with a watch; None when it can."""
+    if state is None:
+        return "no watch is selected"
+    if action == "open" and state.active_run_id is None and state.last_run_id is None:
+        return "no change has started a run yet"
     return None

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, Self
 
-from console.model.fold import JournalRow, LogLine, RunState, StepRow
+from console.model.fold import JournalRow, LogLine, RunState, StepRow, StreamTotals
 from console.model.safe import SafeText, safe
-from console.model.words import RESUMABLE_GLYPH, WARNING_GLYPH, glyph, status_glyph, status_word
+from console.model.words import (
+    RESUMABLE_GLYPH,
+    REUSED_WORD,
+    WARNING_GLYPH,
+    glyph,
+    status_glyph,
+    status_word,
+)
 from runtime.events.facts import EntryAppended, LaneState, RunSummary, Verification, Violation
 from runtime.host.api import RunStatus
 
@@ -21,9 +28,11 @@ Row = tuple[Piece, ...]
 _TURN_PATH: Final = ("Idle", "Opening", "Active", "Terminal", "Closed")
 _TURN_SHORT: Final = {"Opening": "Open", "Terminal": "Term"}
 _ROOMY: Final = 44  # cells from which rows spell things out
-_SPACIOUS: Final = 60  # cells from which entries show their time and hash
+_COMPACT: Final = 50  # cells from which stream edges show their bound
+_SPACIOUS: Final = 60  # cells from which entries show their time and hash, and stream edges spell things out
 _DETAIL_LINES: Final = 400
-_LANE_NAMES: Final = {"ControlLane": "CONTROL", "DataLane": "DATA", "TelemetryLane": "TELEMETRY"}
+_TELEMETRY: Final = "TelemetryLane"
+LANE_NAMES: Final = {"ControlLane": "CONTROL", "DataLane": "DATA", "TelemetryLane": "TELEMETRY"}
 _ENTRY_ROLES: Final[dict[str, Role]] = {
     "operation_denied": "bad",
     "escalation": "warn",
@@ -77,11 +86,18 @@ def notice_row(state: RunState) -> Row:
         )
     if run.resumable:
         return (piece(f"{RESUMABLE_GLYPH} nobody holds this run.  ", "warn"), piece("r resume  x cancel", "accent"))
+    cause: Row = (piece("cause  ", "dim"), piece(f"{run.cause}   ")) if run.cause else ()
     if run.status.value in ("failed", "timed_out", "refused"):
-        return (piece("✗ ", "bad"), piece(run.message or run.reason or run.code or "no reason recorded"))
+        return (
+            piece("✗ ", "bad"),
+            piece(f"{run.message or run.reason or run.code or 'no reason recorded'}   "),
+            *cause,
+        )
+    if run.status is RunStatus.SUCCEEDED and run.output_folder:
+        return (*cause, piece("files in  ", "dim"), piece(run.output_folder))
     if run.status is RunStatus.SUCCEEDED and run.work_tree:
-        return (piece("work tree  ", "dim"), piece(run.work_tree))
-    return ()
+        return (*cause, piece("work tree  ", "dim"), piece(run.work_tree))
+    return cause
 
 
 def progress_row(state: RunState) -> Row:
@@ -148,14 +164,15 @@ def step_row(row: StepRow, width: int, *, held: bool = True) -> Row:
             piece(row.block_type, "dim"),
         )
     role: Role = "warn" if row.accepted else step_role(row.status)
-    notes = [took(row.started_at, row.completed_at)] if row.completed_at else []
+    reused = row.reused_from is not None
+    notes = [took(row.started_at, row.completed_at)] if row.completed_at and not reused else []
     if row.attempt > 1:
         notes.append(f"attempt {row.attempt}")
     if row.visit > 1:
         notes.append(f"visit {row.visit}")
-    word = "expected" if row.accepted else row.status
+    word = REUSED_WORD if reused else "expected" if row.accepted else row.status
     return (
-        piece(f"{glyph(row.status, accepted=row.accepted)} ", role),
+        piece(f"{glyph(row.status, accepted=row.accepted, reused=reused)} ", role),
         piece(f"{row.step_id:<{width}} "),
         piece(f"{word:<11} ", role),
         *((piece(f"{row.code}  ", role),) if row.code else ()),
@@ -181,11 +198,12 @@ def step_details(row: StepRow) -> list[Row]:
     """One step in full."""
     members = (
         ("block", row.block_type),
-        ("lane", _LANE_NAMES.get(row.lane, row.lane)),
+        ("lane", LANE_NAMES.get(row.lane, row.lane)),
         ("status", f"{row.status}{' (as the mission expects)' if row.accepted else ''}"),
         ("attempt", f"{row.attempt}, visit {row.visit}"),
         ("started", row.started_at or "–"),
         ("ended", row.completed_at or "–"),
+        *((("reused", f"from run {row.reused_from}"),) if row.reused_from else ()),
         ("code", row.code or "–"),
         ("message", row.message or "–"),
     )
@@ -193,34 +211,76 @@ def step_details(row: StepRow) -> list[Row]:
 
 
 def lane_rows(state: RunState, width: int) -> list[Row]:
-    """One row per lane: a depth bar with its watermarks, counts, and saturation."""
+    """The lanes of node attempts and, below them, the edges of stream items: a depth bar with its watermark, counts,
+    saturation. Telemetry moves items only."""
     if state.run.status.terminal or state.run.resumable or not state.lanes:
-        return _quiet_lanes(state)
+        return _quiet_lanes(state, width)
     roomy = width >= _ROOMY
-    bar = max(8, min(24, width - 44)) if roomy else 8
-    rows = [_lane_row(lane, bar, roomy=roomy) for lane in state.lanes]
+    bar = max(8, min(24, width - 54)) if roomy else 6
+    streams = {edge.lane: edge for edge in state.streams}
+    rows = []
+    for lane in state.lanes:
+        if lane.lane != _TELEMETRY or lane.lane not in streams:
+            rows.append(_lane_row(lane, bar, roomy=roomy))
+        if lane.lane in streams:
+            rows.append(_stream_row(streams[lane.lane], bar, width))
     slots = f"{state.pool_running}/{state.pool_slots}" if state.pool_slots else "–"
     rows.append((piece(f"pool {slots} slots busy", "dim"), piece(f"  entries {state.last_seq + 1}", "dim")))
     return rows
 
 
-def _quiet_lanes(state: RunState) -> list[Row]:
-    """Lanes without gauges: what the journal says ran in them."""
+def _quiet_lanes(state: RunState, width: int) -> list[Row]:
+    """Lanes without gauges: what the journal says went through them."""
     ended = state.run.status.terminal or state.run.resumable
-    rows: list[Row] = [
-        (
-            piece(f"{name:<10}", "dim"),
-            piece(f"{'closed' if ended else 'no gauge yet':<14}", "dim"),
-            piece(f"attempts {state.attempts.get(lane, 0)}"),
-        )
-        for lane, name in _LANE_NAMES.items()
-    ]
+    word = "closed" if ended else "no gauge yet"
+    rows: list[Row] = []
+    for lane, name in LANE_NAMES.items():
+        totals = state.totals.get(lane)
+        if lane != _TELEMETRY or totals is None:
+            attempts = piece(f"attempts {state.attempts.get(lane, 0)}")
+            rows.append((piece(f"{name:<10}", "dim"), piece(f"{word:<14}", "dim"), attempts))
+        if totals is not None:
+            rows.append((piece(f"{_stream_name(lane):<10}{word}", "dim"), *_totals(totals, lane, width)))
     rows.append((piece(f"entries {state.last_seq + 1}", "dim"),))
     return rows
 
 
-def _lane_row(lane: LaneState, width: int, *, roomy: bool) -> Row:
+def _totals(totals: StreamTotals, lane: str, width: int) -> Row:
+    """What passed an edge of a run that is over, in as many words as there is room for."""
+    count = _full if width >= _SPACIOUS else _brief
+    gap = "  " if width >= _SPACIOUS else " "
+    kept: Row = () if lane == _TELEMETRY else (piece(f"{gap}kept {count(totals.kept)}"),)
+    minus = "dropped " if width >= _ROOMY else "-"
+    dropped: Row = (piece(f"{gap}{minus}{count(totals.dropped)}", "warn"),) if totals.dropped else ()
+    word = "saturated" if width >= _SPACIOUS else "sat"
+    pressure: Row = (piece(f"{gap}{word} {count(totals.saturated)}×", "dim"),) if totals.saturated else ()
+    return (*kept, *dropped, *pressure)
+
+
+def stream_words(totals: StreamTotals, lane: str) -> SafeText:
+    """What passed one stream edge, in a line: ``data 8,000 items kept (128,000 bytes), saturated 6×``."""
+    parts = [f"{totals.kept:,} items kept ({totals.bytes:,} bytes)"] if lane != _TELEMETRY else []
+    parts += [f"{totals.dropped:,} items dropped"] if totals.dropped or lane == _TELEMETRY else []
+    parts += [f"saturated {totals.saturated:,}×"] if totals.saturated else []
+    return safe(f"{LANE_NAMES.get(lane, lane).lower()} {', '.join(parts)}")
+
+
+def _stream_name(lane: str) -> str:
+    """Items of the data lane stand below its attempts; telemetry has nothing but items."""
+    return LANE_NAMES.get(lane, lane) if lane == _TELEMETRY else "└ items"
+
+
+def _bar(lane: LaneState, width: int, role: Role, *, mark: bool) -> Row:
+    """How full it is, with the high mark drawn where the depth has not passed it."""
     filled = 0 if lane.limit == 0 else min(width, -(-lane.depth * width // lane.limit))
+    high = lane.high * width // lane.limit if lane.limit else width
+    if not mark or not filled <= high < width:
+        return (piece("▓" * filled, role), piece("░" * (width - filled), "dim"))
+    empty = "░" * (high - filled) + "│" + "░" * (width - high - 1)
+    return (piece("▓" * filled, role), piece(empty, "dim"))
+
+
+def _lane_row(lane: LaneState, width: int, *, roomy: bool) -> Row:
     role: Role = "bad" if lane.saturated else "accent" if lane.depth or lane.running else "dim"
     note: Row = (piece("  saturated" if roomy else " sat", "bad"),) if lane.saturated else ()
     dropped: Row = (
@@ -229,14 +289,43 @@ def _lane_row(lane: LaneState, width: int, *, roomy: bool) -> Row:
     done = lane.dispatched - lane.running
     counts = f"  running {lane.running}  done {done}" if roomy else f" run {lane.running} done {done}"
     return (
-        piece(f"{_LANE_NAMES.get(lane.lane, lane.lane):<10}"),
-        piece("▓" * filled, role),
-        piece("░" * (width - filled), "dim"),
+        piece(f"{LANE_NAMES.get(lane.lane, lane.lane):<10}"),
+        *_bar(lane, width, role, mark=False),
         piece(f" {lane.depth}/{lane.limit}"),
         piece(counts, "dim"),
         *note,
         *dropped,
     )
+
+
+def _stream_row(edge: LaneState, bar: int, width: int) -> Row:
+    """One edge of stream items, in as many words as there is room for; a bound left out is the bar's end."""
+    spacious = width >= _SPACIOUS
+    role: Role = "bad" if edge.saturated else "accent" if edge.depth else "dim"
+    bound = f"/{edge.limit}" if width >= _COMPACT else ""
+    lost = f"  dropped {_brief(edge.dropped)}" if spacious else f" -{_brief(edge.dropped)}"
+    dropped: Row = (piece(lost, "warn"),) if edge.dropped else ()
+    note: Row = (piece("  saturated" if spacious else " sat", "bad"),) if edge.saturated else ()
+    return (
+        piece(f"{_stream_name(edge.lane):<10}"),
+        *_bar(edge, bar, role, mark=True),
+        piece(f" {edge.depth}{bound}"),
+        piece(f"{'  ' if spacious else ' '}out {_brief(edge.dispatched)}", "dim"),
+        *dropped,
+        *note,
+    )
+
+
+def _full(count: int) -> str:
+    return f"{count:,}"
+
+
+def _brief(count: int) -> str:
+    """At most four characters: ``812``, ``12k``, ``3.1k``, ``2.0M``."""
+    for unit, size in (("M", 1_000_000), ("k", 1_000)):
+        if count >= size:
+            return f"{count / size:.1f}{unit}" if count < 10 * size else f"{count // size}{unit}"
+    return str(count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ _STEP_GLYPHS: Final = {
     "skipped": "·",
 }
 
+REUSED_GLYPH: Final = "↺"
+REUSED_WORD: Final = "reused"
 RESUMABLE_GLYPH: Final = "◌"
 RESUMABLE_WORD: Final = "resumable"
 WARNING_GLYPH: Final = "▲"
@@ -61,6 +63,8 @@ def status_word(status: RunStatus, *, resumable: bool = False) -> str:
     return RESUMABLE_WORD if resumable else STATUS_WORDS[status]
 
 
-def glyph(step_status: str, *, accepted: bool = False) -> str:
-    """The glyph of a step; an accepted failure is amber, not red (ruling R16)."""
+def glyph(step_status: str, *, accepted: bool = False, reused: bool = False) -> str:
+    """The glyph of a step; an accepted failure is amber, not red (ruling R16), one taken over from another run its own."""
+    if reused:
+        return REUSED_GLYPH
     return WARNING_GLYPH if accepted else _STEP_GLYPHS.get(step_status, "○")

@@ -133,6 +133,11 @@ class LinesPanel(ScrollView, can_focus=True):
         self.refresh()
         return True
 
+    def follow(self) -> None:
+        """Go to the newest item and stay with the tail."""
+        self._following = self._follow
+        self._to_end()
+
     @property
     def item(self) -> Any:
         """What the cursor is on; None in an empty panel."""
@@ -317,19 +322,10 @@ class LinesPanel(ScrollView, can_focus=True):
         """Put the cursor somewhere without telling anybody."""
         self.cursor = max(0, min(index, len(self._items) - 1))
 
-    def reveal(self, index: int) -> None:
-        """Put the cursor somewhere and bring it into view."""
-        self._place(index)
-
     @property
     def following(self) -> bool:
         """Does the panel stay at its end when items are added?"""
         return self._following
-
-    def follow(self) -> None:
-        """Go to the end and stay there, if this panel follows its tail."""
-        self._following = self._follow
-        self._to_end()
 
     def shift(self, by: int) -> None:
         """Rows were put in, or taken out, above the cursor: keep it, and what is around it, where they are."""
@@ -338,10 +334,14 @@ class LinesPanel(ScrollView, can_focus=True):
             self.scroll_to(y=max(0, self.scroll_offset.y + by), animate=False, immediate=True)
         self.refresh()
 
-    def _place(self, index: int) -> None:
+    def reveal(self, index: int) -> None:
+        """Put the cursor somewhere and bring it into view, and tell."""
+        self._place(index)
+
+    def place(self, index: int) -> None:
+        """Put the cursor somewhere and bring it into view, without telling anybody."""
         self.select(index)
-        last = self.cursor == len(self._items) - 1
-        self._following = self._follow and last
+        self._following = self._follow and self.cursor == len(self._items) - 1
         line = self.cursor + self._offset
         top, height = self.scroll_offset.y, max(1, self.size.height)
         if self.cursor < top:
@@ -349,7 +349,10 @@ class LinesPanel(ScrollView, can_focus=True):
         elif line >= top + height:
             self.scroll_to(y=line - height + 1, animate=False)
         self.refresh()
-        self.post_message(self.Moved(self, self.cursor, last=last))
+
+    def _place(self, index: int) -> None:
+        self.place(index)
+        self.post_message(self.Moved(self, self.cursor, last=self.cursor == len(self._items) - 1))
 
 
 def _nothing(item: object) -> Row:

@@ -10,12 +10,13 @@ from textual import events
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from console.model.home import attention_row
 from console.model.reasons import observer_reason
 from console.model.rows import Row
 from console.model.safe import safe
+from console.panels.keys import KeyBar
 from runtime.events.facts import StreamEvent
 
 if TYPE_CHECKING:
@@ -40,24 +41,6 @@ def content(row: Row) -> Content:
 def block(rows: list[Row]) -> Content:
     """Several rows as one content."""
     return Content("\n").join([content(row) for row in rows])
-
-
-class KeyBar(Footer):
-    """A footer that is built again only when it would show something else; Textual's own is at every focus change."""
-
-    def __init__(self) -> None:
-        super().__init__(show_command_palette=False)
-        self._keys: tuple[object, ...] = ()
-
-    def bindings_changed(self, screen: Screen[Any]) -> None:
-        keys = tuple(
-            (active.binding, active.enabled) for active in screen.active_bindings.values() if active.binding.show
-        )
-        if keys == self._keys:
-            return
-        if self.is_attached and screen is self.screen and self.app.app_focus:  # else it is not built now
-            self._keys = keys
-        super().bindings_changed(screen)
 
 
 class DeckScreen(Screen[Any]):
@@ -93,14 +76,21 @@ class DeckScreen(Screen[Any]):
 
     def redraw(self) -> None:
         """Draw the view state; called at most once per tick."""
-        if not self.is_mounted or not self.query(Footer):
-            return  # not composed yet, or its widgets are being taken down already
+        if not (self.app.is_running and self.is_mounted) or not self.query(KeyBar):
+            return  # not composed yet, or its widgets are being taken down already, one by one
         self.put("#attention", [attention_row(self.console_app.home)])
         self.draw()
         self._refresh_keys()
 
     def draw(self) -> None:
         """Draw what is particular to this screen."""
+
+    def tick(self, now: float) -> None:
+        """The application's clock has moved on to ``now``, in seconds; called ten times a second while visible."""
+
+    def picture(self) -> object:
+        """What this screen shows beside the application's view state; another value means another picture."""
+        return None
 
     def hear(self, events: Sequence[StreamEvent]) -> None:
         """What the runtime told in this tick, for a screen that reads the store itself."""
@@ -112,9 +102,11 @@ class DeckScreen(Screen[Any]):
             self.query_one(selector, Static).update(block(rows), layout=layout)
 
     def _refresh_keys(self) -> None:
-        """The footer is rebuilt only when some key went on or off."""
+        """The footer is rebuilt only when one of its keys went on or off: that costs as much as a frame."""
         now = tuple(
-            self.off(*_action(binding.action)) is None for _, binding in self._bindings if "." not in binding.action
+            self.off(*_action(binding.action)) is None
+            for _, binding in self._bindings
+            if binding.show and "." not in binding.action
         )
         if now != self._availability:
             self._availability = now

@@ -15,19 +15,18 @@ from console.model import detail, rows, timeline
 from console.model.detail import ValueLine
 from console.model.fold import Attempt, AttemptKey, RunState, Write
 from console.model.graph import Graph, lay_out
-from console.model.reasons import detail_reason
 from console.model.rows import Row, piece
 from console.model.safe import safe
 from console.panels.graph import GraphPanel
 from console.panels.lines import LinesPanel
-from console.screens.base import DeckScreen
 from console.screens.dialogs import DetailScreen
-from runtime.events.facts import NodeInfo
+from console.screens.onrun import OnRunScreen
+from runtime.events.facts import NodeInfo, RunSummary
 
 TABS = ("graph", "timeline", "attempts", "log", "values", "files")
 
 
-class RunDetailScreen(DeckScreen):
+class RunDetailScreen(OnRunScreen):
     """What a run did, block by block. A step selected in one place is selected everywhere."""
 
     HELP = (
@@ -38,7 +37,6 @@ class RunDetailScreen(DeckScreen):
         Binding("left_square_bracket", "turn(-1)", "Tab back", key_display="[", id="detail.previous"),
         Binding("right_square_bracket", "turn(1)", "Tab on", key_display="]", id="detail.next"),
         Binding("J", "journal", "Journal", id="run.journal"),
-        Binding("r", "resume", "Resume", show=False, id="run.resume"),
         *(
             Binding(str(index), f"tab('{name}')", f"Show {name}", show=False, id=f"detail.{name}")
             for index, name in enumerate(TABS, 1)
@@ -285,7 +283,13 @@ class RunDetailScreen(DeckScreen):
     # -- actions ------------------------------------------------------------------------------------------------
 
     def off_here(self, action: str, choice: str) -> str | None:
-        return detail_reason(action, self.state)
+        return "it is shown" if action == "detail" else super().off_here(action, choice)
+
+    def run_at_hand(self) -> RunSummary | None:
+        return self.state.run if self.state is not None else None
+
+    def step_at_hand(self) -> str | None:
+        return self.chosen or None
 
     def action_tab(self, name: str) -> None:
         self.query_one("#pages", ContentSwitcher).current = name
@@ -300,15 +304,6 @@ class RunDetailScreen(DeckScreen):
 
     def action_turn(self, step: int) -> None:
         self.action_tab(TABS[(TABS.index(self.tab) + step) % len(TABS)])
-
-    def action_journal(self) -> None:
-        if self.state is not None:
-            self.console_app.open_journal(self.state.run)
-
-    def action_resume(self) -> None:
-        state = self.state
-        if state is not None:
-            self.console_app.intend(lambda: self.console_app.deck.resume(state.run.run_id, "resumed from the console"))
 
     def action_back(self) -> None:
         self.app.pop_screen()

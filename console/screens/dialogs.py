@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual import on
@@ -43,6 +44,66 @@ class ConfirmScreen(ModalScreen[str | None]):
             self.query_one("#complaint", Label).update(f"type {self._word}, a space, and a reason")
             return
         self.dismiss(reason.strip())
+
+    def action_refuse(self) -> None:
+        self.dismiss(None)
+
+
+class AskScreen(ModalScreen[str | None]):
+    """One line of text. ``accept`` says what is wrong with it, or None to take it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "refuse", "No")]
+
+    def __init__(self, title: str, hint: str, accept: Callable[[str], str | None]) -> None:
+        super().__init__()
+        self._title = title
+        self._hint = hint
+        self._accept = accept
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Label(safe(self._title), markup=False, classes="title")
+            yield Input(placeholder=self._hint, id="asked-text")
+            yield Label("", id="complaint", markup=False)
+            yield Label("enter take it   esc back", markup=False, classes="keys")
+
+    @on(Input.Submitted)
+    def _submitted(self, event: Input.Submitted) -> None:
+        problem = self._accept(event.value.strip())
+        if problem is None:
+            self.dismiss(event.value.strip())
+        else:
+            self.query_one("#complaint", Label).update(safe(problem))
+
+    def action_refuse(self) -> None:
+        self.dismiss(None)
+
+
+class PickScreen(ModalScreen[int | None]):
+    """One of several; the index of what was chosen."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "refuse", "No")]
+
+    def __init__(self, title: SafeText, choices: Sequence[Row]) -> None:
+        super().__init__()
+        self._title = title
+        self._choices = choices
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Label(self._title, markup=False, classes="title")
+            yield OptionList(*(Option(content(choice)) for choice in self._choices), id="choices", markup=False)
+            yield Label("j k choose   enter take it   esc back", markup=False, classes="keys")
+
+    @on(OptionList.OptionSelected)
+    def _chosen(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option_index)
+
+    def key_j(self) -> None:
+        self.query_one(OptionList).action_cursor_down()
+
+    def key_k(self) -> None:
+        self.query_one(OptionList).action_cursor_up()
 
     def action_refuse(self) -> None:
         self.dismiss(None)

@@ -30,6 +30,7 @@ _GLYPHS = (
     ("◐", "waiting for you", "warn"),
     ("◌", "resumable", "warn"),
     ("↶", "undone", "warn"),
+    ("↺", "taken over from an earlier run", "good"),
     ("⊘", "cancelled", "warn"),
     ("○", "not started", "dim"),
 )

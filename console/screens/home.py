@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import ClassVar
 
 from textual import on
@@ -11,27 +10,27 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Static
 
+from console.model.compare import marked
 from console.model.home import mission_rows, preview_rows, run_header, run_row
-from console.model.reasons import launch_reason, resume_reason, run_selected_reason
+from console.model.reasons import launch_reason, toggle_watch_reason
 from console.model.rows import Row, piece
 from console.panels.lines import LinesPanel
-from console.screens.base import DeckScreen
 from console.screens.launch import LaunchScreen
+from console.screens.onrun import OnRunScreen
 from runtime.events.facts import RunSummary
 from runtime.host.api import MissionInfo
 
 _SEARCH_FROM = 2  # characters from which the store is asked too
 
 
-class HomeScreen(DeckScreen):
+class HomeScreen(OnRunScreen):
     """Missions on the left, preview on the right, runs below."""
 
     HELP = "Missions and runs. Select a mission and press n to launch it; enter on a run opens its dashboard."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "launch", "New run", id="mission.launch"),
         Binding("r", "resume", "Resume", id="run.resume"),
-        Binding("d", "detail", "Detail", show=False, id="run.detail"),
-        Binding("J", "journal", "Journal", show=False, id="run.journal"),
+        Binding("t", "toggle_watch", "Watch", id="mission.watch"),
         Binding("H", "app.history", "Runs", id="home.history"),
         Binding("slash", "filter", "Filter", key_display="/", id="home.filter"),
         Binding("v", "app.violations", "Violations", id="home.violations"),
@@ -104,7 +103,7 @@ class HomeScreen(DeckScreen):
         panel.border_title = f"2 runs  {len(runs)}{more} · H all runs" if runs else "2 runs"
         panel.show(
             runs,
-            partial(run_row, width=width),
+            lambda run: marked(run_row(run, width), base=run.run_id == home.base),
             mark=(home.revision, text, width),
             header=run_header(width),
             empty=self._empty("no runs yet; n launches the selected mission", text),
@@ -114,7 +113,7 @@ class HomeScreen(DeckScreen):
         item = self.query_one("#missions", LinesPanel).item
         return item if isinstance(item, MissionInfo) else None
 
-    def selected_run(self) -> RunSummary | None:
+    def run_at_hand(self) -> RunSummary | None:
         item = self.query_one("#runs", LinesPanel).item
         return item if isinstance(item, RunSummary) else None
 
@@ -123,31 +122,20 @@ class HomeScreen(DeckScreen):
     def off_here(self, action: str, choice: str) -> str | None:
         if action == "launch":
             return launch_reason(self.selected_mission())
-        if action == "resume":
-            return resume_reason(self.selected_run())
-        if action in ("detail", "journal"):
-            return run_selected_reason(self.selected_run())
-        return None
+        if action == "toggle_watch":
+            return toggle_watch_reason(self.selected_mission(), self.console_app.home)
+        return super().off_here(action, choice)
 
     def action_launch(self) -> None:
         mission = self.selected_mission()
         if mission is not None:
             self.app.push_screen(LaunchScreen(mission))
 
-    def action_resume(self) -> None:
-        run = self.selected_run()
-        if run is not None:
-            self.console_app.intend(lambda: self.console_app.deck.resume(run.run_id, "resumed from the console"))
-
-    def action_detail(self) -> None:
-        run = self.selected_run()
-        if run is not None:
-            self.console_app.open_detail(run.run_id)
-
-    def action_journal(self) -> None:
-        run = self.selected_run()
-        if run is not None:
-            self.console_app.open_journal(run)
+    def action_toggle_watch(self) -> None:
+        """Watch the selected mission with its default inputs, or let it go."""
+        mission = self.selected_mission()
+        if mission is not None:
+            self.console_app.toggle_watch(mission.path)
 
     def action_panel(self, name: str) -> None:
         self.set_focus(self.query_one(f"#{name}"))

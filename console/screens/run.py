@@ -16,14 +16,14 @@ from console.model.fold import RunState, StepRow
 from console.model.reasons import run_reason
 from console.model.safe import safe
 from console.panels.lines import LinesPanel
-from console.screens.base import DeckScreen
 from console.screens.dialogs import ConfirmScreen, DetailScreen
-from runtime.events.facts import Violation
+from console.screens.onrun import OnRunScreen
+from runtime.events.facts import RunSummary, Violation
 
 _PANELS = ("lanes", "steps", "journal", "violations", "log")
 
 
-class RunScreen(DeckScreen):
+class RunScreen(OnRunScreen):
     """One run, live or finished."""
 
     HELP = "One run. The journal panel's title is the verdict of the last hash-chain check; V checks again now."
@@ -31,11 +31,9 @@ class RunScreen(DeckScreen):
         Binding("p", "pause", "Pause", id="run.pause"),
         Binding("x", "cancel", "Cancel", id="run.cancel"),
         Binding("X", "terminate", "Terminate", id="run.terminate"),
-        Binding("r", "resume", "Resume", show=False, id="run.resume"),
         Binding("a", "answer('approved')", "Approve", show=False, id="question.approve"),
         Binding("R", "answer('rejected')", "Reject …", show=False, id="question.reject"),
         Binding("d", "detail", "Detail", id="run.detail"),
-        Binding("J", "journal", "Journal", show=False, id="run.journal"),
         Binding("V", "verify", "Verify", id="run.verify"),
         Binding("f", "full", "Full", show=False, id="run.full"),
         *(
@@ -60,6 +58,8 @@ class RunScreen(DeckScreen):
             self.query_one(f"#{name}").border_title = f"{index} {name}"
         self.query_one("#lanes").can_focus = True
         self.query_one("#journal").focus()
+        if self.state is not None:
+            self.console_app.look_up(self.state.run.mission_path)
         super().on_mount()
 
     def on_resize(self) -> None:
@@ -128,7 +128,16 @@ class RunScreen(DeckScreen):
     # -- actions ------------------------------------------------------------------------------------------------
 
     def off_here(self, action: str, choice: str) -> str | None:
-        return run_reason(action, choice, self.state)
+        return run_reason(action, choice, self.state) or super().off_here(action, choice)
+
+    def run_at_hand(self) -> RunSummary | None:
+        return self.state.run if self.state is not None else None
+
+    def step_at_hand(self) -> str | None:
+        """The step the cursor is on, while the steps panel has the focus."""
+        steps = self._panel("steps")
+        row = steps.item if self.focused is steps else None
+        return row.step_id if isinstance(row, StepRow) else None
 
     def action_cancel(self) -> None:
         self._control("cancel")
@@ -137,9 +146,6 @@ class RunScreen(DeckScreen):
         state = self.state
         if state is not None:
             self._control("resume" if state.run.status.value == "paused" else "pause")
-
-    def action_resume(self) -> None:
-        self._control("resume")
 
     def _control(self, verb: str) -> None:
         state, deck = self.state, self.console_app.deck
@@ -158,16 +164,6 @@ class RunScreen(DeckScreen):
                 self.console_app.intend(lambda: self.console_app.deck.terminate(run_id, reason))
 
         self.app.push_screen(ConfirmScreen(run_id[:8], "Kill this run and keep what it has done?"), confirmed)
-
-    def action_detail(self) -> None:
-        """The run block by block, beginning with the step the cursor is on."""
-        state, step = self.state, self._panel("steps").item
-        if state is not None:
-            self.console_app.open_detail(state.run.run_id, step.step_id if isinstance(step, StepRow) else "")
-
-    def action_journal(self) -> None:
-        if self.state is not None:
-            self.console_app.open_journal(self.state.run)
 
     def action_answer(self, resolution: str) -> None:
         """Approving is one key; rejecting ends the run, so it asks for a reason first."""

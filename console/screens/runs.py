@@ -13,14 +13,13 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Input
 
 from console.model import runs
-from console.model.reasons import resume_reason, run_selected_reason
 from console.panels.lines import LinesPanel
-from console.screens.base import DeckScreen
+from console.screens.onrun import OnRunScreen
 from console.screens.paging import Pager
 from runtime.events.facts import RunChanged, RunSummary, StreamEvent
 
 
-class RunsScreen(DeckScreen):
+class RunsScreen(OnRunScreen):
     """Every run, in the order and with the filter the operator chose."""
 
     HELP = (
@@ -35,7 +34,6 @@ class RunsScreen(DeckScreen):
         Binding("shift+right", "pick(1)", "Column right", show=False, id="runs.right"),
         Binding("d", "detail", "Detail", id="run.detail"),
         Binding("J", "journal", "Journal", id="run.journal"),
-        Binding("r", "resume", "Resume", show=False, id="run.resume"),
         Binding("ctrl+r", "reload", "Reload", show=False, id="runs.reload"),
         Binding("escape,q", "back", "Back", id="list.back"),
     ]
@@ -66,7 +64,7 @@ class RunsScreen(DeckScreen):
     def panel(self) -> LinesPanel:
         return self.query_one("#history", LinesPanel)
 
-    def selected(self) -> RunSummary | None:
+    def run_at_hand(self) -> RunSummary | None:
         item = self.panel.item
         return item if isinstance(item, RunSummary) else None
 
@@ -124,7 +122,7 @@ class RunsScreen(DeckScreen):
     def _rows_came(self) -> None:
         """Draw, with the cursor on the run it was on before the rows moved, unless it has been moved itself."""
         self.redraw()
-        place, here = self.panel.cursor, self.selected()
+        place, here = self.panel.cursor, self.run_at_hand()
         if self._on is not None and self._on[0] == place and (here is None or here.run_id != self._on[1]):
             found = next((index for index, run in self.pager.rows.held() if run.run_id == self._on[1]), None)
             if found is not None:
@@ -133,18 +131,11 @@ class RunsScreen(DeckScreen):
 
     def _note_place(self) -> None:
         """Remember the run under the cursor; at the top of the list the top is what is looked at."""
-        place, here = self.panel.cursor, self.selected()
+        place, here = self.panel.cursor, self.run_at_hand()
         self._on = (place, here.run_id) if here is not None and place else None
         self._refresh_keys()
 
     # -- actions ------------------------------------------------------------------------------------------------
-
-    def off_here(self, action: str, choice: str) -> str | None:
-        if action == "resume":
-            return resume_reason(self.selected())
-        if action in ("detail", "journal"):
-            return run_selected_reason(self.selected())
-        return None
 
     def action_filter(self) -> None:
         box = self.query_one("#filter", Input)
@@ -162,21 +153,6 @@ class RunsScreen(DeckScreen):
 
     def action_sort(self) -> None:
         self.ask(self.asked.by(runs.sort_of(self.picked)))
-
-    def action_detail(self) -> None:
-        run = self.selected()
-        if run is not None:
-            self.console_app.open_detail(run.run_id)
-
-    def action_journal(self) -> None:
-        run = self.selected()
-        if run is not None:
-            self.console_app.open_journal(run)
-
-    def action_resume(self) -> None:
-        run = self.selected()
-        if run is not None:
-            self.console_app.intend(lambda: self.console_app.deck.resume(run.run_id, "resumed from the console"))
 
     def action_reload(self) -> None:
         self.pager.restart()

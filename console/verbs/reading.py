@@ -6,21 +6,25 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from console.model.describe import emitted
 from console.model.fold import RunState, fold_entry
+from console.model.rows import stream_words
 from console.model.safe import safe
-from console.model.words import glyph, status_glyph, status_word
+from console.model.words import REUSED_WORD, glyph, status_glyph, status_word
 from console.verbs.output import duration, plain, print_json, print_listing, print_outputs, say
 from console.verbs.running import deck_for, question_name
-from runtime.events.facts import EntryAppended, Verification
+from runtime.events.facts import EntryAppended, RunSummary, Verification
 from runtime.host.api import Deck, Exit, QuarterdeckError
 
 _PAGE: Final = 500
 _FOLLOW_SECONDS: Final = 0.3
 _MAX_ROWS: Final = 1000
+_LINEAGE_SHOWN: Final = 10
+_RELATED: Final = ("run_id", "parent_run_id", "status", "created_at", "cause")
 
 
 async def runs(options: argparse.Namespace) -> int:
@@ -65,14 +69,18 @@ async def missions(options: argparse.Namespace) -> int:
 
 
 async def show(options: argparse.Namespace) -> int:
-    """``--json``: the run summary plus ``steps`` (id, status, code, attempt, …)."""
+    """``--json``: the run summary plus ``steps`` (id, status, code, attempt, reused_from, …), ``streams`` by lane (kept,
+    bytes, dropped, saturated) and ``lineage`` (the runs of its lineage, oldest first, itself included)."""
     async with deck_for(options, writing=False) as deck:
         summary = await deck.find(options.selector)
+        lineage = await deck.lineage(summary.run_id)
         state = RunState.begin(summary, await deck.nodes(summary.run_id))
-        async for entry in _entries(deck, summary.run_id):
+        async for entry in entries_of(deck, summary.run_id):
             state = fold_entry(state, entry)
     if options.json:
-        print_json({**plain(summary), "steps": plain(state.step_rows())})
+        related = [{name: getattr(run, name) for name in _RELATED} for run in lineage]
+        told = {"steps": plain(state.step_rows()), "streams": plain(state.totals), "lineage": related}
+        print_json({**plain(summary), **told})
         return Exit.OK
     word = status_word(summary.status, resumable=summary.resumable)
     print(f"run {summary.run_id}  {safe(summary.mission)} v{safe(summary.mission_version)}")
@@ -83,25 +91,46 @@ async def show(options: argparse.Namespace) -> int:
     print(f"  {safe(summary.code or summary.reason)}" if summary.code or summary.reason else "")
     if summary.message:
         print(f"  {safe(summary.message)}")
+    _print_lineage(summary, lineage)
     if summary.work_tree:
         print(f"work tree {safe(summary.work_tree)}")
+    if summary.output_folder:
+        print(f"files in {safe(summary.output_folder)}")
     print(f"journal {summary.entries} entries, head {safe(summary.head_hash)}")
     for row in state.step_rows():
         note = f"  {safe(row.code)}{' (expected)' if row.accepted else ''}" if row.code else ""
-        print(f"  {glyph(row.status, accepted=row.accepted)} {safe(row.step_id)}  {safe(row.block_type)}{note}")
+        note += f"  {REUSED_WORD} from {safe(row.reused_from[:8])}" if row.reused_from else ""
+        mark = glyph(row.status, accepted=row.accepted, reused=row.reused_from is not None)
+        print(f"  {mark} {safe(row.step_id)}  {safe(row.block_type)}{note}")
+    for lane, totals in sorted(state.totals.items()):
+        print(f"  {stream_words(totals, lane)}")
     print_outputs(summary.outputs)
     return Exit.OK
 
 
+def _print_lineage(summary: RunSummary, lineage: Sequence[RunSummary]) -> None:
+    """Why the run was started, and the other runs of its lineage when there are any."""
+    if summary.cause:
+        print(f"cause {safe(summary.cause)}")
+    if summary.parent_run_id:
+        print(f"parent {safe(summary.parent_run_id)}")
+    others = [run for run in lineage if run.run_id != summary.run_id]
+    for run in others[-_LINEAGE_SHOWN:]:
+        word = f"{status_glyph(run.status, resumable=run.resumable)} {status_word(run.status, resumable=run.resumable)}"
+        print(f"lineage {safe(run.run_id[:8])}  {word}  {safe(run.cause or '')}".rstrip())
+    if len(others) > _LINEAGE_SHOWN:
+        print(f"lineage {len(others) - _LINEAGE_SHOWN} older runs not shown")
+
+
 async def logs(options: argparse.Namespace) -> int:
-    """``--json``: journal entries, one per line; with ``--step``, the step's captured output as text."""
+    """``--json``: journal entries, one per line; with ``--step``, the step's captured output and kept items as text."""
     async with deck_for(options, writing=False) as deck:
         summary = await deck.find(options.selector)
         if options.step:
             return await _step_output(deck, summary.run_id, options.step)
         last = -1
         while True:
-            async for entry in _entries(deck, summary.run_id, after=last):
+            async for entry in entries_of(deck, summary.run_id, after=last):
                 last = entry.seq
                 _print_entry(entry, as_json=options.json)
             summary = await deck.find(summary.run_id)
@@ -120,9 +149,14 @@ def _print_entry(entry: EntryAppended, *, as_json: bool) -> None:
 
 
 async def _step_output(deck: Deck, run_id: str, step: str) -> int:
-    """The captured output of every operation of a step: full streams where they were kept, else what the record holds."""
+    """The captured output of every operation of a step, full streams where they were kept, else what the record holds;
+    and the data items it emitted."""
     found = False
-    async for entry in _entries(deck, run_id):
+    async for entry in entries_of(deck, run_id):
+        stream = emitted(entry.entry) if entry.kind == "step_finished" and entry.entry["step_id"] == step else None
+        if stream is not None:
+            found = True
+            await _print_items(deck, stream[2])
         receipt = entry.entry.get("receipt") if entry.kind == "receipt" else None
         if not receipt or receipt["step_id"] != step:
             continue
@@ -135,10 +169,21 @@ async def _step_output(deck: Deck, run_id: str, step: str) -> int:
     if not found:
         raise QuarterdeckError(
             "STEP_UNKNOWN",
-            f"run {run_id} has no operation of a step {step!r}",
+            f"run {run_id} has no operation and no stream items of a step {step!r}",
             hint="`quarterdeck show RUN` lists the steps",
         )
     return Exit.OK
+
+
+async def _print_items(deck: Deck, index: str) -> None:
+    from runtime.host.stream_items import stream_texts
+
+    async for texts in stream_texts(deck.artifact, index):
+        if texts is None:
+            say(f"a part of what the step emitted is no longer stored ({index})")
+            continue
+        for text in texts:
+            print(safe(text, lines=True))
 
 
 async def _print_output(deck: Deck, output: dict[str, Any]) -> None:
@@ -251,7 +296,8 @@ def _write_new(path: Path, lines: list[bytes]) -> None:
         raise QuarterdeckError("EXPORT_IO", f"cannot write {path}: {error.strerror}") from None
 
 
-async def _entries(deck: Deck, run_id: str, *, after: int = -1) -> AsyncIterator[EntryAppended]:
+async def entries_of(deck: Deck, run_id: str, *, after: int = -1) -> AsyncIterator[EntryAppended]:
+    """The journal of a run, page by page."""
     while True:
         page = await deck.entries(run_id, after=after, limit=_PAGE)
         for entry in page:

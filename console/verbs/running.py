@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from console.assets import mission_folders
-from console.model.words import STATUS_WORDS, glyph, status_glyph, status_word
+from console.model.words import REUSED_WORD, STATUS_WORDS, glyph, status_glyph, status_word
 from console.verbs.output import duration, plain, print_json, print_outputs, say
 from runtime.events.facts import (
     EntryAppended,
@@ -48,23 +48,33 @@ async def deck_for(options: argparse.Namespace, *, writing: bool) -> AsyncIterat
 
 async def run(options: argparse.Namespace) -> int:
     """``quarterdeck run PATH``: prints ``{"event":"launch",…}`` and ``{"event":"done",…}`` with ``--json``."""
-    attended = not options.no_input and (options.await_approval or sys.stdin.isatty())
     intent = Launch(
-        path=_absolute(options.path),
-        inputs=_inputs(options.input),
-        unattended=not attended,
+        path=absolute(options.path),
+        inputs=given_inputs(options.input),
+        unattended=not is_attended(options),
         wait=options.wait,
         reason=options.reason,
+        directory=str(Path.cwd()),
     )
     async with deck_for(options, writing=True) as deck:
-        feed = deck.subscribe()
-        try:
-            summary = await deck.launch(intent)
-            code = await _attend(deck, feed, summary, options)
-            await _stay(deck)
-            return code
-        finally:
-            feed.close()
+        return await run_attached(deck, intent, options)
+
+
+async def run_attached(deck: Deck, intent: Launch, options: argparse.Namespace) -> int:
+    """Launch, show the run until it ends, and take its exit code."""
+    feed = deck.subscribe()
+    try:
+        summary = await deck.launch(intent)
+        code = await _attend(deck, feed, summary, options)
+        await stay(deck)
+        return code
+    finally:
+        feed.close()
+
+
+def is_attended(options: argparse.Namespace) -> bool:
+    """Is there somebody who can answer a question, here or with `quarterdeck approve`?"""
+    return not options.no_input and (options.await_approval or sys.stdin.isatty())
 
 
 async def resume(options: argparse.Namespace) -> int:
@@ -72,16 +82,15 @@ async def resume(options: argparse.Namespace) -> int:
 
     Whether a repaired run may ask is up to this face: where nobody can answer, it must not wait for ever.
     """
-    attended = not options.no_input and (options.await_approval or sys.stdin.isatty())
     async with deck_for(options, writing=True) as deck:
         feed = deck.subscribe()
         try:
             summary = await deck.find(options.selector)
-            ack = await deck.resume(summary.run_id, options.reason, unattended=not attended)
+            ack = await deck.resume(summary.run_id, options.reason, unattended=not is_attended(options))
             if not ack.done or not summary.resumable:
                 return _acknowledge(ack, options)
             code = await _attend(deck, feed, await deck.find(summary.run_id), options)
-            await _stay(deck)
+            await stay(deck)
             return code
         finally:
             feed.close()
@@ -102,7 +111,7 @@ async def pause(options: argparse.Namespace) -> int:
 async def unlatch(options: argparse.Namespace) -> int:
     """``quarterdeck unlatch PATH --reason TEXT``: let missions work again in a tree where an undo went wrong."""
     async with deck_for(options, writing=True) as deck:
-        return _acknowledge(await deck.unlatch(_absolute(options.path), options.reason), options)
+        return _acknowledge(await deck.unlatch(absolute(options.path), options.reason), options)
 
 
 async def approve(options: argparse.Namespace) -> int:
@@ -181,7 +190,7 @@ async def _attend(deck: Deck, feed: Subscription, summary: RunSummary, options: 
     return _conclude(summary, summary.exit_code if summary.exit_code is not None else Exit.FAILED, options)
 
 
-async def _stay(deck: Deck) -> None:
+async def stay(deck: Deck) -> None:
     """Runs other terminals attached live in this process: leaving now would cut them short."""
     others = asyncio.create_task(deck.drained())
     try:
@@ -224,11 +233,11 @@ async def _follow(deck: Deck, feed: Subscription, run_id: str, options: argparse
         if sys.stdin.isatty() and not options.no_input:
             for event in events:
                 if isinstance(event, InboxChanged):
-                    await _ask(deck, event.escalations, run_id, asked)
+                    await ask_here(deck, event.escalations, run_id, asked)
         await asyncio.wait({asyncio.ensure_future(feed.wait())}, timeout=_TICK)
 
 
-async def _ask(deck: Deck, questions: tuple[Escalation, ...], run_id: str, asked: set[str]) -> None:
+async def ask_here(deck: Deck, questions: tuple[Escalation, ...], run_id: str, asked: set[str]) -> None:
     """Put each new question of this run to the person at the terminal."""
     for item in questions:
         if item.run_id != run_id or not item.blocking or item.escalation_id in asked:
@@ -246,12 +255,12 @@ def _print_events(events: Any, run_id: str, options: argparse.Namespace) -> None
     if options.json:
         return
     for event in events:
-        line = _progress(event, run_id)
+        line = progress(event, run_id)
         if line:
             say(line)
 
 
-def _progress(event: StreamEvent, run_id: str) -> str | None:
+def progress(event: StreamEvent, run_id: str) -> str | None:
     if isinstance(event, StreamGap):
         return f"· {event.dropped} lines of output not shown"
     if (
@@ -266,7 +275,9 @@ def _progress(event: StreamEvent, run_id: str) -> str | None:
     if event.kind == "step_finished":
         note = f"  {entry['code']}" if entry.get("code") else ""
         accepted = " (expected)" if entry.get("accepted") else ""
-        return f"{glyph(str(entry['status']), accepted=bool(entry.get('accepted')))} {entry['step_id']}{note}{accepted}"
+        reused = bool(entry.get("reused_from"))
+        mark = glyph(str(entry["status"]), accepted=bool(entry.get("accepted")), reused=reused)
+        return f"{mark} {entry['step_id']}{note}{accepted}{f' ({REUSED_WORD})' if reused else ''}"
     if event.kind == "operation_denied":
         return f"✗ {entry['step_id']}: {entry.get('reason') or entry['code']}"
     return None
@@ -283,6 +294,7 @@ def _announce(summary: RunSummary, options: argparse.Namespace) -> None:
                 "mission_version": summary.mission_version,
                 "session_id": summary.session_id,
                 "work_tree": summary.work_tree,
+                "output_folder": summary.output_folder,
                 "confinement": summary.confinement,
             }
         )
@@ -305,6 +317,8 @@ def _conclude(summary: RunSummary, exit_code: int, options: argparse.Namespace) 
         if summary.message:
             say(f"  {summary.message}")
         print_outputs(summary.outputs)
+        if summary.output_folder:
+            say(f"files in {summary.output_folder}")
     return int(exit_code)
 
 
@@ -321,16 +335,18 @@ def done_record(summary: RunSummary) -> dict[str, Any]:
         "entries": summary.entries,
         "violations": summary.violations,
         "work_tree": summary.work_tree,
+        "output_folder": summary.output_folder,
         "outputs": plain(summary.outputs),
         "duration_ms": summary.duration_ms,
     }
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def _inputs(pairs: list[str]) -> Mapping[str, str]:
+def given_inputs(pairs: list[str]) -> Mapping[str, str]:
+    """``--input name=value`` options as a mapping. Raises `QuarterdeckError` ``INPUT_SYNTAX``."""
     given: dict[str, str] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")

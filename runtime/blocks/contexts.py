@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from runtime.blocks.definition import RunStyle
 from runtime.blocks.errors import (
     BlockError,
     BlockRuntimeError,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from runtime.blocks.threads import ThreadBridge
 
 _LOGGER: Final = logging.getLogger("runtime.blocks")
+DATA: Final = "data"
+TELEMETRY: Final = "telemetry"
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 
@@ -197,11 +200,6 @@ class _RunContext(BlockValidateContext):
             self._attempt.annotations = {}
         self._attempt.annotations[key] = BlockValue.of(value)
 
-    def emit(self, lane: str, value: object) -> None:
-        """Offer a stream item on a lane; does nothing outside a run."""
-        if self._attempt.host is not None:
-            self._attempt.host.emit(lane, BlockValue.of(value))
-
 
 class BlockContext(_RunContext):
     """The context of an ``async`` run (and of ``inline`` ones, which must not use the awaitable calls)."""
@@ -235,6 +233,34 @@ class BlockContext(_RunContext):
     async def sleep(self, seconds: float) -> None:
         await self.services.clock.sleep(seconds)
 
+    def emit(self, lane: str, value: object) -> Awaitable[None]:
+        """Emit a stream item: ``await ctx.emit("data", value)``. Outside a run nothing happens.
+
+        ``data`` is kept with the run and shown; it waits for room, and must be awaited. ``telemetry`` is only shown:
+        it is taken or dropped at once, and awaiting it merely lets others run. An ``inline`` run cannot wait, so it
+        may emit telemetry only. Raises `BlockValidationError` ``validation.stream_lane``, ``validation.stream_item``;
+        awaiting raises `BlockRuntimeError` ``runtime.stream_stalled`` when no room was made in time.
+        """
+        item = _item(lane, value)
+        if lane == TELEMETRY:
+            offer(self._attempt, item)
+            return _Breath()
+        if self._block.spec.style is RunStyle.INLINE:
+            raise BlockValidationError(
+                "validation.stream_lane",
+                f"{self._block.block_name} is inline and cannot wait for room; emit 'telemetry', or make run async",
+            )
+        return send(self._attempt, item)
+
+
+class _Breath:
+    """What emitting telemetry returns. Awaiting it gives way once; not awaiting it loses nothing."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
 
 class BlockingContext(_RunContext):
     """The context of a threaded run: the same calls, blocking the worker thread."""
@@ -265,6 +291,54 @@ class BlockingContext(_RunContext):
     def sleep(self, seconds: float) -> None:
         self._bridge.call(lambda: _sleep(self._attempt, seconds))
 
+    def emit(self, lane: str, value: object) -> None:
+        """See `BlockContext.emit`; waits in the worker thread."""
+        item = _item(lane, value)
+        if lane == DATA:
+            self._bridge.call(lambda: send(self._attempt, item))
+        else:
+            self._bridge.call(lambda: _on_loop(lambda: offer(self._attempt, item)))
+
+    def _log(self, level: str, event: str, value: object) -> None:
+        if self._attempt.host is None:
+            super()._log(level, event, value)
+            return
+        # The host belongs to the loop.
+        self._bridge.call(lambda: _on_loop(lambda: super(BlockingContext, self)._log(level, event, value)))
+
+
+async def _on_loop(call: Callable[[], None]) -> None:
+    call()
+
+
+def _item(lane: str, value: object) -> BlockValue:
+    if lane not in (DATA, TELEMETRY):
+        raise BlockValidationError(
+            "validation.stream_lane",
+            f"ctx.emit knows the lanes 'data' (kept) and 'telemetry' (only shown), not {lane!r};"
+            " node attempts choose their lane with the block's 'lane:' key",
+        )
+    return BlockValue.of(value)
+
+
+async def send(attempt: Attempt, item: BlockValue) -> None:
+    """One Data item through the host."""
+    _still_open(attempt)
+    if attempt.host is not None:
+        await attempt.host.send(item)
+
+
+def offer(attempt: Attempt, item: BlockValue) -> None:
+    """One Telemetry item through the host."""
+    _still_open(attempt)
+    if attempt.host is not None:
+        attempt.host.offer(item)
+
+
+def _still_open(attempt: Attempt) -> None:
+    if not attempt.open:
+        raise Halted("runtime.canceled", "the attempt has ended")
+
 
 async def _sleep(attempt: Attempt, seconds: float) -> None:
     await attempt.scope.services.clock.sleep(seconds)
@@ -278,8 +352,7 @@ async def perform(
     compensation: tuple[str, str] | None,
 ) -> BlockValue:
     """One operation through the host; failures become block errors, halts stay control flow (ruling R17)."""
-    if not attempt.open:
-        raise Halted("runtime.canceled", "the attempt has ended")
+    _still_open(attempt)
     if attempt.host is None:
         raise BlockRuntimeError(
             "runtime.no_operations", f"{attempt.block.block_name} needs a governed run to perform {operation_type}"
@@ -315,8 +388,7 @@ async def ask(
     attempt: Attempt, prompt: str, kinds: Sequence[str], choices: Sequence[str], subject: object
 ) -> BlockValue:
     """One question through the host; the block is WAITING and its deadline paused until the answer."""
-    if not attempt.open:
-        raise Halted("runtime.canceled", "the attempt has ended")
+    _still_open(attempt)
     if attempt.host is None:
         raise _no_operator(attempt)
     state, remaining = attempt.block.shared_state, _pause(attempt)

@@ -66,12 +66,19 @@ class AttemptHost(Protocol):
         """Ask a human. Raises `BlockRuntimeError` ``approval.refused`` or ``approval.missing``."""
         ...
 
-    def emit(self, lane: str, value: BlockValue) -> None:
-        """Offer a stream item; lossy."""
+    async def send(self, value: BlockValue) -> None:
+        """Hand over a Data item, waiting for room.
+
+        Raises `BlockValidationError` ``validation.stream_item``, `BlockRuntimeError` ``runtime.stream_stalled``.
+        """
+        ...
+
+    def offer(self, value: BlockValue) -> None:
+        """Offer a Telemetry item; never waits, lossy. Only on the loop."""
         ...
 
     def log(self, level: str, event: str, value: object) -> None:
-        """Record a diagnostic of the running block."""
+        """Record a diagnostic of the running block. Only on the loop."""
         ...
 
 

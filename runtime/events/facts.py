@@ -34,6 +34,8 @@ class RunSummary:
     finished_at: str | None = None
     duration_ms: int = 0
     work_tree: str | None = None
+    output_folder: str | None = None
+    """Where the run leaves files of its own, outside the work tree; None when it leaves none."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Any] | None = None
     trigger: str = "cli"
@@ -183,7 +185,8 @@ class LanesChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputDelta:
-    """A live piece of process or model output; ``stream`` is ``stdout``, ``stderr`` or ``model``. Lossy."""
+    """A live piece of output. ``stream`` is ``stdout`` or ``stderr`` of a process, ``model``, or what blocks emit:
+    ``data``, which is kept before it is shown, and ``telemetry``, which is only shown. Lossy."""
 
     run_id: str
     step_id: str

@@ -6,9 +6,9 @@ new keys while a resumed attempt repeats the same keys and is answered from its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from runtime.blocks.effects import SideEffects, worst
 from runtime.blocks.errors import BlockRuntimeError, BlockValidationError
@@ -16,7 +16,9 @@ from runtime.blocks.projection import project
 from runtime.blocks.running import NodeCall
 from runtime.blocks.values import BlockValue
 from runtime.execution.pause import PauseGate
-from runtime.execution.questions import Questions
+from runtime.execution.questions import Asks
+from runtime.execution.stream_keeper import TELEMETRY, DataItem, TextItem
+from runtime.flow.streams import StreamEdges, StreamStalled
 from runtime.kernel.errors import Halted, JournalError, ModelError, StorageError
 from runtime.kernel.ids import operation_id
 from runtime.kernel.model import (
@@ -29,10 +31,32 @@ from runtime.kernel.model import (
     OperationResult,
 )
 from runtime.kernel.outcomes import block_code
-from runtime.orchestration.operations import InvalidCompensation, OperationExecutor
+from runtime.orchestration.operation_ports import OnOutput
+from runtime.orchestration.operations import InvalidCompensation
+from runtime.orchestration.undo import CompensationOutcome
 
 #: step path, tick, visit, attempt
 AttemptKey = tuple[str, int, int, int]
+
+
+class Executes(Protocol):
+    """Who answers operations: `OperationExecutor` in a run, the record in a recorded replay (ruling R19)."""
+
+    async def execute(
+        self,
+        operation: Operation,
+        ctx: ExecutionContext,
+        stack: Sequence[Envelope],
+        *,
+        fill_default: bool = False,
+        on_output: OnOutput | None = None,
+    ) -> OperationResult:
+        """Raises `InvalidCompensation`, `Halted`, `JournalError`; everything else is returned."""
+        ...
+
+    async def compensate_all(self, receipts: Sequence[OperationReceipt]) -> tuple[CompensationOutcome, ...]:
+        """Undo last to first; stops at the first undo that is not verified."""
+        ...
 
 
 class Undo:
@@ -42,7 +66,7 @@ class Undo:
     is bounded by the run's operations.
     """
 
-    def __init__(self, executor: OperationExecutor) -> None:
+    def __init__(self, executor: Executes) -> None:
         self._executor = executor
         self._receipts: dict[AttemptKey, dict[str, tuple[int, OperationReceipt]]] = {}
         self._noted = 0
@@ -92,14 +116,14 @@ class AttemptWorld:
         *,
         call: NodeCall,
         key: AttemptKey,
-        executor: OperationExecutor,
+        executor: Executes,
         context: ExecutionContext,
         stack: tuple[Envelope, ...],
         role: str,
         gate: PauseGate,
-        questions: Questions,
+        questions: Asks,
         undo: Undo,
-        on_output: Callable[[str, str, str], None],
+        streams: StreamEdges,
     ) -> None:
         self._call = call
         self._key = key
@@ -109,7 +133,7 @@ class AttemptWorld:
         self._gate = gate
         self._questions = questions
         self._undo = undo
-        self._on_output = on_output
+        self._streams = streams
         self._operations = 0
         self._asked = 0
 
@@ -132,7 +156,7 @@ class AttemptWorld:
                 self._context,
                 self._stack,
                 fill_default=operation.compensation_type is CompensationType.NONE,
-                on_output=lambda stream, text: self._on_output(self._call.node_path, stream, text),
+                on_output=self._tell,
             )
         except InvalidCompensation as error:
             raise BlockValidationError(block_code(error.code), error.message) from error
@@ -189,10 +213,46 @@ class AttemptWorld:
             )
         return BlockValue.of({"choice": reply.resolution, "by": reply.by, "notes": reply.notes})
 
-    def emit(self, lane: str, value: BlockValue) -> None:
-        """Stream items reach the live view only; they are lossy (ruling R29)."""
-        self._on_output(self._call.node_path, "stdout", value.text() + "\n")
+    async def send(self, value: BlockValue) -> None:
+        """A Data item: kept and then shown; waits for room (ruling R29).
+
+        Raises `BlockValidationError` ``validation.stream_item`` for one the edge can never hold, `BlockRuntimeError`
+        ``runtime.stream_stalled`` when there was no room in time, `Halted` once the run is fenced.
+        """
+        path = self._call.node_path
+        item = DataItem.of(path, value)
+        if len(item.body) > self._streams.max_item:
+            raise BlockValidationError(
+                "validation.stream_item",
+                f"a stream item of {len(item.body)} bytes exceeds {self._streams.max_item}; emit it in parts,"
+                " or write a file and emit its name",
+            )
+        try:
+            await self._streams.send(self._key, item, len(item.body))
+        except StreamStalled as stalled:
+            raise BlockRuntimeError(
+                "runtime.stream_stalled",
+                f"a stream item of {path} was not taken: {stalled.message}; emit less, or more slowly",
+            ) from stalled
+        except (JournalError, StorageError) as error:
+            raise Halted(error.code, error.message) from error
+
+    def offer(self, value: BlockValue) -> None:
+        """A Telemetry item, for the live view only: dropped and counted when there is no room (ruling R29)."""
+        self._tell_of(value.text())
 
     def log(self, level: str, event: str, value: object) -> None:
         """A block's own diagnostics, for the live view."""
-        self._on_output(self._call.node_path, "stdout", f"{level} {event} {value if value is not None else ''}\n")
+        self._tell_of(f"{level} {event} {value if value is not None else ''}")
+
+    def _tell_of(self, line: str) -> None:
+        try:
+            self._tell(TELEMETRY, line + "\n")
+        except (JournalError, StorageError) as error:
+            raise Halted(error.code, error.message) from error
+
+    def _tell(self, stream: str, text: str) -> None:
+        """Called from the runner's own callbacks as well, where only ordinary exceptions may come out."""
+        self._streams.offer(
+            self._key, TextItem(self._call.node_path, stream, text), len(text.encode("utf-8", "replace"))
+        )

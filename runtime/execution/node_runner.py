@@ -22,33 +22,32 @@ from runtime.blocks.workflow import Workflow
 from runtime.egress.fence import EgressFence, Output
 from runtime.egress.scopes import CancelTree, Scope, ScopeKind
 from runtime.events.envelope import Lane
-from runtime.execution.attempt_world import AttemptWorld, Undo
+from runtime.execution.attempt_world import AttemptWorld, Executes, Undo
 from runtime.execution.pause import PauseGate
 from runtime.execution.pool import ExecutionPool, Task
-from runtime.execution.questions import Questions
+from runtime.execution.questions import Asks
+from runtime.execution.stream_keeper import StreamKeeper
 from runtime.flow.lanes import LaneItem
 from runtime.flow.loop import LaneLoop
+from runtime.flow.streams import StreamEdges
 from runtime.kernel.errors import Halted, JournalError, StorageError
 from runtime.kernel.model import Envelope, ExecutionContext, thawed
 from runtime.kernel.outcomes import block_code, operation_code
 from runtime.kernel.ports import ArtifactStore
 from runtime.orchestration.journal_history import FinishedStep, History, step_of_operation
 from runtime.orchestration.mission_journal import MissionJournal
-from runtime.orchestration.operations import OperationExecutor
 
 #: The fence's reason when the process goes and the run stays resumable (ruling R35).
 LEAVING: Final = "session_end"
 HUMAN: Final = "human"
 
-OnOutput = Callable[[str, str, str], None]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnServices:
-    """Everything one turn's attempts share. ``on_output`` takes step id, stream and text."""
+    """Everything one turn's attempts share. ``streams`` takes what they emit, ``kept`` knows what became of it."""
 
     journal: MissionJournal
-    executor: OperationExecutor
+    executor: Executes
     context: ExecutionContext
     stack: tuple[Envelope, ...]
     scopes: CancelTree
@@ -56,12 +55,13 @@ class TurnServices:
     gate: PauseGate
     loop: LaneLoop
     pool: ExecutionPool
-    questions: Questions
+    questions: Asks
     artifacts: ArtifactStore
     fence: EgressFence
     epoch: int
     history: History | None
-    on_output: OnOutput
+    streams: StreamEdges
+    kept: StreamKeeper
 
 
 class TurnRunner:
@@ -120,12 +120,31 @@ class TurnRunner:
             gate=services.gate,
             questions=services.questions,
             undo=self._undo,
-            on_output=services.on_output,
+            streams=services.streams,
         )
+
+        async def work() -> Response:
+            try:
+                return await self._settled(call, await call.execute(runner=self, host=world))
+            except (Halted, asyncio.CancelledError):
+                services.streams.abandon(_key(call))
+                raise
+
         try:
-            return await self._recorded(call, lambda: call.execute(runner=self, host=world))
+            return await self._recorded(call, work)
         finally:
+            services.kept.forget(_key(call))
             scope.close()
+
+    async def _settled(self, call: NodeCall, response: Response) -> Response:
+        """A step ends when what it emitted is kept; one whose items nobody kept in time has failed."""
+        if await self._services.streams.settle(_key(call)):
+            return response
+        return recorded_response(
+            call.request,
+            code="runtime.stream_stalled",
+            message=f"what {call.node_path} emitted was not kept in time; the store does not keep up",
+        )
 
     async def _recorded(self, call: NodeCall, work: Callable[[], Awaitable[Response]]) -> Response:
         """Journal the start and the end of an attempt around ``work``; a fenced result is never accepted."""
@@ -196,6 +215,8 @@ class TurnRunner:
     def _finish(
         self, call: NodeCall, status: str, outputs: Mapping[str, Any], code: str | None, message: str | None
     ) -> None:
+        stream = self._services.kept.finished(_key(call))
+        extra: dict[str, Any] = {} if stream is None else {"stream": stream}
         self._services.journal.complete_step(
             call.node_path,
             status,
@@ -206,6 +227,7 @@ class TurnRunner:
             attempt=call.attempt,
             visit=call.visit,
             tick=call.tick,
+            **extra,
         )
 
     def _projected(self, name: str, value: BlockValue) -> dict[str, Any]:

@@ -8,7 +8,7 @@ without a human ends here with ``approval.missing`` instead of waiting.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -36,6 +36,53 @@ class Reply:
     resolution: str
     by: str
     notes: str
+
+
+class Asks(Protocol):
+    """Who puts a question to a human: `Questions` in a run, the record in a recorded replay."""
+
+    async def ask(
+        self,
+        *,
+        question_id: str,
+        step_id: str,
+        prompt: str,
+        choices: Sequence[str],
+        subject: Any,
+        severity: str = "info",
+    ) -> Reply:
+        """Raises `BlockRuntimeError` ``approval.missing`` when nobody can answer."""
+        ...
+
+
+def subject_of(step_id: str, prompt: str, subject: Any) -> str:
+    """The digest an answer is bound to."""
+    return digest({"schema": "question/1", "step": step_id, "prompt": prompt, "subject": subject})
+
+
+def asked_members(item: Escalation) -> dict[str, Any]:
+    """The members of the entry that says a blocking question was asked."""
+    return {
+        "phase": "asked",
+        "escalation_id": item.escalation_id,
+        "step_id": item.step_id,
+        "reason": item.reason,
+        "severity": item.severity,
+        "blocking": True,
+        "choices": list(item.choices),
+        "subject_digest": item.subject_digest,
+    }
+
+
+def recorded_replies(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Reply]:
+    """The answers a journal holds, by escalation id and subject digest (ruling R8)."""
+    return {
+        (str(entry["escalation_id"]), str(entry["subject_digest"])): Reply(
+            resolution=str(entry["resolution"]), by=str(entry["resolved_by"]), notes=str(entry.get("notes") or "")
+        )
+        for entry in entries
+        if entry["kind"] == "escalation" and entry["phase"] == "answered" and "subject_digest" in entry
+    }
 
 
 class Questions:
@@ -84,7 +131,7 @@ class Questions:
 
         Raises `BlockRuntimeError` ``approval.missing`` when nobody can answer.
         """
-        subject_digest = digest({"schema": "question/1", "step": step_id, "prompt": prompt, "subject": subject})
+        subject_digest = subject_of(step_id, prompt, subject)
         escalation_id = f"{self._run_id}/{question_id}"
         known = self._answered.get((escalation_id, subject_digest))
         if known is not None:
@@ -115,17 +162,7 @@ class Questions:
     async def _wait(self, escalation: Escalation) -> Reply:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._open[escalation.escalation_id] = (escalation, future)
-        self._journal.append(
-            "escalation",
-            phase="asked",
-            escalation_id=escalation.escalation_id,
-            step_id=escalation.step_id,
-            reason=escalation.reason,
-            severity=escalation.severity,
-            blocking=True,
-            choices=list(escalation.choices),
-            subject_digest=escalation.subject_digest,
-        )
+        self._journal.append("escalation", **asked_members(escalation))
         self._changed(escalation)
         try:
             return await future

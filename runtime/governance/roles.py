@@ -56,6 +56,9 @@ _TOOLS: Final = {
     "git.add": Capability.GIT,
     "git.commit": Capability.GIT,
     "pytest.run": Capability.TEST,
+    # Into the run's own record, not into the tree.
+    "output.write_file": Capability.GENERAL,
+    "mail.write_file": Capability.GENERAL,
 }
 _OPERATIONS: Final = {
     "llm_call": Capability.MODEL,

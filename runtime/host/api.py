@@ -32,7 +32,7 @@ from runtime.kernel.outcomes import RunStatus as RunStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputInfo:
-    """One declared mission input. ``type`` is string, integer, number, boolean or list."""
+    """One declared mission input. ``type`` is string, integer, number, boolean, list or path."""
 
     name: str
     type: str
@@ -68,6 +68,8 @@ class MissionInfo:
     nodes: tuple[NodeInfo, ...] = ()
     envelope: Mapping[str, Any] = field(default_factory=dict)
     workspace: str = "none"
+    watch: tuple[str, ...] = ()
+    """Patterns of the files whose changes rerun it; empty when it declares none."""
     problems: tuple[Problem, ...] = ()
 
 
@@ -76,6 +78,7 @@ class Launch:
     """Start a mission. ``path`` is a file or a folder holding ``mission.yaml``.
 
     ``unattended`` runs refuse (exit 3) instead of asking a human; ``wait`` queues behind a busy work tree.
+    ``directory`` is where the operator stands: relative paths among the inputs start there.
     ``parent_run_id`` makes it a run of that run's lineage, with its inputs where none are given; with ``from_step``
     finished steps that do not follow that step are reused (ruling R19). ``session_id`` and ``cause`` are for runs
     somebody starts on an operator's behalf, such as a watch: one session, and why in one line.
@@ -91,6 +94,7 @@ class Launch:
     from_step: str | None = None
     session_id: str | None = None
     cause: str | None = None
+    directory: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,7 @@ class Watch:
     """Run a mission whenever files it declares change.
 
     ``overlap`` is ``queue``, ``preempt`` or ``skip``; None takes the mission's. ``run_now`` starts a first run.
+    ``directory`` is where the operator's relative paths among the inputs start.
     """
 
     path: str
@@ -119,6 +124,7 @@ class Watch:
     debounce_ms: int | None = None
     unattended: bool = False
     run_now: bool = False
+    directory: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,8 +270,15 @@ class Deck(Protocol):
         """
         ...
 
-    async def compare(self, base: str, other: str) -> Comparison:
-        """Two recorded runs side by side, by full run id."""
+    async def compare(
+        self, base: str, other: str, *, timing_ms: int | None = None, expected: Sequence[str] = ()
+    ) -> Comparison:
+        """Two recorded runs side by side, by full run id.
+
+        ``timing_ms``: how much longer a step may take before that counts; None compares no times. ``expected`` are
+        differences that are no failure, as ``CLASS`` or ``CLASS@SCOPE``; one that does not appear is. Raises like
+        `replay`, and `Refused` ``REPLAY_EXPECTED``.
+        """
         ...
 
     async def watch(self, intent: Watch) -> WatchState:
@@ -289,7 +302,7 @@ class Deck(Protocol):
         ...
 
     async def drained(self) -> None:
-        """Return when no run, of whatever face, needs this process any more (ruling R35)."""
+        """Return when no run or watch, of whatever face, needs this process any more (ruling R35)."""
         ...
 
     def subscribe(self) -> Subscription: ...

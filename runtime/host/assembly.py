@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from runtime.events.envelope import ControlSignal
 from runtime.execution.node_runner import LEAVING, TurnRunner, TurnServices
 from runtime.execution.pause import PauseGate
 from runtime.execution.pool import ExecutionPool
-from runtime.execution.questions import Questions, Reply
+from runtime.execution.questions import Questions, recorded_replies
+from runtime.execution.stream_keeper import StreamKeeper, shown
 from runtime.flow.lanes import LaneQueues
 from runtime.flow.loop import LaneLoop
+from runtime.flow.streams import LANES, PREFIX, StreamEdges, StreamItem
 from runtime.governance.envelope_enforcer import EnvelopeEnforcer
 from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_limits import Limits as SandboxLimits
@@ -37,6 +40,7 @@ from runtime.orchestration.budget import Ledger, Limits
 from runtime.orchestration.gate import WorkGate
 from runtime.orchestration.handlers.registry import build
 from runtime.orchestration.handlers.settings import HandlerSettings, ModelSettings
+from runtime.orchestration.operation_ports import MAX_BODY_BYTES
 from runtime.orchestration.operations import OperationExecutor
 from runtime.orchestration.tree_probe import TreeProbe
 from runtime.orchestration.workspace import WorkspaceKind
@@ -71,6 +75,7 @@ class Parts:
     scope: Scope
     gate: PauseGate
     loop: LaneLoop
+    streams: StreamEdges
     pool: ExecutionPool
     timer: ActiveTimer
     questions: Questions
@@ -99,12 +104,14 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
         journal=prepared.journal,
         clock=shared.clock,
         unattended=prepared.unattended,
-        answered=_answers(prepared),
+        answered=recorded_replies(prepared.past),
         changed=hooks.question,
         leaving=lambda: (fence := scope.fence_in_force) is not None and fence.reason == LEAVING,
     )
     executor = await _executor(prepared, shared, scope, timer, hooks)
     loop = _lane_loop(prepared, shared, hooks)
+    kept = StreamKeeper(shared.artifacts)
+    streams = _stream_edges(prepared, kept, scope, hooks)
     runner = TurnRunner(
         TurnServices(
             journal=prepared.journal,
@@ -121,13 +128,15 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
             fence=EgressFence(prepared.emitter, epoch=lambda: prepared.emitter.epoch),
             epoch=prepared.emitter.epoch,
             history=prepared.history,
-            on_output=hooks.output,
+            streams=streams,
+            kept=kept,
         )
     )
     return Parts(
         scope=scope,
         gate=gate,
         loop=loop,
+        streams=streams,
         pool=shared.pool,
         timer=timer,
         questions=questions,
@@ -150,18 +159,42 @@ def _lane_loop(prepared: Prepared, shared: Shared, hooks: Hooks) -> LaneLoop:
         edge_prefix=plan.edge_prefix,
     )
 
-    def journal_signals(signals: Sequence[ControlSignal]) -> None:
-        prepared.journal.append("signal", signals=[item.record() for item in signals])
-
     loop = LaneLoop(
         queues,
         slots=prepared.mission.spec.max_parallel,
         room=lambda: shared.pool.has_free_worker,
-        on_signals=journal_signals,
+        on_signals=lambda signals: _journal_signals(prepared, signals),
         on_change=hooks.gauges,
     )
     hooks.closing.append(shared.pool.on_release(loop.wake))
     return loop
+
+
+def _stream_edges(prepared: Prepared, kept: StreamKeeper, scope: Scope, hooks: Hooks) -> StreamEdges:
+    plan = prepared.plan
+
+    def show(items: Sequence[StreamItem]) -> None:
+        for step_id, stream, text in shown(items):
+            hooks.output(step_id, stream, text)
+
+    return StreamEdges(
+        LaneQueues(
+            prepared.emitter,
+            turn_id=prepared.run_id,
+            limits=dict.fromkeys(LANES, plan.stream_limits),
+            edge_prefix=PREFIX,
+        ),
+        keep=kept.keep,
+        show=show,
+        check=scope.check,
+        wait_seconds=plan.stream_wait_seconds,
+        on_signals=lambda signals: _journal_signals(prepared, signals),
+        on_change=hooks.gauges,
+    )
+
+
+def _journal_signals(prepared: Prepared, signals: Sequence[ControlSignal]) -> None:
+    prepared.journal.append("signal", signals=[item.record() for item in signals])
 
 
 async def _executor(
@@ -177,10 +210,12 @@ async def _executor(
         None if workspace.kind is WorkspaceKind.NONE else root, prepared.git, writable=writable_roots(mission)
     )
     provider = _provider(mission, shared)
-    if isinstance(provider, ScriptedProvider) and prepared.history is not None:
+    if isinstance(provider, ScriptedProvider):
         await _restore(provider, prepared, shared.artifacts)
     settings = HandlerSettings(
         root=root,
+        clock=shared.clock,
+        output=workspace.output,
         is_protected=protector.is_protected,
         runner=sandbox,
         scratch_root=shared.scratch,
@@ -221,6 +256,7 @@ async def _executor(
         base_stack=prepared.stack,
         remaining_seconds=lambda: timer.remaining if timer.remaining is not None else float("inf"),
         baseline=prepared.baseline,
+        recorded=functools.partial(prepared.carried.answer, artifacts=shared.artifacts),
     )
 
 
@@ -232,17 +268,6 @@ def _ledger(prepared: Prepared) -> Ledger:
     ledger = Ledger(limits)
     ledger.replay(prepared.past)
     return ledger
-
-
-def _answers(prepared: Prepared) -> dict[tuple[str, str], Reply]:
-    """Answers given before a crash, by question and subject (ruling R8)."""
-    return {
-        (str(entry["escalation_id"]), str(entry["subject_digest"])): Reply(
-            resolution=str(entry["resolution"]), by=str(entry["resolved_by"]), notes=str(entry.get("notes") or "")
-        )
-        for entry in prepared.past
-        if entry["kind"] == "escalation" and entry["phase"] == "answered" and "subject_digest" in entry
-    }
 
 
 def _provider(mission: Mission, shared: Shared) -> ModelProvider | None:
@@ -258,18 +283,18 @@ def _provider(mission: Mission, shared: Shared) -> ModelProvider | None:
 
 
 async def _restore(provider: ScriptedProvider, prepared: Prepared, artifacts: ArtifactStore) -> None:
-    """Go on after the answers that were used: those of calls that have a successful receipt."""
-    used: dict[str, int] = {}
-    for entry in prepared.past:
-        receipt = entry.get("receipt")
-        if receipt is None or receipt["operation_type"] != "llm_call" or receipt["status"] != "success":
+    """Go on after the answers that were used, here or in what a fork took over, those that did not fit their schema
+    included: receipts tell which."""
+    own = [entry["receipt"] for entry in prepared.past if entry["kind"] == "receipt" and "reused_from" not in entry]
+    for receipt in (*prepared.carried.calls, *own):
+        if receipt["operation_type"] != "llm_call":
             continue
-        body = await artifacts.get(receipt["params_hash"])
-        params: Mapping[str, Any] = parse_strict(body) if body is not None else {}
-        role = str(params.get("role") or prepared.context.acting_role)
-        used[role] = used.get(role, 0) + 1
-    for role, count in used.items():
-        provider.restore(role, count)
+        body = await artifacts.get(receipt["evidence_hash"])
+        evidence: Mapping[str, Any] = parse_strict(body, limit=MAX_BODY_BYTES) if body is not None else {}
+        for reply in (evidence.get("details") or {}).get("replies", ()):
+            told = reply.get("details", {})
+            if "ordinal" in told:  # runs of earlier versions do not say
+                provider.restore(told["role"], told["ordinal"] + 1, told["asked"])
 
 
 def _limits(declared: LimitsSpec) -> SandboxLimits:

@@ -8,8 +8,21 @@ from runtime.kernel.errors import JournalError, QuarterdeckError
 from runtime.kernel.outcomes import Exit, FailureClass, classify
 
 #: Another process or run holds what was asked for.
-_LOCKED: Final = frozenset({"STORE_LOCKED", "STORE_UNRESPONSIVE", "STORE_SUPERSEDED", "STORE_BUSY", "LOCK_HELD"})
-_USAGE_PREFIXES: Final = ("MISSION_", "INPUT_", "RUN_", "STEP_", "APPROVAL_UNKNOWN", "APPROVAL_AMBIGUOUS", "EXPORT_")
+_LOCKED: Final = frozenset(
+    {"STORE_LOCKED", "STORE_UNRESPONSIVE", "STORE_SUPERSEDED", "STORE_BUSY", "LOCK_HELD", "WATCH_ARMED"}
+)
+_USAGE_PREFIXES: Final = (
+    "MISSION_",
+    "INPUT_",
+    "RUN_",
+    "STEP_",
+    "FORK_",
+    "APPROVAL_UNKNOWN",
+    "APPROVAL_AMBIGUOUS",
+    "EXPORT_",
+    "REPLAY_",
+    "replay_",
+)
 _UNVERIFIED: Final = frozenset({"STORE_CORRUPT", "STORE_ARTIFACT_DAMAGED"})
 #: The state folder is not one we can use: a mistake of set-up, not a mission that failed.
 _CONFIG: Final = frozenset(
@@ -27,6 +40,12 @@ _CONFIG: Final = frozenset(
         "STORE_UNWRITABLE",
         "CONTROL_PATH",
         "LATCH_REASON",
+        "WATCH_LIMIT",
+        "WATCH_NOT_DECLARED",
+        "WATCH_OPTION",
+        "WATCH_ROOT",
+        "WATCH_TOO_MANY",
+        "WATCH_UNKNOWN",
     }
 )
 

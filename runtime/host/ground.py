@@ -20,7 +20,7 @@ from runtime.host.run_control import RunControl, RunLock
 from runtime.kernel.errors import Refused
 from runtime.missions import references
 from runtime.missions.loader import Mission
-from runtime.missions.parameters import READING, tool_action
+from runtime.missions.parameters import LEAVING, READING, tool_action
 from runtime.orchestration.git import Git, find_git, read_operator_settings
 from runtime.orchestration.git_config import OUR_SETTINGS, GitSettings
 from runtime.orchestration.repository import check_repository
@@ -57,18 +57,9 @@ class Ground:
         self, mission: Mission, inputs: Mapping[str, Any], run_id: str, *, resuming: bool = False
     ) -> Workspace:
         """The run's work tree, built when it is private. Raises `Refused`."""
-        spec = mission.spec.workspace
         runner = self._shared.sandbox.under(mission.spec.sandbox.confinement)
         settings = await self._operator_settings(mission)
-        root = spec.root if spec is not None else None
-        request = WorkspaceRequest(
-            kind=WorkspaceKind(spec.kind) if spec is not None and spec.kind is not None else None,
-            root=None if root is None else str(references.resolve(root, inputs, {})),
-            source=spec.from_ if spec is not None else None,
-            init_git=spec.init_git if spec is not None else False,
-            isolated=spec.isolated if spec is not None else False,
-            allows_paths=bool(mission.envelope.allowed_paths),
-        )
+        request = workspace_request(mission, inputs)
         if resuming and request.private and not self._place(run_id).joinpath("tree").is_dir():
             raise Refused(
                 "RECOVERY_MANUAL",
@@ -159,13 +150,32 @@ class Ground:
         return self._store.state.work / run_id
 
 
+def workspace_request(mission: Mission, inputs: Mapping[str, Any]) -> WorkspaceRequest:
+    """What a mission says about its files, references resolved."""
+    spec = mission.spec.workspace
+    root = spec.root if spec is not None else None
+    return WorkspaceRequest(
+        kind=WorkspaceKind(spec.kind) if spec is not None and spec.kind is not None else None,
+        root=None if root is None else str(references.resolve(root, inputs, {})),
+        source=spec.from_ if spec is not None else None,
+        init_git=spec.init_git if spec is not None else False,
+        isolated=spec.isolated if spec is not None else False,
+        allows_paths=bool(mission.envelope.allowed_paths),
+    )
+
+
 def leave_empty(workspace: Workspace) -> None:
-    """A run without files needs its private folder no longer; one that holds something stays."""
-    if workspace.kind is WorkspaceKind.NONE:
+    """Folders of the run's own that hold nothing are needed no longer; one that holds something stays."""
+    own = (workspace.root,) if workspace.kind is WorkspaceKind.NONE else ()
+    for folder in (*own, workspace.output, workspace.output.parent):
         # Not empty, or gone already: there is nothing to tidy up, and no reason to disturb the end of a run.
         with suppress(OSError):
-            workspace.root.rmdir()
-            workspace.root.parent.rmdir()
+            folder.rmdir()
+
+
+def output_folder(mission: Mission, workspace: Workspace) -> str | None:
+    """Where the run will leave files of its own; None when no block of it does."""
+    return str(workspace.output) if _actions(mission) & LEAVING else None
 
 
 def _remove(place: Path) -> None:
@@ -179,8 +189,17 @@ def _lock_mode(mission: Mission, workspace: Workspace) -> LockMode | None:
     """None for files of the run's own, shared for missions that only look or execute (ruling R36)."""
     if workspace.kind is WorkspaceKind.NONE or workspace.private:
         return None
-    actions = [tool_action(block.params) for block in mission.spec.blocks.values() if block.type == "tool_invoke"]
-    return LockMode.EXCLUSIVE if any(action not in READING for action in actions) else LockMode.SHARED
+    return LockMode.EXCLUSIVE if _actions(mission) - READING else LockMode.SHARED
+
+
+def _only_reads(mission: Mission) -> bool:
+    """Does no block write to the work tree or run programs in it?"""
+    return not _actions(mission) - READING and all(block.type != "run_tests" for block in mission.spec.blocks.values())
+
+
+def _actions(mission: Mission) -> set[str]:
+    """The tool actions the mission's blocks name."""
+    return {tool_action(block.params) for block in mission.spec.blocks.values() if block.type == "tool_invoke"}
 
 
 def _repository_check(mission: Mission, workspace: Workspace, *, clean: bool) -> Any:
@@ -188,13 +207,13 @@ def _repository_check(mission: Mission, workspace: Workspace, *, clean: bool) ->
     if git is None:
         return None
     # Relaxation 1: only plans that move the index or a ref need a clean tree.
-    actions = {tool_action(block.params) for block in mission.spec.blocks.values() if block.type == "tool_invoke"}
-    required = clean and bool(actions & {"git.add", "git.commit"})
+    required = clean and bool(_actions(mission) & {"git.add", "git.commit"})
     return lambda: check_repository(git, require_clean=required)
 
 
 def _fingerprint(mission: Mission, workspace: Workspace) -> Any:
-    if workspace.kind is WorkspaceKind.NONE:
+    """None where nothing will be compared with it: without files, and for missions that only read (ruling R21)."""
+    if workspace.kind is WorkspaceKind.NONE or _only_reads(mission):
         return None
     return lambda: workspace_fingerprint(workspace.root, workspace.git, writable=writable_roots(mission))
 

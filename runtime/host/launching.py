@@ -7,28 +7,29 @@ tree's lock is free again. Resuming goes the same way with facts from the journa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 from uuid import UUID
 
 from runtime.events.emitter import Emitter
 from runtime.events.envelope import ControlSignal
-from runtime.events.facts import EntryAppended, RunSummary
+from runtime.events.facts import EntryAppended, FileChange, RunSummary
 from runtime.host.api import Launch
-from runtime.host.assembly import Parts, Shared, assemble
-from runtime.host.ground import Ground, leave_empty
+from runtime.host.assembly import Parts, Shared, assemble, writable_roots
+from runtime.host.contract import plan_inputs
+from runtime.host.ground import Ground, leave_empty, output_folder
 from runtime.host.hooks import Hooks
+from runtime.host.lineage import Fork, Reuse, cause_of, decide, given, parent_of, read_fork
 from runtime.host.live_run import LiveRun, RunPorts
 from runtime.host.prepared import Prepared
-from runtime.host.reads import node_record
 from runtime.host.refusals import Refusals
 from runtime.host.resuming import read_past
 from runtime.host.settlement import Settlement
 from runtime.host.store_journal import StoreJournal
 from runtime.host.versions import BEHAVIOUR_VERSION, code_version
 from runtime.host.words import plain_words
-from runtime.kernel.canonical import digest
+from runtime.kernel.canonical import canonical_bytes, digest
 from runtime.kernel.clock import timestamp
 from runtime.kernel.errors import QuarterdeckError, Refused
 from runtime.kernel.model import ExecutionContext
@@ -36,17 +37,22 @@ from runtime.kernel.outcomes import RunStatus
 from runtime.missions.inputs import bind
 from runtime.missions.loader import Mission, load
 from runtime.missions.rules import RUNNER
+from runtime.orchestration.journal_history import FinishedStep, History
 from runtime.orchestration.mission_journal import MissionJournal
 from runtime.orchestration.run_controller import LockOwner, PreflightFacts
-from runtime.orchestration.tree_probe import workspace_state
+from runtime.orchestration.tree_probe import TreeProbe, workspace_state
 from runtime.orchestration.workspace import Workspace, WorkspaceKind
 from runtime.storage.missions import MissionRecord, insert_mission
 from runtime.storage.runs import RunRecord, insert_run, update_run
 from runtime.storage.store import Store
 from runtime.turns import arbiter, prelude
 from runtime.turns.arbiter import OpenFacts, OpenResult
-from runtime.turns.plan import PlanInputs
 from runtime.turns.session import Session, SessionManager
+
+#: Reused attempts journalled between two looks at the disk, far below what the writer lets wait.
+_TAKEN_AT_ONCE: Final = 1000
+#: Changed files named in a run's first entry; ``cause`` says how many there were.
+MAX_BECAUSE: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +74,7 @@ class _Ready:
     hooks: Hooks
     facts: PreflightFacts
     signals: list[ControlSignal]
+    reuse: Reuse
 
 
 class Launcher:
@@ -84,43 +91,42 @@ class Launcher:
 
     # -- a new run ----------------------------------------------------------------------------------------------
 
-    async def launch(self, run_id: str, intent: Launch, ports: RunPorts) -> LiveRun | RunSummary:
-        """A live run, journalled and not yet started, or the summary of a refusal.
+    async def launch(
+        self, run_id: str, intent: Launch, ports: RunPorts, changes: Sequence[FileChange] = ()
+    ) -> LiveRun | RunSummary:
+        """A live run, journalled and not yet started, or the summary of a refusal. ``changes`` are why it starts.
 
-        Raises `MissionInvalid` and `InputsInvalid` before anything is recorded: those are the caller's mistakes.
+        Raises `MissionInvalid`, `InputsInvalid` and what `read_fork` raises before anything is recorded: those are the
+        caller's mistakes.
         """
         if plain_words(intent.path) != intent.path:
             raise Refused("MISSION_NOT_FOUND", "the mission's path is no valid text", hint="rename its folder")
         mission = await asyncio.to_thread(load, intent.path)
-        parent = await self._parent(intent)
-        inputs = bind(mission.spec.inputs, _given(mission, intent, parent))
+        parent = await parent_of(self._store, intent)
+        inputs = bind(mission.spec.inputs, given(mission, intent, parent), intent.directory)
+        fork = None
+        if parent is not None and intent.from_step is not None:
+            fork = await read_fork(self._store, mission, intent.from_step, parent, inputs)
         identity = _Identity(
             run_id=run_id,
             session_id=intent.session_id or self._shared.ids.uuid(),
             lineage_id=run_id if parent is None else parent.lineage_id,
             recipe_hash=recipe_hash(mission, inputs),
         )
-        summary = self._summary(mission, inputs, identity, intent)
+        summary = self._summary(mission, inputs, identity, intent, cause_of(intent, parent, inputs))
         try:
-            ready = await self._ready(mission, inputs, identity, summary, intent, ports)
+            ready = await self._ready(mission, inputs, identity, summary, intent, fork, ports)
         except QuarterdeckError as error:
             await self._ground.discard(run_id)
             return await self._refusals.record(summary, error)
         except BaseException:
             await self._ground.discard(run_id)
             raise
-        return await self._begin(ready, identity, intent, ports)
+        return await self._begin(ready, identity, intent, ports, changes)
 
-    async def _parent(self, intent: Launch) -> RunSummary | None:
-        """The run this one continues the lineage of. Raises `Refused` ``RUN_UNKNOWN``."""
-        if intent.parent_run_id is None:
-            return None
-        parent = await self._store.runs.get(intent.parent_run_id)
-        if parent is None:
-            raise Refused("RUN_UNKNOWN", f"there is no run {intent.parent_run_id} to start from")
-        return parent
-
-    def _summary(self, mission: Mission, inputs: Mapping[str, Any], identity: _Identity, intent: Launch) -> RunSummary:
+    def _summary(
+        self, mission: Mission, inputs: Mapping[str, Any], identity: _Identity, intent: Launch, cause: str | None
+    ) -> RunSummary:
         return RunSummary(
             run_id=identity.run_id,
             session_id=identity.session_id,
@@ -133,7 +139,7 @@ class Launcher:
             created_at=timestamp(self._shared.clock.now()),
             inputs=dict(inputs),
             trigger=plain_words(intent.trigger),
-            cause=None if intent.cause is None else plain_words(intent.cause),
+            cause=None if cause is None else plain_words(cause),
             steps_total=len(mission.spec.blocks),
             confinement=self._shared.sandbox.tier,
         )
@@ -145,6 +151,7 @@ class Launcher:
         identity: _Identity,
         summary: RunSummary,
         intent: Launch,
+        fork: Fork | None,
         ports: RunPorts,
     ) -> _Ready:
         """Everything up to the first entry: a failure leaves neither lock nor scope nor session behind."""
@@ -152,6 +159,7 @@ class Launcher:
         facts, control = await self._ground.preflight(mission, workspace, _owner(mission, identity), wait=intent.wait)
         hooks = _hooks(workspace)
         try:
+            reuse = await self._reuse(mission, workspace, facts, fork)
             session, emitter, opened, proposal = self._propose(mission, inputs, workspace, identity, hooks)
             plan = opened.plan
             assert plan is not None, "_propose raises for a refusal"
@@ -165,7 +173,7 @@ class Launcher:
             prepared = Prepared(
                 mission=mission,
                 inputs=inputs,
-                summary=replace(summary, work_tree=_shown_tree(workspace)),
+                summary=_placed(summary, mission, workspace),
                 unattended=intent.unattended,
                 workspace=workspace,
                 git=workspace.git,
@@ -177,6 +185,9 @@ class Launcher:
                 journal=journal,
                 session=session,
                 emitter=emitter,
+                history=History.of(reuse.steps) if fork is not None else None,
+                reused=reuse.steps,
+                carried=reuse.carried,
             )
             parts = await assemble(prepared, self._shared, hooks)
         except BaseException:
@@ -184,12 +195,23 @@ class Launcher:
             control.release()
             raise
         signals = [proposal, *emitter.stamp(opened.signals)]
-        return _Ready(prepared=prepared, parts=parts, hooks=hooks, facts=facts, signals=signals)
+        return _Ready(prepared=prepared, parts=parts, hooks=hooks, facts=facts, signals=signals, reuse=reuse)
 
-    async def _begin(self, ready: _Ready, identity: _Identity, intent: Launch, ports: RunPorts) -> LiveRun:
+    async def _reuse(self, mission: Mission, workspace: Workspace, facts: PreflightFacts, fork: Fork | None) -> Reuse:
+        """What a fork takes over, now that its tree is there and locked; nothing for other runs."""
+        if fork is None:
+            return Reuse()
+        bare = workspace.kind is WorkspaceKind.NONE
+        probe = TreeProbe(None if bare else workspace.root, workspace.git, writable=writable_roots(mission))
+        now = None if facts.fingerprint is None else facts.fingerprint.digest
+        return await decide(fork, probe, now)
+
+    async def _begin(
+        self, ready: _Ready, identity: _Identity, intent: Launch, ports: RunPorts, changes: Sequence[FileChange]
+    ) -> LiveRun:
         """Open the journal. From the first entry on this is a run: if we fail now, it is resumable, not refused."""
         try:
-            self._journal_opening(ready, identity, intent)
+            await self._journal_opening(ready, identity, intent, changes)
             await ready.prepared.journal.durable
         except BaseException:
             ready.parts.scope.close()
@@ -198,14 +220,19 @@ class Launcher:
             raise
         return self._live(ready.prepared, ready.parts, ready.hooks, ports)
 
-    def _journal_opening(self, ready: _Ready, identity: _Identity, intent: Launch) -> None:
-        """The first entries, with the run's row and the mission's bytes in the same batch (ruling R23).
+    async def _journal_opening(
+        self, ready: _Ready, identity: _Identity, intent: Launch, changes: Sequence[FileChange]
+    ) -> None:
+        """The first entries, then what is reused, then the run's row with the mission's bytes (ruling R23).
 
-        The row comes last: an entry that cannot be recorded must not leave a row without a journal.
+        The row comes last: an entry that cannot be recorded must not leave a row without a journal, and a run that can
+        be resumed has in its journal everything it was to reuse.
         """
         prepared, facts = ready.prepared, ready.facts
         mission, plan, journal = prepared.mission, prepared.plan, prepared.journal
         document = self._shared.artifacts.put(plan.document())
+        # Kept under the mission's own hash, so that a later fork can tell which blocks have changed.
+        self._shared.artifacts.put(canonical_bytes(mission.definition))
         journal.append(
             "journal_opened",
             mission_id=mission.name,
@@ -226,7 +253,9 @@ class Launcher:
             trigger=prepared.summary.trigger,
             **({"reason": plain_words(intent.reason)} if intent.reason else {}),
             **({"cause": prepared.summary.cause} if prepared.summary.cause else {}),
+            **({"because": [asdict(item) for item in changes[:MAX_BECAUSE]]} if changes else {}),
             **({"resumes": intent.parent_run_id} if intent.parent_run_id else {}),
+            **ready.reuse.member(self._shared.artifacts),
         )
         journal.append(
             "plan",
@@ -236,6 +265,10 @@ class Launcher:
             steps=len(mission.spec.blocks),
         )
         journal.append("signal", signals=[item.record() for item in ready.signals])
+        for number, step in enumerate(ready.reuse.steps, 1):
+            _take_over(journal, step)
+            if number % _TAKEN_AT_ONCE == 0:
+                await journal.durable
         self._store.submit(
             [
                 insert_mission(
@@ -291,9 +324,7 @@ class Launcher:
             prepared = Prepared(
                 mission=mission,
                 inputs=past.inputs,
-                summary=replace(
-                    past.summary, status=RunStatus.RUNNING, resumable=False, work_tree=_shown_tree(workspace)
-                ),
+                summary=_placed(replace(past.summary, status=RunStatus.RUNNING, resumable=False), mission, workspace),
                 unattended=past.unattended if unattended is None else unattended,
                 workspace=workspace,
                 git=workspace.git,
@@ -307,6 +338,7 @@ class Launcher:
                 emitter=emitter,
                 history=past.history,
                 past=past.entries,
+                carried=past.carried,
                 spent_seconds=past.summary.duration_ms / 1000,
             )
             parts = await assemble(prepared, self._shared, hooks)
@@ -363,7 +395,14 @@ class Launcher:
                 session_id=identity.session_id,
                 turn_id=identity.run_id,
                 authority_epoch=self._store.epoch,
-                plan=_plan_inputs(mission, inputs, workspace, identity, self._store.epoch, self._shared.sandbox.tier),
+                plan=plan_inputs(
+                    mission,
+                    inputs,
+                    run_id=identity.run_id,
+                    epoch=self._store.epoch,
+                    workspace=workspace.describe(),
+                    confinement=self._shared.sandbox.tier,
+                ),
             )
         )
         session.advance(identity.run_id, opened.trigger, reason=opened.decision.reason)
@@ -408,12 +447,29 @@ class Launcher:
         )
 
 
-def _given(mission: Mission, intent: Launch, parent: RunSummary | None) -> Mapping[str, Any]:
-    """What is given, and of the parent's inputs those the mission still declares."""
-    kept = (
-        {} if parent is None else {name: value for name, value in parent.inputs.items() if name in mission.spec.inputs}
+def _take_over(journal: MissionJournal, step: FinishedStep) -> None:
+    """Start and end of an attempt an earlier run executed, so that this journal is complete by itself (ruling R19)."""
+    record = step.record
+    place: dict[str, Any] = {"attempt": record.attempt, "visit": record.visit, "tick": record.tick}
+    journal.record_step(
+        record.step_id,
+        operation_type=record.operation_type,
+        name=record.name,
+        inputs=record.inputs,
+        reused_from=step.reused_from,
+        **place,
     )
-    return {**kept, **intent.inputs}
+    journal.complete_step(
+        record.step_id,
+        record.status,
+        outputs=record.outputs,
+        error_message=record.error_message,
+        code=step.code,
+        accepted=step.accepted,
+        reused_from=step.reused_from,
+        **({} if step.stream is None else {"stream": step.stream}),
+        **place,
+    )
 
 
 def _owner(mission: Mission, identity: _Identity) -> LockOwner:
@@ -453,36 +509,7 @@ def recipe_hash(mission: Mission, inputs: Mapping[str, Any]) -> str:
     )
 
 
-def _plan_inputs(
-    mission: Mission, inputs: Mapping[str, Any], workspace: Workspace, identity: _Identity, epoch: int, tier: str
-) -> PlanInputs:
-    spec = mission.spec
-    contract = {
-        "mission_hash": mission.mission_hash,
-        "inputs": dict(inputs),
-        "envelope": mission.envelope.record(),
-        "block_envelopes": {name: item.record() for name, item in sorted(mission.block_envelopes.items())},
-        "names": spec.envelope.names,
-        "write_paths": None if spec.envelope.write_paths is None else sorted(spec.envelope.write_paths),
-        "sandbox": spec.sandbox.model_dump(mode="json"),
-        "confinement": tier,
-        "workspace": workspace.describe(),
-        "nodes": [node_record(node) for node in mission.graph.nodes()],
-        "on_failure": spec.on_failure,
-        "max_parallel": spec.max_parallel,
-        "max_steps": spec.max_steps,
-        "lanes": spec.lanes.model_dump(mode="json"),
-        "behaviour_version": BEHAVIOUR_VERSION,
-    }
-    return PlanInputs(
-        turn_id=identity.run_id,
-        mission_version=spec.version,
-        graph_definition_ref=mission.mission_hash,
-        authority_epoch=epoch,
-        execution_profile=spec.profile,
-        contract=contract,
-    )
-
-
-def _shown_tree(workspace: Workspace) -> str | None:
-    return None if workspace.kind is WorkspaceKind.NONE else str(workspace.root)
+def _placed(summary: RunSummary, mission: Mission, workspace: Workspace) -> RunSummary:
+    """With the folders an operator may want to look into."""
+    tree = None if workspace.kind is WorkspaceKind.NONE else str(workspace.root)
+    return replace(summary, work_tree=tree, output_folder=output_folder(mission, workspace))

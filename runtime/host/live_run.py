@@ -9,7 +9,7 @@ the end shown. A store that stops accepting changes leaves a run without an end:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from runtime.blocks.envelope import Request, Response
 from runtime.blocks.running import Scope as BlockScope
 from runtime.blocks.services import Services
 from runtime.blocks.values import BlockValue
-from runtime.events.envelope import Role
+from runtime.events.envelope import ControlSignal, Role
 from runtime.events.facts import Escalation, LanesChanged, OutputDelta, RunChanged, RunSummary, StreamEvent
 from runtime.execution.node_runner import LEAVING
 from runtime.host.assembly import Parts
@@ -91,6 +91,9 @@ class LiveRun:
         self._work: asyncio.Task[Response] | None = None
         self._main: asyncio.Task[RunSummary] | None = None
         self._last_gauges = -_GAUGE_SECONDS
+        for step in prepared.reused:
+            self._note_end(step.record.step_id, step.record.status, accepted=step.accepted)
+        self.summary = replace(self.summary, steps_done=len(self._done))
         if prepared.past:
             self._count_again(prepared.past)
         parts.scope.on_fence(self._fenced)
@@ -132,6 +135,10 @@ class LiveRun:
     def cancel(self, *, reason: str, actor: str) -> bool:
         """Fence now; kill and undo follow. False when the run is stopping already."""
         return self._stop_with(_Stop(verb="cancel", actor=actor, reason=reason, trigger=arbiter.cancelled()))
+
+    def preempt(self) -> bool:
+        """A newer run takes this one's place: fence, kill, undo."""
+        return self._trip(arbiter.cancelled("preempted"))
 
     def terminate(self, *, reason: str, actor: str) -> bool:
         """Fence and kill, and leave what was done."""
@@ -211,21 +218,31 @@ class LiveRun:
         if self._work is not None:
             self._work.cancel()
         if stop.leave:
+            self.parts.streams.fence()  # who continues the run emits again what is lost here
             return
         if not stop.recorded:
             self._record_stop(stop)
+        self._record_signals(self.parts.streams.fence())
         self._show(status=RunStatus.STOPPING)
 
     def _record_stop(self, stop: _Stop) -> None:
-        try:
-            signal = self.prepared.emitter.signal(
-                "cancel", Role.CANCEL, turn_id=self.run_id, scope="turn", reason=stop.trigger.reason
-            )
-            self.prepared.journal.append("signal", signals=[signal.record()])
-            if stop.actor != _RUNTIME:
+        signal = self.prepared.emitter.signal(
+            "cancel", Role.CANCEL, turn_id=self.run_id, scope="turn", reason=stop.trigger.reason
+        )
+        self._record_signals([signal])
+        if stop.actor != _RUNTIME:
+            try:
                 self._operator(stop.verb, stop.actor, stop.reason)
+            except QuarterdeckError as error:
+                self._settlement.refused(error)
+
+    def _record_signals(self, signals: Sequence[ControlSignal]) -> None:
+        """A fence never waits for the disk (ruling R25); that the disk refused is what ends the run then."""
+        if not signals:
+            return
+        try:
+            self.prepared.journal.append("signal", signals=[item.record() for item in signals])
         except QuarterdeckError as error:
-            # A fence never waits for the disk (ruling R25); that the disk refused is what ends the run then.
             self._settlement.refused(error)
 
     def _operator(self, action: str, actor: str, reason: str) -> None:
@@ -234,7 +251,8 @@ class LiveRun:
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def _live(self) -> RunSummary:
-        lanes = asyncio.create_task(self._serve_lanes(), name=f"lanes-{self.run_id[:8]}")
+        lanes = asyncio.create_task(self._serve(self.parts.loop.run), name=f"lanes-{self.run_id[:8]}")
+        streams = asyncio.create_task(self._serve(self.parts.streams.run), name=f"streams-{self.run_id[:8]}")
         watch = asyncio.create_task(self._watch(), name=f"watch-{self.run_id[:8]}")
         scope = BlockScope(services=Services(clock=self._ports.clock, ids=self._ports.ids))
         try:
@@ -245,9 +263,10 @@ class LiveRun:
             return self._lost(ContractError("runtime_internal_error", f"{type(error).__name__}: {error}"))
         finally:
             watch.cancel()
+            streams.cancel()  # by now it can only be waiting for the disk
             self.parts.loop.close()
             try:
-                await asyncio.wait({watch, lanes})
+                await asyncio.wait({watch, lanes, streams})
             finally:
                 self._let_go()
 
@@ -260,16 +279,22 @@ class LiveRun:
         else:
             self.prepared.control.leave()
 
-    async def _serve_lanes(self) -> None:
-        """A lane loop that fails would leave every attempt waiting: the run ends instead."""
+    async def _serve(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """A loop of lanes or streams that fails would leave its attempts waiting: the run ends instead."""
         try:
-            await self.parts.loop.run()
+            await loop()
         except QuarterdeckError as error:
-            self._settlement.refused(error)
-            self._trip(arbiter.no_legal_path("runtime_internal_error", code=error.code))
+            self._broken(error)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not leave the attempts waiting either
+            self._broken(ContractError("runtime_internal_error", f"{type(error).__name__}: {error}"))
+
+    def _broken(self, error: QuarterdeckError) -> None:
+        self._settlement.refused(error)
+        self._trip(arbiter.no_legal_path("runtime_internal_error", code=error.code))
 
     async def _to_the_end(self, scope: BlockScope) -> RunSummary:
         triggers = [await self._work_through(scope)]
+        noticed = self.parts.streams.finish()
         if self._stop is not None:
             triggers.append(self._stop.trigger)
             if self._stop.leave:
@@ -281,7 +306,8 @@ class LiveRun:
             terminal = await self._settlement.undo(terminal)
         outputs = self._outputs(scope) if terminal.ending.status is RunStatus.SUCCEEDED else None
         final = replace(self.figures(), outputs=outputs)
-        self.summary = await self._settlement.close(terminal, final, self.parts.loop.queues.flush())
+        pending = (*noticed, *self.parts.loop.queues.flush())
+        self.summary = await self._settlement.close(terminal, final, pending)
         self._ended = True
         self._ports.publish(RunChanged(run=self.summary))
         return self.summary
@@ -300,7 +326,7 @@ class LiveRun:
                 await self._settlement.repair()
             trigger = _trigger_of(await self._execute(scope))
         except Halted as halted:
-            trigger = _because(arbiter.node_failed(halted.code), halted.message)
+            trigger = arbiter.because(arbiter.node_failed(halted.code), halted.message)
         except asyncio.CancelledError:
             if self._stop is None:
                 raise  # the event loop is going down under us
@@ -308,7 +334,7 @@ class LiveRun:
         except (JournalError, StorageError):
             raise
         except QuarterdeckError as error:
-            trigger = _because(arbiter.node_failed(error.code), error.message)
+            trigger = arbiter.because(arbiter.node_failed(error.code), error.message)
         if trigger.rank is not arbiter.Rank.CANCELLED:
             return trigger
         # The work met a fence, or the stop file before our own look at it did: there is one stop, and it says why.
@@ -360,8 +386,8 @@ class LiveRun:
             exhausted.cancel()
             await asyncio.wait({exhausted})
 
-    def _trip(self, trigger: Trigger) -> None:
-        self._stop_with(_Stop(verb="cancel", actor=_RUNTIME, reason=trigger.reason, trigger=trigger))
+    def _trip(self, trigger: Trigger) -> bool:
+        return self._stop_with(_Stop(verb="cancel", actor=_RUNTIME, reason=trigger.reason, trigger=trigger))
 
     # -- showing ------------------------------------------------------------------------------------------------
 
@@ -388,10 +414,14 @@ class LiveRun:
         figures: dict[str, Any] = {"entries": entry["seq"] + 1, "head_hash": entry["entry_hash"]}
         if kind == "operation_denied":
             figures["violations"] = self.summary.violations + 1
-        elif kind == "step_finished" and entry["step_id"] in self.prepared.mission.spec.blocks:
-            done = entry["status"] in ("completed", "skipped") or entry.get("accepted")
-            (self._done.add if done else self._done.discard)(entry["step_id"])
+        elif kind == "step_finished":
+            self._note_end(entry["step_id"], entry["status"], accepted=bool(entry.get("accepted")))
         self.summary = replace(self.summary, **figures, steps_done=len(self._done))
+
+    def _note_end(self, step_id: str, status: str, *, accepted: bool) -> None:
+        if step_id in self.prepared.mission.spec.blocks:
+            done = status in ("completed", "skipped") or accepted
+            (self._done.add if done else self._done.discard)(step_id)
 
     def show_gauges(self) -> None:
         """Publish lane and pool gauges, at most ten times a second."""
@@ -404,6 +434,7 @@ class LiveRun:
             LanesChanged(
                 run_id=self.run_id,
                 lanes=self.parts.loop.queues.states(),
+                streams=self.parts.streams.states(),
                 pool_running=stats.in_flight,
                 pool_slots=stats.workers,
             )
@@ -420,29 +451,22 @@ class LiveRun:
 
 
 def _trigger_of(response: Response) -> Trigger:
-    if response.success:
-        return arbiter.succeeded()
-    if response.skipped:
-        return replace(arbiter.succeeded(skipped=True), code=response.code, reason=response.message)
-    return _because(arbiter.node_failed(response.code), response.message)
-
-
-def _because(trigger: Trigger, message: str) -> Trigger:
-    """Say why in the work's own words; a stop keeps the reason it is recognised by."""
-    return trigger if trigger.rank is arbiter.Rank.CANCELLED else replace(trigger, reason=message)
+    return arbiter.work_ended(
+        success=response.success, skipped=response.skipped, code=response.code, message=response.message
+    )
 
 
 def recorded_stop(past: Iterable[Mapping[str, Any]]) -> _Stop | None:
     """The stop a journal tells of that has no end yet: whoever continues the run finishes that, not the work."""
-    reason, verb = None, "cancel"
-    for entry in past:
-        if entry["kind"] == "signal":
-            told = [item for item in entry["signals"] if item["signal"] == "cancel"]
-            reason = str(told[0].get("reason")) if told else reason
-        elif entry["kind"] == "operator_action" and entry["action"] in ("cancel", "terminate"):
-            verb = str(entry["action"])
-    if reason is None:
+    told = arbiter.journalled_stop(past)
+    if told is None:
         return None
-    by_time = reason == "budget_exhausted"
-    trigger = arbiter.budget_exhausted(by_time=True) if by_time else arbiter.cancelled(reason)
-    return _Stop(verb=verb, actor=_RUNTIME, reason=reason, trigger=trigger, undo=verb != "terminate", recorded=True)
+    verb, reason = told
+    return _Stop(
+        verb=verb,
+        actor=_RUNTIME,
+        reason=reason,
+        trigger=arbiter.stopped(reason),
+        undo=verb != "terminate",
+        recorded=True,
+    )

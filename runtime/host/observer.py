@@ -7,15 +7,26 @@ An `Observer` reads the database and polls for what is new; its control intents 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.events.facts import Holder, HolderChanged, InboxChanged, RunChanged, RunSummary, WatchState
+from runtime.events.facts import (
+    FileChange,
+    Holder,
+    HolderChanged,
+    IgnoredChange,
+    InboxChanged,
+    RunChanged,
+    RunSummary,
+    WatchesChanged,
+    WatchState,
+)
 from runtime.host.api import Ack, Answer, Launch, Watch
 from runtime.host.control import ControlClient
+from runtime.host.lineage import given, parent_of
 from runtime.host.reads import StoreReads
 from runtime.host.stream import EventHub, Feed
 from runtime.kernel.clock import Clock
@@ -27,6 +38,7 @@ from runtime.storage.layout import StateDir
 from runtime.storage.store import Store
 
 POLL_SECONDS: Final = 0.25
+_WATCHES_SECONDS: Final = 0.5
 _WATCHED_RUNS: Final = 20
 _PAGE: Final = 500
 _LOOKS_AFTER_DEATH: Final = 20  # 5 s: far longer than a kernel takes to release a killed process's lock
@@ -43,6 +55,8 @@ class Observer(StoreReads):
         self._questions: tuple[str, ...] | None = None
         self._holder: Holder | None = None
         self._poller: asyncio.Task[None] | None = None
+        self._watches: tuple[WatchState, ...] = ()
+        self._asked_watches = -_WATCHES_SECONDS
 
     @property
     def read_only(self) -> bool:
@@ -77,6 +91,23 @@ class Observer(StoreReads):
 
     async def rearm(self, watch_id: str) -> Ack:
         raise await self._refusal()
+
+    async def watches(self) -> tuple[WatchState, ...]:
+        """One that does not answer shows none."""
+        try:
+            return await self._holders_watches()
+        except (StorageError, Refused):
+            return ()
+
+    async def _holders_watches(self) -> tuple[WatchState, ...]:
+        """Watches live in the holder's memory, so it is asked, by observers too. Raises when it does not answer."""
+        holder = await self.holder()
+        if holder is None or holder.socket is None:
+            return ()
+        async with aclosing(ControlClient(Path(holder.socket)).call({"verb": "watches"})) as replies:
+            async for reply in replies:
+                return tuple(watch_of(item) for item in reply["watches"])
+        return ()
 
     async def wait(self, run_id: str) -> RunSummary:
         """Return once the run has ended, as the database tells; a run nobody holds any more has stopped too."""
@@ -143,6 +174,7 @@ class Observer(StoreReads):
             seen[run.run_id] = (run, last)
         self._seen = {run.run_id: seen[run.run_id] for run in runs}
         await self._look_at_inbox()
+        await self._look_at_watches()
 
     async def _publish_entries(self, run: RunSummary, after: int) -> int:
         while page := await self.entries(run.run_id, after=after, limit=_PAGE):
@@ -163,6 +195,20 @@ class Observer(StoreReads):
         if ids != self._questions:
             self._hub.publish(InboxChanged(escalations=questions))
         self._questions = ids
+
+    async def _look_at_watches(self) -> None:
+        """Now and then, as it costs the holder a conversation."""
+        now = self._clock.monotonic()
+        if now - self._asked_watches < _WATCHES_SECONDS:
+            return
+        self._asked_watches = now
+        try:
+            watches = await self._holders_watches()
+        except (StorageError, Refused):
+            return  # it is busy, or on its way out: what was shown stands until it says otherwise
+        if watches != self._watches:
+            self._hub.publish(WatchesChanged(watches=watches))
+        self._watches = watches
 
 
 class RemoteDeck(Observer):
@@ -193,7 +239,8 @@ class RemoteDeck(Observer):
     async def launch(self, intent: Launch) -> RunSummary:
         # Checked here first: what is wrong with a file comes as a list of problems, which one message cannot carry.
         mission = await asyncio.to_thread(load, intent.path)
-        bind(mission.spec.inputs, intent.inputs)
+        parent = await parent_of(self._store, intent)
+        bind(mission.spec.inputs, given(mission, intent, parent), intent.directory)
         return summary_of(await self._ask("launch", **asdict(intent)))
 
     async def cancel(self, run_id: str, reason: str = "") -> Ack:
@@ -213,6 +260,23 @@ class RemoteDeck(Observer):
 
     async def answer(self, intent: Answer) -> Ack:
         return Ack(**await self._ask("answer", **asdict(intent)))
+
+    async def watch(self, intent: Watch) -> WatchState:
+        # As in `launch`: a list of problems is told here.
+        mission = await asyncio.to_thread(load, intent.path)
+        bind(mission.spec.inputs, intent.inputs, intent.directory)
+        state = watch_of(await self._ask("watch", **asdict(intent)))
+        self._watches = (*self._watches, state)  # should it be gone at the next look, that is a change
+        return state
+
+    async def unwatch(self, watch_id: str) -> Ack:
+        return Ack(**await self._ask("unwatch", watch_id=watch_id))
+
+    async def rearm(self, watch_id: str) -> Ack:
+        return Ack(**await self._ask("rearm", watch_id=watch_id))
+
+    async def watches(self) -> tuple[WatchState, ...]:
+        return await self._holders_watches()
 
     async def wait(self, run_id: str) -> RunSummary:
         """As the holder says; when it goes away meanwhile, as the database says.
@@ -249,3 +313,15 @@ def summary_record(run: RunSummary) -> dict[str, Any]:
 def summary_of(record: Mapping[str, Any]) -> RunSummary:
     """The run summary of `summary_record`."""
     return RunSummary(**{**record, "status": RunStatus(record["status"])})
+
+
+def watch_of(record: Mapping[str, Any]) -> WatchState:
+    """The watch whose members were sent as JSON."""
+    lists: dict[str, Callable[[Any], Any]] = {
+        "paths": str,
+        "excludes": str,
+        "last_changes": lambda item: FileChange(**item),
+        "recent_ignored": lambda item: IgnoredChange(**item),
+    }
+    told = {name: tuple(build(item) for item in record[name]) for name, build in lists.items()}
+    return WatchState(**{**record, **told})

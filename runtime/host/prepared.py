@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.events.emitter import Emitter
@@ -12,9 +12,10 @@ from runtime.host.run_control import RunControl
 from runtime.kernel.model import Envelope, ExecutionContext
 from runtime.missions.loader import Mission
 from runtime.orchestration.git import Git
-from runtime.orchestration.journal_history import History
+from runtime.orchestration.journal_history import FinishedStep, History
 from runtime.orchestration.mission_journal import MissionJournal
 from runtime.orchestration.operation_ports import WorkspaceState
+from runtime.orchestration.reuse import Carried
 from runtime.orchestration.workspace import Workspace
 from runtime.turns.plan import ResolvedTurnPlan
 from runtime.turns.session import Session
@@ -22,7 +23,8 @@ from runtime.turns.session import Session
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """One opened turn, ready to run. ``history`` and ``past`` (all its entries) are set when a crash is continued."""
+    """One opened turn, ready to run. ``history`` answers attempts, ``carried`` operations; ``past`` (all its entries) is
+    set when a crash is continued, ``reused`` (what it took over) when a fork begins."""
 
     mission: Mission
     inputs: Mapping[str, Any]
@@ -40,6 +42,8 @@ class Prepared:
     emitter: Emitter
     history: History | None = None
     past: tuple[Mapping[str, Any], ...] = ()
+    reused: tuple[FinishedStep, ...] = ()
+    carried: Carried = field(default_factory=Carried)
     spent_seconds: float = 0.0
 
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from runtime.events.facts import (
     Comparison,
@@ -19,21 +20,24 @@ from runtime.events.facts import (
     RunSummary,
     Verification,
     Violation,
-    WatchState,
 )
 from runtime.host.api import InputInfo, MissionInfo, Replay, RunStatus
 from runtime.host.authoring import problem_of
 from runtime.kernel.canonical import CanonicalizationError, parse_strict
 from runtime.kernel.clock import Clock, timestamp
-from runtime.kernel.errors import Refused, StorageError
+from runtime.kernel.errors import JournalError, Refused, StorageError
 from runtime.kernel.model import frozen
 from runtime.kernel.ports import StoredEntry
 from runtime.missions.catalogue import Catalogue, CatalogueEntry
 from runtime.missions.loader import Mission, load
 from runtime.missions.problems import MissionInvalid
 from runtime.orchestration.journal_verify import JournalVerification, artifact_references, verify_entries
+from runtime.orchestration.stream_index import IndexNode, read_node, root_of
 from runtime.storage.journals import STORE_JOURNAL, DamagedJournal
 from runtime.storage.store import Store
+
+if TYPE_CHECKING:
+    from runtime.host.replaying import Replaying
 
 LATEST: Final = "@latest"
 _MAX_ENTRIES: Final = 2000
@@ -50,6 +54,13 @@ class StoreReads:
         self._store = store
         self._catalogue = Catalogue(missions)
         self._clock = clock
+
+    @cached_property
+    def _replaying(self) -> Replaying:
+        # Replaying needs half the runtime; verbs that only read must not wait for it.
+        from runtime.host.replaying import Replaying
+
+        return Replaying(self._store, self._clock)
 
     @property
     def store_path(self) -> str:
@@ -88,13 +99,24 @@ class StoreReads:
         return await self._store.runs.lineage(run.lineage_id)
 
     async def replay(self, intent: Replay) -> ReplayReport:
-        raise Refused("CONTROL_VERB", "replay is not there yet")
+        return await self._replaying.replay(intent, *await self._record_of(intent.run_id))
 
-    async def compare(self, base: str, other: str) -> Comparison:
-        raise Refused("CONTROL_VERB", "compare is not there yet")
+    async def compare(
+        self, base: str, other: str, *, timing_ms: int | None = None, expected: Sequence[str] = ()
+    ) -> Comparison:
+        sides = [await self._record_of(base), await self._record_of(other)]
+        return await self._replaying.compare(sides, timing_ms=timing_ms, expected=expected)
 
-    async def watches(self) -> tuple[WatchState, ...]:
-        return ()
+    async def _record_of(self, run_id: str) -> tuple[RunSummary, list[StoredEntry], Verification]:
+        """A run with its journal and the verdict on it."""
+        from runtime.host.replaying import check_run
+
+        run = await self.find(run_id)
+        check_run(run)
+        if not self._store.read_only and self._store.poisoned is None:
+            # A run this very process left may have entries on their way to the disk.
+            await self._store.flush()
+        return (run, *await self._examined(run.run_id))
 
     async def find(self, selector: str) -> RunSummary:
         if selector == LATEST:
@@ -192,6 +214,10 @@ class StoreReads:
 
         Raises `Refused` ``RUN_UNKNOWN`` when the store knows neither a run nor entries of that id.
         """
+        return (await self._examined(run_id))[1]
+
+    async def _examined(self, run_id: str) -> tuple[list[StoredEntry], Verification]:
+        """The rows of a journal as far as they can be read, and the verdict on them."""
         started = self._clock.monotonic()
         rows: list[StoredEntry] = []
         damage: list[StorageError] = []
@@ -206,8 +232,9 @@ class StoreReads:
             raise Refused("RUN_UNKNOWN", f"there is no run {run_id}", hint="`quarterdeck runs` lists them")
         bodies = await self._bodies_for(rows, damage)
         verdict = await asyncio.to_thread(verify_entries, rows, artifacts=bodies.get, run_id=run_id)
-        found = [*_damage_findings(damage, verdict.entries), *_end_findings(row, verdict)]
-        return _verification(run_id, verdict, found, timestamp(self._clock.now()), self._clock.monotonic() - started)
+        found = [*_damage_findings(damage, verdict.entries), *end_findings(row, verdict)]
+        at, seconds = timestamp(self._clock.now()), self._clock.monotonic() - started
+        return rows, _verification(run_id, verdict, found, at, seconds)
 
     async def _row(self, run_id: str, damage: list[StorageError]) -> RunSummary | None:
         try:
@@ -218,7 +245,16 @@ class StoreReads:
 
     async def _bodies_for(self, rows: Sequence[StoredEntry], damage: list[StorageError]) -> dict[str, bytes | None]:
         """The artifacts entries name; a damaged one is given as stored, so that its mismatch is found."""
-        wanted = {digest for entry in _bodies(rows) for digest in artifact_references(entry)}
+        named = [(entry, list(artifact_references(entry))) for entry in _bodies(rows)]
+        bodies = await self._fetched({digest for _, found in named for digest in found}, damage)
+        nodes = {root for entry, _ in named if (root := root_of(entry)) is not None}
+        while nodes:  # what a step emitted hangs below the index its entry names, level by level
+            found = [node for body in map(bodies.get, nodes) if (node := _node_in(body)) is not None]
+            bodies |= await self._fetched({part for node in found for part in node.parts} - bodies.keys(), damage)
+            nodes = {part for node in found if node.level for part in node.parts}
+        return bodies
+
+    async def _fetched(self, wanted: Set[str], damage: list[StorageError]) -> dict[str, bytes | None]:
         bodies: dict[str, bytes | None] = {}
         for digest in sorted(wanted):
             try:
@@ -249,6 +285,14 @@ def _parsed(stored: StoredEntry) -> dict[str, Any] | None:
     except CanonicalizationError:
         return None
     return entry if isinstance(entry, dict) and entry.get("kind") == stored.kind else None
+
+
+def _node_in(body: bytes | None) -> IndexNode | None:
+    """A stream index's node, when the body is one; verification names what is wrong with it otherwise."""
+    try:
+        return None if body is None else read_node(body)
+    except (JournalError, CanonicalizationError):
+        return None
 
 
 def _bodies(rows: Sequence[StoredEntry]) -> list[dict[str, Any]]:
@@ -285,7 +329,7 @@ def _damage_findings(damage: Sequence[StorageError], entries: int) -> list[Findi
     ]
 
 
-def _end_findings(row: RunSummary | None, verdict: JournalVerification) -> list[Finding]:
+def end_findings(row: RunSummary | None, verdict: JournalVerification) -> list[Finding]:
     """A chain whose end was cut off still holds; the run's row remembers where it ended."""
     if row is None or not row.status.terminal or row.status is RunStatus.REFUSED:
         return []
@@ -316,11 +360,6 @@ def _verification(
         checked_at=at,
         duration_ms=seconds * 1000,
     )
-
-
-def node_record(node: NodeInfo) -> dict[str, Any]:
-    """A node as the plan document holds it."""
-    return {"node_id": node.node_id, "block_type": node.block_type, "lane": node.lane, "after": list(node.after)}
 
 
 def _node(record: Mapping[str, Any]) -> NodeInfo:
@@ -369,6 +408,7 @@ def mission_info(mission: Mission) -> MissionInfo:
         nodes=mission.graph.nodes(),
         envelope=mission.envelope.record(),
         workspace=_workspace_words(mission),
+        watch=() if spec.watch is None else spec.watch.paths,
     )
 
 

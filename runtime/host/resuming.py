@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.events.facts import RunSummary
+from runtime.host.reads import end_findings
 from runtime.host.versions import BEHAVIOUR_VERSION
 from runtime.kernel.canonical import CanonicalizationError, parse_strict
-from runtime.kernel.errors import QuarterdeckError, Refused
+from runtime.kernel.errors import ModelError, QuarterdeckError, Refused
 from runtime.kernel.model import frozen, thawed
 from runtime.kernel.outcomes import RunStatus
 from runtime.kernel.ports import StoredEntry
@@ -19,14 +20,32 @@ from runtime.missions.loader import Mission, load_bytes
 from runtime.missions.problems import MissionInvalid
 from runtime.orchestration.journal_history import History
 from runtime.orchestration.journal_verify import verify_entries
-from runtime.storage.runs import update_run
+from runtime.orchestration.operation_ports import MAX_BODY_BYTES
+from runtime.orchestration.reuse import Carried
+from runtime.storage.runs import RunRecord, update_run
 from runtime.storage.store import Store
 from runtime.turns.plan import ResolvedTurnPlan, load_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """One run's row and its journal, verified. A run that never began has no entries."""
+
+    record: RunRecord
+    stored: tuple[StoredEntry, ...]
+    entries: tuple[Mapping[str, Any], ...]
+
+    def history(self) -> History:
+        """The journal, folded."""
+        history = History()
+        for entry in self.entries:
+            history.feed(entry)
+        return history
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """One crashed run, as its records tell it."""
+    """One crashed run, as its records tell it. ``carried`` is what it took over when it is a fork."""
 
     summary: RunSummary
     mission: Mission
@@ -38,6 +57,7 @@ class Past:
     stored: tuple[StoredEntry, ...]
     entries: tuple[Mapping[str, Any], ...]
     history: History
+    carried: Carried
 
     @property
     def signals(self) -> list[Mapping[str, Any]]:
@@ -45,19 +65,42 @@ class Past:
         return [item for entry in self.entries if entry["kind"] == "signal" for item in entry["signals"]]
 
 
-async def read_past(store: Store, run_id: str) -> Past:
-    """Read and check everything. Raises `Refused` ``RECOVERY_MANUAL`` naming what does not fit."""
+async def read_journal(store: Store, run_id: str) -> Told:
+    """Read and verify a run's journal against its row.
+
+    Raises `Refused` ``RUN_UNKNOWN``, or the code of the first thing that does not hold; `StorageError` for damage.
+    """
     # A run this very process left may have entries on their way to the disk; the chain goes on after the last.
     await store.flush()
     record = await store.runs.record(run_id)
-    if record is None or record.mission_hash is None or record.plan_digest is None:
-        raise _manual("the store does not know what it ran from")
+    if record is None:
+        raise Refused("RUN_UNKNOWN", f"there is no run {run_id}", hint="`quarterdeck runs` lists them")
     stored = tuple([entry async for entry in store.journals.stream(run_id)])
+    if not stored and record.summary.entries == 0:
+        return Told(record=record, stored=(), entries=())
     verdict = await asyncio.to_thread(verify_entries, stored, run_id=run_id)
-    if not verdict.ok:
-        first = next(item for item in verdict.findings if item.severity == "error")
-        raise _manual(f"its journal does not verify: {first.code} at entry {first.seq}")
-    entries = tuple(frozen(parse_strict(entry.body)) for entry in stored)
+    broken = [(item.code, item.seq) for item in verdict.findings if item.severity == "error"]
+    broken += [(item.code, item.seq) for item in end_findings(record.summary, verdict)]
+    if broken:
+        code, seq = broken[0]
+        raise Refused(
+            code,
+            f"the journal of run {run_id} does not verify: {code}{'' if seq is None else f' at entry {seq}'}",
+            hint=f"`quarterdeck verify {run_id[:8]}` says more",
+        )
+    entries = await asyncio.to_thread(lambda: tuple(frozen(parse_strict(entry.body)) for entry in stored))
+    return Told(record=record, stored=stored, entries=entries)
+
+
+async def read_past(store: Store, run_id: str) -> Past:
+    """Read and check everything. Raises `Refused` ``RECOVERY_MANUAL`` naming what does not fit."""
+    try:
+        told = await read_journal(store, run_id)
+    except Refused as broken:
+        raise _manual(broken.message) from None
+    record, entries = told.record, told.entries
+    if record.mission_hash is None or record.plan_digest is None or not entries:
+        raise _manual("the store does not know what it ran from")
     opened = entries[0]
     if opened.get("behaviour_version") != BEHAVIOUR_VERSION:
         raise _manual(
@@ -73,10 +116,24 @@ async def read_past(store: Store, run_id: str) -> Past:
         recipe_hash=str(opened["run_id"]),
         baseline_commit=str(opened["baseline_commit"]),
         unattended=record.unattended,
-        stored=stored,
+        stored=told.stored,
         entries=entries,
-        history=await asyncio.to_thread(History.fold, stored),
+        history=await asyncio.to_thread(told.history),
+        carried=await read_carried(store, opened),
     )
+
+
+async def read_carried(store: Store, opened: Mapping[str, Any]) -> Carried:
+    """What a fork took over beside finished steps; nothing for other runs. Raises `Refused` ``RECOVERY_MANUAL``."""
+    if "fork" not in opened:
+        return Carried()
+    body = await store.artifacts.get(str(opened["fork"]["document"]))
+    if body is None:
+        raise _manual("what it took over from the run it was forked from is not stored")
+    try:
+        return Carried.from_record(parse_strict(body, limit=MAX_BODY_BYTES))
+    except (CanonicalizationError, ModelError, KeyError, TypeError) as error:
+        raise _manual(f"what it took over from the run it was forked from does not decode: {error}") from None
 
 
 #: Ruling R4 read backwards; what is not here keeps its name.
@@ -123,6 +180,7 @@ async def _mission(store: Store, mission_hash: str, path: Path) -> Mission:
 
 
 async def _plan(store: Store, plan_digest: str) -> ResolvedTurnPlan:
+    """A run's frozen plan. Raises `Refused` ``RECOVERY_MANUAL``."""
     body = await store.artifacts.get(plan_digest)
     if body is None:
         raise _manual("its frozen plan is not stored")

@@ -17,11 +17,13 @@ from typing import Any, Final, TypeVar
 from runtime.egress.scopes import CancelTree, ScopeKind
 from runtime.events.facts import (
     Escalation,
+    FileChange,
     HolderChanged,
     InboxChanged,
     JournalVerified,
     RunChanged,
     RunSummary,
+    WatchesChanged,
     WatchState,
 )
 from runtime.execution.pool import ExecutionPool
@@ -37,9 +39,12 @@ from runtime.host.reads import StoreReads
 from runtime.host.resuming import settle_row
 from runtime.host.store_journal import StoreJournal
 from runtime.host.stream import EventHub, Feed
+from runtime.host.watch_journal import OwnJournals
+from runtime.host.watches import Watches
+from runtime.host.watching import WatchPorts
 from runtime.host.words import plain_words
 from runtime.kernel.clock import Clock, timestamp
-from runtime.kernel.errors import Refused, StorageError
+from runtime.kernel.errors import QuarterdeckError, Refused, StorageError
 from runtime.kernel.ids import IdSource
 from runtime.kernel.outcomes import RunStatus
 from runtime.orchestration.git import find_toplevel
@@ -61,6 +66,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 _STORED: Final = (
     "status",
+    "output_folder",
     "reason",
     "code",
     "message",
@@ -111,6 +117,7 @@ class RuntimeHost(StoreReads):
             scratch=store.state.work,
         )
         self._launcher = Launcher(store, journal, self._shared)
+        self._watches = Watches(self._watch_ports())
         self._server = ControlServer(store.state.socket, self._handle)
         store.live_run_ids = lambda: self._held
 
@@ -167,10 +174,12 @@ class RuntimeHost(StoreReads):
     # -- intents ------------------------------------------------------------------------------------------------
 
     async def launch(self, intent: Launch) -> RunSummary:
+        return await self._launch(self._shared.ids.uuid(), intent)
+
+    async def _launch(self, run_id: str, intent: Launch, changes: Sequence[FileChange] = ()) -> RunSummary:
         if len(self._held) >= MAX_LIVE_RUNS:
             raise Refused("admission_capacity_reject", f"{MAX_LIVE_RUNS} runs are live; wait for one to end")
-        run_id = self._shared.ids.uuid()
-        begun = await self._opened(run_id, lambda: self._launcher.launch(run_id, intent, self._ports()))
+        begun = await self._opened(run_id, lambda: self._launcher.launch(run_id, intent, self._ports(), changes))
         if isinstance(begun, LiveRun):
             return begun.summary
         self._hub.publish(RunChanged(run=begun))
@@ -184,7 +193,7 @@ class RuntimeHost(StoreReads):
         Whoever asks for the same run meanwhile gets the same answer.
         """
         if self._closing:
-            raise Refused("runtime_shutdown", "this process is closing the store; nothing new is started")
+            raise _leaving()
         task = self._opening.get(run_id)
         if task is None:
             task = self._opening[run_id] = asyncio.create_task(self._open(run_id, work), name=f"open-{run_id[:8]}")
@@ -295,7 +304,7 @@ class RuntimeHost(StoreReads):
         return Ack(done=True, run_id=run.run_id, message=f"recorded: {intent.resolution}")
 
     async def drained(self) -> None:
-        while busy := {*self._tasks, *self._opening.values()}:
+        while busy := {*self._tasks, *self._opening.values(), *self._watches.tasks}:
             await asyncio.wait(busy)
 
     async def wait(self, run_id: str) -> RunSummary:
@@ -332,13 +341,18 @@ class RuntimeHost(StoreReads):
         return tuple(self._as_held(row) for row in await super().lineage(run_id))
 
     async def watch(self, intent: Watch) -> WatchState:
-        raise Refused("CONTROL_VERB", "watch is not there yet")
+        if self._closing:
+            raise _leaving()
+        return await self._watches.arm(intent)
 
     async def unwatch(self, watch_id: str) -> Ack:
-        raise Refused("CONTROL_VERB", "watch is not there yet")
+        return await self._watches.disarm(watch_id)
 
     async def rearm(self, watch_id: str) -> Ack:
-        raise Refused("CONTROL_VERB", "watch is not there yet")
+        return self._watches.rearm(watch_id)
+
+    async def watches(self) -> tuple[WatchState, ...]:
+        return self._watches.states
 
     async def unlatch(self, path: str, reason: str) -> Ack:
         state = self._store.state
@@ -368,6 +382,42 @@ class RuntimeHost(StoreReads):
             changed=self._changed,
             asked=self._asked,
         )
+
+    def _watch_ports(self) -> WatchPorts:
+        return WatchPorts(
+            clock=self._shared.clock,
+            ids=self._shared.ids,
+            ours=(self._store.state.root.resolve(),),
+            launch=self._launch,
+            withdraw=self._withdraw,
+            preempt=self._preempt,
+            done=self.wait,
+            doings=OwnJournals(self._store).doings,
+            changed=lambda: self._hub.publish(WatchesChanged(watches=self._watches.states)),
+            record=self._record_watch,
+        )
+
+    def _withdraw(self, run_id: str) -> None:
+        """Give up a run that has not begun."""
+        opening = self._opening.get(run_id)
+        if opening is not None:
+            opening.cancel()
+
+    def _preempt(self, run_id: str) -> bool:
+        run = self._live(run_id)
+        return run is not None and run.preempt()
+
+    def _record_watch(self, action: str, *, actor: str = "operator", **members: str) -> None:
+        """Watching is told in the store's journal; a store in trouble tells of itself."""
+        try:
+            self._journal.append(
+                "operator_action",
+                action=action,
+                actor=actor,
+                **{name: plain_words(text) for name, text in members.items()},
+            )
+        except QuarterdeckError as error:
+            _LOG.warning("%s could not be recorded: %s", action, error)
 
     def _adopt(self, run: LiveRun) -> None:
         self._runs[run.run_id] = run
@@ -504,6 +554,7 @@ class RuntimeHost(StoreReads):
                 await self._store.close()
 
     async def _stop_everything(self) -> None:
+        await self._watches.close()
         opening = set(self._opening.values())
         for begun in opening:
             begun.cancel()
@@ -520,6 +571,10 @@ class RuntimeHost(StoreReads):
             for task in late:
                 task.cancel()
             await asyncio.wait(late)
+
+
+def _leaving() -> Refused:
+    return Refused("runtime_shutdown", "this process is closing the store; nothing new is started")
 
 
 def _retrieved(task: asyncio.Task[Any]) -> None:
@@ -560,6 +615,22 @@ async def _unlatch(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, An
     return asdict(await host.unlatch(_text(arguments, "path"), _text(arguments, "reason")))
 
 
+async def _watch(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
+    return asdict(await host.watch(_intent(Watch, arguments)))
+
+
+async def _unwatch(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
+    return asdict(await host.unwatch(_text(arguments, "watch_id")))
+
+
+async def _rearm(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
+    return asdict(await host.rearm(_text(arguments, "watch_id")))
+
+
+async def _list_watches(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"watches": [asdict(item) for item in await host.watches()]}
+
+
 def _control(verb: str) -> _Remote:
     async def act(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
         method = getattr(host, verb)
@@ -590,5 +661,9 @@ _REMOTE: Final[dict[str, _Remote]] = {
     "answer": _answer,
     "resume": _resume,
     "unlatch": _unlatch,
+    "watch": _watch,
+    "unwatch": _unwatch,
+    "rearm": _rearm,
+    "watches": _list_watches,
     **{verb: _control(verb) for verb in ("cancel", "terminate", "pause")},
 }

@@ -128,6 +128,8 @@ class Settlement:
         if terminal.ending.reason is not None:
             extra["reason"] = terminal.ending.reason
         appended = journal.close(terminal.journal_status, result_commit=result_commit, **extra)
+        if not prepared.workspace.output.is_dir():
+            summary = replace(summary, output_folder=None)
         final = _final(terminal, summary, journal.entries, journal.get_chain_root(), timestamp(self._clock.now()))
         self._record(final)
         self._store_journal.run_ended(final)

@@ -164,8 +164,10 @@ class ThreadedDeck:
     async def replay(self, intent: Replay) -> ReplayReport:
         return await self._there(self._deck.replay(intent))
 
-    async def compare(self, base: str, other: str) -> Comparison:
-        return await self._there(self._deck.compare(base, other))
+    async def compare(
+        self, base: str, other: str, *, timing_ms: int | None = None, expected: Sequence[str] = ()
+    ) -> Comparison:
+        return await self._there(self._deck.compare(base, other, timing_ms=timing_ms, expected=expected))
 
     async def watch(self, intent: Watch) -> WatchState:
         return await self._there(self._deck.watch(intent))

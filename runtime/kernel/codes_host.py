@@ -46,6 +46,7 @@ _MISSIONS: Final = {
     "MISSION_UNKNOWN_KEY": "There is no such key here.",
     "MISSION_UNKNOWN_PARAMETER": "The block has no such parameter.",
     "MISSION_VALUE": "A value is of the wrong kind or out of range.",
+    "MISSION_WATCH": "A watched path can never be seen to change.",
     "MISSION_WORKSPACE": "The workspace's keys contradict each other.",
     "MISSION_YAML_ALIAS": "Anchors and aliases are not part of the mission subset of YAML.",
     "MISSION_YAML_DOCUMENTS": "A mission file holds exactly one document.",
@@ -70,9 +71,27 @@ _INPUTS: Final = {
 }
 
 _RUNS: Final = {
+    "REPLAY_EXPECTED": "The word names no class of difference.",
+    "REPLAY_LIVE": "The run has not ended yet.",
+    "REPLAY_MISSION": "The mission of the run cannot be run again.",
+    "REPLAY_MODE": "The plan of the run does not allow this replay.",
+    "REPLAY_NO_RECORD": "There is no record to replay.",
+    "REPLAY_OPTION": "The option belongs to another kind of replay.",
+    "REPLAY_PRUNED": "A body the record names is no longer stored.",
+    "REPLAY_TIMEOUT": "The replay took too long.",
+    "REPLAY_TOO_LARGE": "The run is too large to replay in memory.",
+    "AUTHORITY_DIVERGENCE": "Something was decided under another authority.",
+    "ORDERING_DIVERGENCE": "Steps came in another order.",
+    "OUTCOME_DIVERGENCE": "A step, an operation or a decision ended otherwise.",
+    "PLAN_DIVERGENCE": "The mission, its inputs or what it started from is another.",
+    "PROVIDER_CHOICE_DIVERGENCE": "Another provider or model answered.",
+    "TIMING_DIVERGENCE": "A step took longer or shorter than tolerated.",
     "RUN_AMBIGUOUS": "The beginning of the id fits several runs.",
     "RUN_UNKNOWN": "There is no such run.",
     "STEP_UNKNOWN": "The run has no such step.",
+    "STEP_UNREACHED": "The run never came to this step.",
+    "FORK_LIVE": "The run to fork from has not ended.",
+    "FORK_RECORD": "What the run to fork from ran from is not stored, or this version cannot use it.",
     "APPROVAL_AMBIGUOUS": "The run has several open questions; name one.",
     "APPROVAL_CHOICE": "The answer is not one of the question's choices.",
     "APPROVAL_MISSING": "A decision was needed and nobody could be asked.",
@@ -80,6 +99,18 @@ _RUNS: Final = {
     "APPROVAL_UNKNOWN": "There is no such open question.",
     "EXPORT_EXISTS": "Something exists already where the export would be written.",
     "EXPORT_IO": "The export could not be written.",
+}
+
+_WATCHES: Final = {
+    "WATCH_ARMED": "The mission is being watched already.",
+    "WATCH_FAILED": "The operating system's file notices ended.",
+    "WATCH_LIMIT": "Too many missions are being watched.",
+    "WATCH_LOOP": "The mission changes what starts it, so it would rerun for ever.",
+    "WATCH_NOT_DECLARED": "The mission does not say which files to watch.",
+    "WATCH_OPTION": "An option of a watch is not one of those offered.",
+    "WATCH_ROOT": "The folder watched is not there.",
+    "WATCH_TOO_MANY": "The patterns cover more files than can be watched.",
+    "WATCH_UNKNOWN": "There is no such watch.",
 }
 
 _WORLD: Final = {
@@ -151,4 +182,6 @@ _CONTROL: Final = {
     "CONTROL_VERB": "The holder does not know the request, or not with these arguments.",
 }
 
-HOST: Final[Mapping[str, str]] = MappingProxyType({**_MISSIONS, **_INPUTS, **_RUNS, **_WORLD, **_STORE, **_CONTROL})
+HOST: Final[Mapping[str, str]] = MappingProxyType(
+    {**_MISSIONS, **_INPUTS, **_RUNS, **_WATCHES, **_WORLD, **_STORE, **_CONTROL}
+)

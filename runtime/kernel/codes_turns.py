@@ -130,6 +130,10 @@ _SESSION: Final = {
     "runtime_shutdown": "The runtime is shutting down.",
 }
 
+_REPLAY: Final = {
+    "replay_cursor_not_found": "The recorded run never came to the place the replay is to begin at.",
+}
+
 _ERROR_CLASSES: Final = {
     "schema_validation_error": "An event or signal is malformed.",
     "invalid_transition": "The state does not allow this step; nothing changed.",
@@ -145,6 +149,7 @@ TURNS: Final[Mapping[str, str]] = MappingProxyType(
         **_BUDGETS,
         **_STREAMS,
         **_SESSION,
+        **_REPLAY,
         **_ERROR_CLASSES,
     }
 )

@@ -54,6 +54,10 @@ class ArtifactStore(Protocol):
         """The body, verified against its digest, or None when it is not stored."""
         ...
 
+    async def flush(self) -> None:
+        """Wait until everything put so far is on disk; raises what it failed with."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSpec:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from runtime.kernel import globs
 from runtime.missions import references
 from runtime.missions.block_checks import check_block
 from runtime.missions.conditions import Condition, Names
@@ -19,6 +20,7 @@ from runtime.missions.inputs import fits_type
 from runtime.missions.parameters import ACTIONS, TOOLS
 from runtime.missions.problems import did_you_mean, shown
 from runtime.missions.references import Found, Malformed, Reference
+from runtime.missions.watch_rules import hidden
 from runtime.missions.yaml_reader import Where
 
 #: What a block with ``accept`` always yields (ruling R16).
@@ -39,6 +41,7 @@ def check_all(draft: Draft, graph: Graph) -> dict[Where, Condition]:
     _check_elsewhere(draft)
     _check_inputs(draft)
     _check_tools(draft)
+    _check_watch(draft)
     return _compile_conditions(draft, graph, ancestry)
 
 
@@ -165,6 +168,21 @@ def _check_tools(draft: Draft) -> None:
                     (*where, index),
                     hint=did_you_mean(tool, (*ACTIONS, *TOOLS)),
                 )
+
+
+def _check_watch(draft: Draft) -> None:
+    """A pattern that can never see a change is a mistake; what it names need not exist yet."""
+    section = draft.data.get("watch")
+    paths, excluded = (section.get(key) if isinstance(section, dict) else None for key in ("paths", "exclude"))
+    for index, pattern in enumerate(paths if isinstance(paths, list) else ()):
+        if not isinstance(pattern, str):
+            continue
+        where = ("watch", "paths", index)
+        if hidden(globs.literal_prefix(pattern)):
+            hint = "version control, caches and editors' temporary files are always left out"
+            draft.document.problem("MISSION_WATCH", f"{shown(pattern)} is never watched", where, hint=hint)
+        elif isinstance(excluded, list) and pattern in excluded:
+            draft.document.problem("MISSION_WATCH", f"{shown(pattern)} is left out by watch.exclude", where)
 
 
 def _tool_lists(draft: Draft) -> Iterator[tuple[Where, list[Any]]]:

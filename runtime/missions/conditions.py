@@ -23,6 +23,7 @@ MAX_LENGTH: Final = 2000
 #: A declared input type as the checker sees it. Numbers stay dynamic so that ``inputs.price > 3`` is fine for both.
 _TYPES: Final[Mapping[str, Any]] = {
     "string": cel.Type.STRING,
+    "path": cel.Type.STRING,
     "integer": cel.Type.INT,
     "boolean": cel.Type.BOOL,
     "list": cel.Type.LIST,

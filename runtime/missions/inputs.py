@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import os.path
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from runtime.kernel.canonical import MAX_INT, CanonicalizationError, canonical_bytes
@@ -45,12 +47,17 @@ class InputsInvalid(Refused):
         self.problems = problems
 
 
-def bind(declared: Mapping[str, InputSpec], given: Mapping[str, object]) -> dict[str, Any]:
-    """The typed inputs of a run, defaults filled in, in declaration order. Raises `InputsInvalid`."""
+def bind(
+    declared: Mapping[str, InputSpec], given: Mapping[str, object], directory: str | None = None
+) -> dict[str, Any]:
+    """The typed inputs of a run, defaults filled in, in declaration order. Raises `InputsInvalid`.
+
+    A given path becomes absolute: a relative one starts in ``directory``, the operator's own, and ``~`` is their home.
+    """
     problems = [_unknown(name, declared) for name in given if name not in declared]
     bound: dict[str, Any] = {}
     for name, spec in declared.items():
-        result = _bind_one(name, spec, given[name]) if name in given else _absent(name, spec)
+        result = _bind_one(name, spec, given[name], directory) if name in given else _absent(name, spec)
         if isinstance(result, InputProblem):
             problems.append(result)
         else:
@@ -78,6 +85,7 @@ def _is_number(value: object) -> bool:
 
 _CHECKS: Final[Mapping[object, Any]] = {
     "string": lambda value: isinstance(value, str),
+    "path": lambda value: isinstance(value, str),
     "integer": lambda value: isinstance(value, int) and abs(value) <= MAX_INT,
     "number": _is_number,
     "boolean": lambda value: isinstance(value, bool),
@@ -101,11 +109,12 @@ def _absent(name: str, spec: InputSpec) -> tuple[Any] | InputProblem:
     )
 
 
-def _bind_one(name: str, spec: InputSpec, given: object) -> tuple[Any] | InputProblem:
+def _bind_one(name: str, spec: InputSpec, given: object, directory: str | None) -> tuple[Any] | InputProblem:
     if given is None and spec.default is None and not spec.required:
         return (None,)
     value = _from_text(given, spec.type) if isinstance(given, str) else given
     value = list(value) if isinstance(value, tuple) else value
+    value = _absolute(value, directory) if spec.type == "path" else value
     if not fits_type(value, spec.type) or not _canonical(value):
         return InputProblem(
             code="INPUT_TYPE", name=name, message=f"{name} must be {_WORDS[spec.type]}, not {shown(given)}"
@@ -118,8 +127,19 @@ def _bind_one(name: str, spec: InputSpec, given: object) -> tuple[Any] | InputPr
     return (value,)
 
 
+def _absolute(value: object, directory: str | None) -> object:
+    """An absolute path in normal form; None, which is no path, when it cannot be told where ``value`` starts."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return None
+    path = Path(os.path.expanduser(value))  # noqa: PTH111 - unlike Path's, it leaves an unknown user's home alone
+    if not path.is_absolute() and directory is None:
+        return None
+    return os.path.normpath(Path(directory or "/") / path)
+
+
 _WORDS: Final = {
     "string": "text",
+    "path": "a path, absolute where no directory is known",
     "integer": "a whole number",
     "number": "a number",
     "boolean": "true or false",

@@ -54,6 +54,7 @@ MAX_LANE: Final = 4096
 #: A mission envelope without ``timeout_seconds`` takes the operation number of ``mission/v1`` (ruling R32).
 DEFAULT_TIMEOUT_SECONDS: Final = 600
 DEFAULT_DEBOUNCE_MS: Final = 300
+MAX_DEBOUNCE_MS: Final = 60_000
 
 _Texts = Annotated[tuple[str, ...], AS_TUPLE]
 _Tools = Annotated[tuple[Tool, ...], AS_TUPLE]
@@ -65,8 +66,9 @@ _OperationName = Literal["llm_call", "tool_invoke", "packet_route", "gate_check"
 class InputSpec(Part):
     """One value the operator gives at launch."""
 
-    type: Literal["string", "integer", "number", "boolean", "list"] = Field(
-        default="string", description="Type of the value."
+    type: Literal["string", "integer", "number", "boolean", "list", "path"] = Field(
+        default="string",
+        description="Type of the value; a path given at launch starts where the operator is, a default at this file.",
     )
     default: Any = Field(default=None, description="Value used when none is given.")
     required: bool = Field(default=True, description="Must a value be given when there is no default?")
@@ -224,11 +226,18 @@ class CaseSpec(Part):
 
 
 class WatchSpec(Part):
-    """Start a run when files change."""
+    """Start a run when files change. Patterns are relative to the work tree, or to the folder ``from`` copies."""
 
     paths: _Globs = Field(min_length=1, description="Path patterns watched.")
-    debounce_ms: Annotated[int, Field(ge=0, le=60_000)] = Field(
+    exclude: _Globs = Field(
+        default=(), description="Path patterns left out, besides version control, caches and editors' temporary files."
+    )
+    debounce_ms: Annotated[int, Field(ge=0, le=MAX_DEBOUNCE_MS)] = Field(
         default=DEFAULT_DEBOUNCE_MS, description="Quiet time after a change before a run starts."
+    )
+    overlap: Literal["queue", "preempt", "skip"] = Field(
+        default="queue",
+        description="A change while a run works: run after it, cancel it and run, or leave the change out.",
     )
 
 

@@ -165,10 +165,35 @@ ACTIONS: Final[Mapping[str, Shape]] = {
     "git.status": Shape((), "What has changed."),
     "git.diff": Shape((_ONLY, _STAGED), "The changes."),
     "git.diff_stat": Shape((_ONLY, _STAGED), "Size of the changes."),
-    "git.log": Shape((_ONLY, Param("max", ("integer",), "Most entries returned.")), "Recent commits."),
+    "git.log": Shape(
+        (
+            _ONLY,
+            Param("max", ("integer",), "Most entries returned, up to 5000 (default 20)."),
+            _text("since", "Leave out this commit, tag or branch and everything before it; empty: nothing."),
+            _text("until", "Start from this commit, tag or branch; empty: HEAD."),
+        ),
+        "Commits, newest first.",
+    ),
     "git.rev_parse_head": Shape((), "The current commit."),
     "git.add": Shape((Param("paths", ("list",), "Paths to stage.", required=True),), "Stage files."),
     "git.commit": Shape((_text("message", "Commit message.", required=True),), "Commit what is staged."),
+    "output.write_file": Shape(
+        (
+            _text("name", "Name in the run's output folder, a relative path.", required=True),
+            _text("content", "What the file will hold.", required=True),
+        ),
+        "Leave a file in the run's output folder; the work tree is not touched.",
+    ),
+    "mail.write_file": Shape(
+        (
+            Param("to", ("text", "list"), "An address, or several.", required=True),
+            _text("subject", "Subject line.", required=True),
+            _text("body", "Plain text of the message.", required=True),
+            _text("from", "Address of the sender (default quarterdeck@localhost)."),
+            _text("name", "Name in the run's output folder, ending in .eml."),
+        ),
+        "Write a mail message into the run's output folder; nothing is sent.",
+    ),
     "pytest.run": Shape(_TESTS, "As run_tests."),
     "process.run": Shape(
         (_text("template", "Name of one of the mission's commands.", required=True, references=False),),
@@ -190,11 +215,19 @@ CHECKS: Final = (
     "governance_baseline",
     "budget_available",
 )
-#: Actions that need only reading rights on the paths they name.
-READING: Final = frozenset(
-    {"filesystem.read_file", "filesystem.read_files", "filesystem.list_dir"}
-    | {"git.status", "git.diff", "git.diff_stat", "git.log", "git.rev_parse_head"}
-)
+#: Actions that write into the run's own output folder.
+LEAVING: Final = frozenset({"output.write_file", "mail.write_file"})
+#: Actions that leave the work tree as it is: they only look at it, or write elsewhere.
+READING: Final = LEAVING | {
+    "filesystem.read_file",
+    "filesystem.read_files",
+    "filesystem.list_dir",
+    "git.status",
+    "git.diff",
+    "git.diff_stat",
+    "git.log",
+    "git.rev_parse_head",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,8 @@ from runtime.kernel.model import (
     Effect,
     Envelope,
     EnvelopeViolation,
+    ExecutionContext,
+    Operation,
     OperationReceipt,
     OperationStatus,
     OperationType,
@@ -30,19 +32,27 @@ from runtime.orchestration.operation_ports import (
     Protector,
     Workspace,
 )
-from runtime.orchestration.operation_records import Recorder
+from runtime.orchestration.operation_records import Earlier, Recorder
 from runtime.orchestration.operation_table import Known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """The answer of a recorded run to one operation key (ruling R19); ``receipt`` is set for this run's own."""
+    """The answer of a recorded run to one operation (ruling R19); ``receipt`` is set for this run's own.
+
+    ``earlier`` is set when the answer becomes part of this run's history, with where it comes from.
+    """
 
     status: OperationStatus
     output: Mapping[str, Any]
     reason_code: str | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
     receipt: OperationReceipt | None = None
+    earlier: Earlier | None = None
+
+
+#: Asked about operations this journal knows nothing of; None means: do it.
+Answering = Callable[[Operation, ExecutionContext], Awaitable[Recorded | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +68,7 @@ class Admission:
     budget: Ledger
     guard: Callable[[], None]
     envelope_hash: str | None
-    recorded: Callable[[str], Recorded | None] | None
+    recorded: Answering | None
     remaining_seconds: Callable[[], float]
 
     async def admit(self, attempt: Attempt, *, fill_default: bool) -> Recorded | None:
@@ -93,18 +103,15 @@ class Admission:
         return min([self.budget.remaining_micros, *(envelope.max_budget_micros for envelope in stack[1:])])
 
     async def _known(self, attempt: Attempt) -> Recorded | None:
-        """X3: the idempotency table of operations spec §4.2."""
-        if self.recorded is not None and (answer := self.recorded(attempt.key)) is not None:
-            return answer
+        """X3: the idempotency table of operations spec §4.2, then what was recorded elsewhere."""
         operation_id, table = attempt.operation.operation_id, self.records.table
         if table.conflict(operation_id, attempt.key):
             raise Refusal("IDEMPOTENCY_CONFLICT", f"operation {operation_id} was already used for other work")
         known = table.lookup(attempt.key)
-        if known is None:
-            return None
-        attempt.number = known.attempt + 1
-        if known.state is Known.RETRYABLE:
-            return None
+        if known is not None:
+            attempt.number = known.attempt + 1
+        if known is None or known.state is Known.RETRYABLE:
+            return None if self.recorded is None else await self.recorded(attempt.operation, attempt.ctx)
         if known.state is Known.STUCK:
             raise Refusal("HALT_LATCHED", f"the undo of {operation_id} failed", halt=True)
         if known.state is not Known.DONE or known.receipt is None:

@@ -42,7 +42,6 @@ DIFF_CAP: Final = 1024 * 1024
 MAX_MESSAGE_BYTES: Final = 8 * 1024
 #: A listing has to be whole to mean anything; 64 MiB hold some 600 000 paths.
 LISTING_CAP: Final = 64 * 1024 * 1024
-MAX_LOG: Final = 500
 MAX_ERROR_TEXT: Final = 2000
 
 _DIFF: Final = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames")
@@ -207,8 +206,20 @@ class Git:
         )
 
     async def resolve(self, revision: str) -> str:
-        """The full name of the commit ``revision`` means."""
-        result = await self._run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        """The full name of the commit ``revision`` means. Raises `Refused` ``GIT_REVISION`` when it means none."""
+        try:
+            result = await self._run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        except GitStopped:
+            raise
+        except Refused as error:
+            if error.code != "GIT_FAILED":
+                raise
+            raise Refused(
+                "GIT_REVISION",
+                f"{revision[:70]!r} names no commit of this repository",
+                where=str(self.root),
+                hint="give a commit, tag or branch it has; a shallow clone lacks older ones",
+            ) from error
         return _commit_name(result.stdout)
 
     async def parents(self, commit: str) -> tuple[str, ...]:
@@ -229,10 +240,17 @@ class Git:
         result = await self._run(*_DIFF, "--numstat", "-z", *_staged(staged), "--", *paths, cap=LISTING_CAP)
         return parse_numstat(result.stdout)
 
-    async def log(self, *, limit: int = 20, paths: Sequence[str] = ()) -> tuple[dict[str, Any], ...]:
-        """Newest commits first, at most 500."""
-        count = f"--max-count={max(0, min(limit, MAX_LOG))}"
-        result = await self._run("log", "-z", count, f"--format={LOG_FORMAT}", "--", *paths, cap=LISTING_CAP)
+    async def log(
+        self, *, limit: int = 20, paths: Sequence[str] = (), since: str | None = None, until: str | None = None
+    ) -> tuple[dict[str, Any], ...]:
+        """Newest commits first, at most ``limit``: those reachable from ``until`` (default HEAD), not from ``since``.
+
+        Both are revisions; they reach ``log`` as full names, so that none can be read as an option or a range.
+        """
+        tips = [await self.resolve(until or "HEAD")]
+        tips += [f"^{await self.resolve(since)}"] if since is not None else []
+        wanted = (f"--max-count={limit}", f"--format={LOG_FORMAT}", *tips)
+        result = await self._run("log", "-z", *wanted, "--", *paths, cap=LISTING_CAP)
         return parse_log(result.stdout)
 
     async def local_config(self) -> GitConfigReport:

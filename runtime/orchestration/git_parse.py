@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from runtime.kernel.errors import Refused
+from runtime.kernel.ids import COMMIT
 
 #: Tags of ``ls-files -v``: lower case is assume-unchanged, ``S`` skip-worktree.
 _SKIP_WORKTREE: Final = "S"
-LOG_FORMAT: Final = "%H%x1f%P%x1f%an%x1f%ae%x1f%at%x1f%s"
+#: Fields end in NUL, which no commit can hold; with ``-z`` so does the last of each commit.
+LOG_FORMAT: Final = "%H%x00%P%x00%an%x00%ae%x00%at%x00%s"
 _LOG_FIELDS: Final = 6
+#: Characters kept of a subject and of a name; thousands of commits must fit one operation's output.
+MAX_SUBJECT: Final = 500
+MAX_NAME: Final = 200
+_SECONDS: Final = re.compile(r"-?[0-9]{1,15}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +143,29 @@ def _numstat(record: bytes) -> dict[str, Any]:
 
 
 def parse_log(output: bytes) -> tuple[dict[str, Any], ...]:
-    """Read ``log -z`` in `LOG_FORMAT`; times are seconds since 1970."""
+    """Read ``log -z`` in `LOG_FORMAT`; ``at`` is in seconds since 1970, None where the commit's date is unreadable.
+
+    Texts that are not UTF-8 keep their readable parts, and long ones their beginning.
+    """
     return tuple(_commits(output))
 
 
 def _commits(output: bytes) -> Iterator[dict[str, Any]]:
-    for record in output.split(b"\0"):
-        if not record:
-            continue
-        fields = record.decode("utf-8", "replace").split("\x1f", _LOG_FIELDS - 1)
-        if len(fields) != _LOG_FIELDS or not fields[4].isdecimal():
-            raise unexpected("log", record)
-        commit, parents, author, email, at, subject = fields
+    fields = output.decode("utf-8", "replace").split("\0")
+    if fields.pop() or len(fields) % _LOG_FIELDS:
+        raise unexpected("log", output)
+    for commit, parents, author, email, at, subject in zip(*[iter(fields)] * _LOG_FIELDS, strict=True):
+        if not COMMIT.match(commit):
+            raise unexpected("log", commit.encode())
         yield {
             "commit": commit,
             "parents": parents.split(),
-            "author": author,
-            "email": email,
-            "at": int(at),
-            "subject": subject,
+            "author": _cut(author, MAX_NAME),
+            "email": _cut(email, MAX_NAME),
+            "at": int(at) if _SECONDS.match(at) else None,
+            "subject": _cut(subject, MAX_SUBJECT),
         }
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

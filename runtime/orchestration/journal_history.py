@@ -111,11 +111,29 @@ class StepFold:
 
 @dataclass(frozen=True, slots=True)
 class FinishedStep:
-    """One finished block attempt with its outputs. ``code`` is the failure's; ``accepted`` says it was expected."""
+    """One finished block attempt with its outputs. ``code`` is the failure's; ``accepted`` says it was expected;
+    ``stream`` names the Data items it emitted.
+
+    ``reused_from`` is the run that executed it when this one only took its result over: it has no operations here,
+    and whoever executes the journal again must answer the step from this record.
+    """
 
     record: StepRecord
-    code: str | None
-    accepted: bool
+    code: str | None = None
+    accepted: bool = False
+    reused_from: str | None = None
+    stream: Mapping[str, Any] | None = None
+
+
+def finished_step(entry: Mapping[str, Any]) -> FinishedStep:
+    """What a ``step_finished`` entry says."""
+    return FinishedStep(
+        step_record(entry),
+        entry.get("code"),
+        entry.get("accepted", False),
+        entry.get("reused_from"),
+        entry.get("stream"),
+    )
 
 
 class History:
@@ -133,11 +151,18 @@ class History:
             history.feed(frozen(parse_strict(stored.body)))
         return history
 
+    @classmethod
+    def of(cls, steps: Iterable[FinishedStep]) -> Self:
+        """A past of finished attempts only: what a fork takes over."""
+        history = cls()
+        history._finished = {step_key(item.record): item for item in steps}
+        return history
+
     def feed(self, entry: Mapping[str, Any]) -> None:
         self.operations.observe(entry)
         if entry["kind"] == "step_finished":
-            record = step_record(entry)
-            self._finished[step_key(record)] = FinishedStep(record, entry.get("code"), entry.get("accepted", False))
+            step = finished_step(entry)
+            self._finished[step_key(step.record)] = step
 
     def finished(self, step_id: str, *, tick: int = 1, visit: int = 1, attempt: int = 1) -> FinishedStep | None:
         """The finished attempt with its outputs, or None: then it has to run."""

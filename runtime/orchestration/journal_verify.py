@@ -22,9 +22,11 @@ from runtime.kernel.canonical import (
     digest_bytes,
     parse_strict,
 )
+from runtime.kernel.errors import JournalError
 from runtime.kernel.ids import HASH
 from runtime.kernel.ports import StoredEntry
 from runtime.orchestration.journal_format import MAX_LINE_BYTES, hash_of_body, shape_problem
+from runtime.orchestration.stream_index import MAX_LEVELS, read_node, root_of
 
 #: Looks a stored artifact up by digest; None when it is not there.
 FetchArtifact = Callable[[str], bytes | None]
@@ -175,6 +177,7 @@ class _Checker:
     states: _States = field(default_factory=_States)
     receipt_head: str = RECEIPT_GENESIS
     looked_up: set[str] = field(default_factory=set)
+    nodes: dict[tuple[str, int], int | None] = field(default_factory=dict)
 
     def find(self, code: str, detail: str, *, seq: int | None = None, severity: str = "error") -> None:
         if severity == "error" and self.bad_from is None:
@@ -244,6 +247,8 @@ class _Checker:
             self._check_close(entry)
         for reference in artifact_references(entry) if self.artifacts is not None else ():
             self._check_artifact(reference, seq)
+        if entry["kind"] == "step_finished":
+            self._check_stream(entry)
 
     def _check_receipt(self, receipt: Mapping[str, Any], seq: int) -> None:
         claimed = receipt.get("receipt_hash")
@@ -258,6 +263,40 @@ class _Checker:
             self.find("J_RECEIPT_CHAIN", "the end names another last receipt", seq=entry["seq"])
         if entry["entries"] != self.position + 1:
             self.find("J_STATE", f"the end counts {entry['entries']} entries", seq=entry["seq"])
+
+    def _check_stream(self, entry: Mapping[str, Any]) -> None:
+        """Follow the index of what a step emitted down to its chunks."""
+        root = root_of(entry)
+        if root is None:
+            if "stream" in entry:
+                self.find("J_SCHEMA", "the stream member names no index", seq=entry["seq"])
+        elif self.artifacts is not None:
+            items = self._check_node(root, MAX_LEVELS, entry["seq"])
+            if items not in (None, entry["stream"].get("items")):
+                self.find("J_SCHEMA", f"the stream's index holds {items} items, not as claimed", seq=entry["seq"])
+
+    def _check_node(self, reference: str, below: int, seq: int) -> int | None:
+        """Check a node and everything under it, once; how many items it says it has, None when it cannot be read."""
+        known = (reference, below)
+        if known not in self.nodes:
+            self.nodes[known] = self._read_node(reference, below, seq)
+        return self.nodes[known]
+
+    def _read_node(self, reference: str, below: int, seq: int) -> int | None:
+        body = self.artifacts(reference) if self.artifacts is not None else None
+        if body is None or digest_bytes(body) != reference:
+            return None  # found already, where it was named
+        try:
+            node = read_node(body, below=below)
+        except (JournalError, CanonicalizationError) as error:
+            self.find("J_SCHEMA", error.message, seq=seq)
+            return None
+        for part in node.parts:
+            self._check_artifact(part, seq)
+        counts = [self._check_node(part, node.level, seq) for part in node.parts] if node.level else []
+        if counts and None not in counts and sum(count or 0 for count in counts) != node.items:
+            self.find("J_SCHEMA", f"the stream index {reference} does not add up", seq=seq)
+        return node.items
 
     def _check_artifact(self, reference: str, seq: int) -> None:
         if self.artifacts is None or reference in self.looked_up:
@@ -286,14 +325,17 @@ class _Checker:
 
 
 def artifact_references(entry: Mapping[str, Any]) -> Iterator[str]:
-    """Digests of the artifacts an entry names."""
+    """Digests of the artifacts an entry names; of what a step emitted, the root of its index."""
     kind = entry["kind"]
     if kind == "receipt":
         named = [entry["receipt"].get(name) for name in _RECEIPT_ARTIFACTS]
     elif kind == "plan":
         named = [entry.get("document")]
+    elif kind == "journal_opened":
+        fork = entry.get("fork")
+        named = [fork.get("document")] if isinstance(fork, Mapping) else []
     elif kind in ("step_started", "step_finished"):
-        named = [*_markers(entry["inputs"]), *_markers(entry["outputs"])]
+        named = [*_markers(entry["inputs"]), *_markers(entry["outputs"]), root_of(entry)]
     elif kind == "operation_denied":
         named = [entry["evidence_hash"]]
     else:

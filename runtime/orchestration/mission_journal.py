@@ -180,10 +180,11 @@ class MissionJournal:
         attempt: int = 1,
         visit: int = 1,
         tick: int = 1,
+        **extra: Any,
     ) -> StepRecord:
         """Append ``step_started`` and return its record.
 
-        Raises `JournalError` ``J_STEP_OPEN`` while an attempt of the same visit is open, ``J_STEP_CLOSED`` when this
+        ``extra`` members (``reused_from``) travel along. Raises `JournalError` ``J_STEP_OPEN`` while an attempt of the same visit is open, ``J_STEP_CLOSED`` when this
         very attempt has finished.
         """
         key = (step_id, tick, visit, attempt)
@@ -206,6 +207,7 @@ class MissionJournal:
             error_message=None,
             compensation_status="not_needed",
             **marks,
+            **extra,
         )
         return step_record(appended.entry)
 

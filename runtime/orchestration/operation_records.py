@@ -7,7 +7,7 @@ the entry that names it (ruling R24).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from runtime.kernel.canonical import digest
@@ -22,6 +22,7 @@ from runtime.kernel.model import (
 )
 from runtime.kernel.ports import ArtifactStore, Durable
 from runtime.orchestration.compensation import NO_UNDO, Compensation
+from runtime.orchestration.journal_format import HEADER
 from runtime.orchestration.operation_ports import EscalationNote, Journal, WorkspaceState, store
 from runtime.orchestration.operation_table import OperationTable
 
@@ -66,6 +67,20 @@ class ReceiptFacts:
     post_state: str = EMPTY_STATE
     before: WorkspaceState | None = None
     after: WorkspaceState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """One operation an earlier run of the lineage did. ``run_id`` names that run; its recipe is in the receipt."""
+
+    run_id: str
+    started: Mapping[str, Any]
+    receipt: OperationReceipt
+
+    def is_asked_by(self, operation: Operation, ctx: ExecutionContext) -> bool:
+        """Is it the same work? Inputs are part of a recipe, so the key is the one the earlier run used."""
+        asked = idempotency_key(operation, replace(ctx, run_id=self.receipt.run_id))
+        return asked == self.receipt.idempotency_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +164,26 @@ class Recorder:
             prev_receipt_hash=self._journal.last_receipt_hash,
         )
         return receipt, self.append("receipt", receipt=receipt.record())
+
+    def repeated(self, facts: ReceiptFacts, earlier: Earlier) -> OperationReceipt:
+        """Append start and receipt of work an earlier run did, under this run's key and at no cost.
+
+        Both entries say ``reused_from``; states and bodies are those of the earlier receipt.
+        """
+        started = {name: thawed(value) for name, value in earlier.started.items() if name not in HEADER}
+        mine = {"idempotency_key": facts.key, "attempt": facts.attempt, "reused_from": earlier.run_id}
+        self.append("operation_started", **{**started, **mine})
+        receipt = replace(
+            earlier.receipt,
+            timestamp=self.now(),
+            idempotency_key=facts.key,
+            run_id=facts.run_id,
+            attempt=facts.attempt,
+            cost_micros=0,
+            prev_receipt_hash=self._journal.last_receipt_hash,
+        )
+        self.append("receipt", receipt=receipt.record(), reused_from=earlier.run_id)
+        return receipt
 
     def denied(self, facts: ReceiptFacts, verdict: Verdict, message: str) -> OperationReceipt:
         """Append ``operation_denied`` and the receipt that goes with it."""

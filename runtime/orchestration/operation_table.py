@@ -87,6 +87,10 @@ class OperationTable:
         """``operation_started`` entries that still wait for their receipt, oldest first."""
         return tuple(item.started for item in self._by_key.values() if item.state is Known.OPEN)
 
+    def everything(self) -> tuple[KnownOperation, ...]:
+        """Every operation in its newest state, in the order the work was done."""
+        return tuple(self._by_key.values())
+
     def successful_writes(self) -> tuple[OperationReceipt, ...]:
         """Receipts of writes that stand, in journal order: what a cancelled run must undo, last to first."""
         done = (item.receipt for item in self._by_key.values() if item.state is Known.DONE)

@@ -34,7 +34,7 @@ from runtime.kernel.model import (
     thawed,
 )
 from runtime.kernel.ports import ArtifactStore, Durable
-from runtime.orchestration.admission import Admission, Recorded
+from runtime.orchestration.admission import Admission, Answering, Recorded
 from runtime.orchestration.attempt import FINISH_SECONDS, Attempt, Refusal, refused_status, shielded, status_of, told
 from runtime.orchestration.budget import Ledger
 from runtime.orchestration.compensation import (
@@ -105,7 +105,7 @@ class OperationExecutor:
 
     ``guard`` raises `Halted` when the run is fenced, halted or has lost its lock. ``base_stack`` are the mission's
     envelopes; undo is checked against them. ``strict`` demands that nothing else changes in the work tree (rulings
-    §9.1); ``baseline`` is preflight's fingerprint. ``recorded`` answers keys from a recorded run instead of doing
+    §9.1); ``baseline`` is preflight's fingerprint. ``recorded`` answers operations from a recorded run instead of doing
     them. ``remaining_seconds`` is what is left of the mission's time.
     """
 
@@ -125,7 +125,7 @@ class OperationExecutor:
         guard: Callable[[], None],
         context: ExecutionContext,
         base_stack: Sequence[Envelope],
-        recorded: Callable[[str], Recorded | None] | None = None,
+        recorded: Answering | None = None,
         remaining_seconds: Callable[[], float] | None = None,
         strict: bool = False,
         baseline: WorkspaceState | None = None,
@@ -440,7 +440,10 @@ class OperationExecutor:
         verdict = Verdict(
             status=answer.status.value, code=answer.reason_code, output=answer.output, evidence=answer.evidence
         )
-        return replace(self._result(attempt, verdict, answer.receipt), replayed=True)
+        receipt = answer.receipt
+        if answer.earlier is not None:
+            receipt = self._records.repeated(attempt.facts(), answer.earlier)
+        return replace(self._result(attempt, verdict, receipt), replayed=True)
 
     def _result(self, attempt: Attempt, verdict: Verdict, receipt: OperationReceipt | None) -> OperationResult:
         return OperationResult(

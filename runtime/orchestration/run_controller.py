@@ -253,7 +253,7 @@ class _Preflight:
         repository = await request.repository() if request.repository is not None else None
         self.step = 9
         fingerprint = await self._fingerprint(repository)
-        head = fingerprint.head if fingerprint is not None else None
+        looked = fingerprint if fingerprint is not None else repository
         return PreflightFacts(
             lock=request.lock if self.locked else None,
             stale=stale,
@@ -261,8 +261,8 @@ class _Preflight:
             governance_hash=governance_hash,
             repository=repository,
             fingerprint=fingerprint,
-            baseline_commit=head or NO_COMMIT,
-            ref=fingerprint.ref if fingerprint is not None else None,
+            baseline_commit=(looked.head if looked is not None else None) or NO_COMMIT,
+            ref=looked.ref if looked is not None else None,
         )
 
     def _kill_switch(self, *, step: int) -> None:

@@ -32,6 +32,8 @@ _PERMISSIONS: Final = 0o777
 _BASELINE_MESSAGE: Final = "Baseline of a private copy\n"
 _TREE: Final = "tree"
 _PARTIAL: Final = "tree.partial"
+#: Beside the private tree, so that what a run leaves never lies in what it works on.
+_OUTPUT: Final = "out"
 
 
 class WorkspaceKind(Enum):
@@ -62,10 +64,14 @@ class WorkspaceRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
-    """Where a run works. ``baseline_commit`` is 40 zeros without git; ``git`` is None then too."""
+    """Where a run works. ``baseline_commit`` is 40 zeros without git; ``git`` is None then too.
+
+    ``output`` is the run's own folder for what it leaves beside the tree; it exists once something was written.
+    """
 
     kind: WorkspaceKind
     root: Path
+    output: Path
     baseline_commit: str
     git: Git | None = None
     private: bool = False
@@ -98,23 +104,38 @@ async def prepare(
     as it is. Raises `Refused`: ``ROOT_MISSING``, ``WORKSPACE_*``, ``REPO_NOT_GIT``, and what git raises.
     """
     place = work_dir / run_id
+    output = place / _OUTPUT
     if request.source is not None:
         return await _copied(request, mission_dir, place, our_git_at or git_at, git_at, clock)
     kind = request.kind
     if kind is WorkspaceKind.NONE or (kind is None and not _names_files(request)):
-        return Workspace(kind=WorkspaceKind.NONE, root=_private_folder(place), baseline_commit=NO_COMMIT)
+        return Workspace(kind=WorkspaceKind.NONE, root=_private_folder(place), output=output, baseline_commit=NO_COMMIT)
     root = resolve_root(request.root, mission_dir)
     toplevel = find_toplevel(root)
     if kind is None:
         kind = WorkspaceKind.GIT if toplevel is not None else WorkspaceKind.FOLDER
     if kind is WorkspaceKind.FOLDER and not request.isolated:
-        return Workspace(kind=kind, root=root, baseline_commit=NO_COMMIT)
+        return Workspace(kind=kind, root=root, output=output, baseline_commit=NO_COMMIT)
     if toplevel is None:
         raise Refused("REPO_NOT_GIT", "the workspace is not in a git work tree", where=str(root), hint="git init it")
     if request.isolated:
         return await _isolated(toplevel, place, git_at)
     git = git_at(toplevel)
-    return Workspace(kind=kind, root=toplevel, baseline_commit=await git.head() or NO_COMMIT, git=git)
+    baseline = await git.head() or NO_COMMIT
+    return Workspace(kind=kind, root=toplevel, output=output, baseline_commit=baseline, git=git)
+
+
+def source_root(request: WorkspaceRequest, mission_dir: Path) -> Path:
+    """The operator's own folder a run works on, or that its private files are made from: where changes concern it.
+
+    Raises `Refused` ``ROOT_MISSING``.
+    """
+    if request.source is not None:
+        return resolve_root(request.source, mission_dir)
+    root = resolve_root(request.root, mission_dir)
+    if request.kind is WorkspaceKind.FOLDER and not request.isolated:
+        return root
+    return find_toplevel(root) or root
 
 
 def resolve_root(root: str | None, mission_dir: Path) -> Path:
@@ -164,6 +185,7 @@ async def _copied(
     return Workspace(
         kind=WorkspaceKind.GIT if git is not None else WorkspaceKind.FOLDER,
         root=tree,
+        output=place / _OUTPUT,
         baseline_commit=(await git.head() or NO_COMMIT) if git is not None else NO_COMMIT,
         git=git,
         private=True,
@@ -187,6 +209,7 @@ async def _isolated(toplevel: Path, place: Path, git_at: GitFactory) -> Workspac
     return Workspace(
         kind=WorkspaceKind.GIT,
         root=tree,
+        output=place / _OUTPUT,
         baseline_commit=await git.head() or NO_COMMIT,
         git=git,
         private=True,

@@ -57,6 +57,11 @@ class Artifacts:
             )
         return body
 
+    async def flush(self) -> None:
+        """Wait until everything put so far is on disk. Raises `StorageError` with what it failed with."""
+        if self._writer is not None:
+            await self._writer.flush()
+
     async def raw(self, digest: str) -> bytes | None:
         """The body as stored, unchecked: for a verifier that reports mismatches itself."""
         row = await self._row(digest)

@@ -70,9 +70,10 @@ _FIRST: Final = (
     "CREATE INDEX escalations_open ON escalations (created_at) WHERE resolved_at IS NULL",
 )
 
-#: Why a run was started, the runs of one lineage, and every order of the runs list.
+#: Why a run was started, where it left files, the runs of one lineage, and every order of the runs list.
 _SECOND: Final = (
     "ALTER TABLE runs ADD COLUMN cause TEXT",
+    "ALTER TABLE runs ADD COLUMN output_folder TEXT",
     "CREATE INDEX runs_by_lineage ON runs (lineage_id, created_at, run_id)",
     # One covering index per order of the runs list: a page anywhere in it touches only the wide rows it shows.
     "DROP INDEX runs_by_status",

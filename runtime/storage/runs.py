@@ -41,6 +41,7 @@ _SUMMARY: Final = {
     "finished_at": "finished_at",
     "duration_ms": "duration_ms",
     "work_tree": "work_tree",
+    "output_folder": "output_folder",
     "inputs": "inputs",
     "outputs": "outputs",
     "launched_by": "trigger",

@@ -8,7 +8,7 @@ R22, R25).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 from typing import Any, Final
@@ -257,6 +257,37 @@ def no_legal_path(reason: str = "no_legal_path", *, code: str | None = None) -> 
 def succeeded(*, skipped: bool = False) -> Trigger:
     status = RunStatus.SKIPPED if skipped else RunStatus.SUCCEEDED
     return Trigger(rank=Rank.SUCCESS, ending=Ending(status, None, Exit.OK))
+
+
+def work_ended(*, success: bool, skipped: bool = False, code: str | None = None, message: str = "") -> Trigger:
+    """The workflow has returned: what that amounts to."""
+    if success:
+        return succeeded()
+    if skipped:
+        return replace(succeeded(skipped=True), code=code, reason=message)
+    return because(node_failed(code), message)
+
+
+def because(trigger: Trigger, message: str) -> Trigger:
+    """Say why in the work's own words; a stop keeps the reason it is recognised by."""
+    return trigger if trigger.rank is Rank.CANCELLED else replace(trigger, reason=message)
+
+
+def stopped(reason: str) -> Trigger:
+    """The trigger behind a journalled cancel, by the reason it was recorded with."""
+    return budget_exhausted(by_time=True) if reason == "budget_exhausted" else cancelled(reason)
+
+
+def journalled_stop(entries: Iterable[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """The stop a journal tells of: its verb (``cancel`` or ``terminate``) and its reason."""
+    reason, verb = None, "cancel"
+    for entry in entries:
+        if entry["kind"] == "signal":
+            told = [item for item in entry["signals"] if item["signal"] == "cancel"]
+            reason = str(told[0].get("reason")) if told else reason
+        elif entry["kind"] == "operator_action" and entry["action"] in ("cancel", "terminate"):
+            verb = str(entry["action"])
+    return None if reason is None else (verb, reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,13 +100,28 @@ class ResolvedTurnPlan:
 
     def lane_limits(self, bounds: Mapping[Lane, int] | None = None) -> dict[Lane, LaneLimits]:
         """The lane bounds the plan implies (turn runtime §3.11, "from a plan"); ``bounds`` are the mission's own."""
-        edges = self.policies.edge_buffer_policies
-        edge = edges.get("default") or edges[min(edges)]
+        edge = self._default_edge
         marks = {lane: self.policies.flow_control.watermarks[lane.value] for lane in Lane}
         implied = {
             lane: LaneLimits(max(edge.max_queue_items, mark.high), mark.high, mark.low) for lane, mark in marks.items()
         }
         return implied | {lane: LaneLimits.of(limit) for lane, limit in (bounds or {}).items()}
+
+    @property
+    def stream_limits(self) -> LaneLimits:
+        """The bound of each of the turn's stream edges (ruling R32)."""
+        edge = self._default_edge
+        return LaneLimits(edge.max_queue_items, edge.watermarks.high, edge.watermarks.low, edge.max_queue_bytes)
+
+    @property
+    def stream_wait_seconds(self) -> float:
+        """How long a producer of Data may wait for room; 0 under a plan whose edges do not block."""
+        return (self._default_edge.max_block_time_ms or 0) / 1000
+
+    @property
+    def _default_edge(self) -> EdgePolicy:
+        edges = self.policies.edge_buffer_policies
+        return edges.get("default") or edges[min(edges)]
 
     @property
     def edge_prefix(self) -> str:

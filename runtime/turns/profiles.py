@@ -250,6 +250,15 @@ _MISSION: Final = Profile(
             {
                 "default": replace(
                     _EDGE,
+                    strategy="block",
+                    max_block_time_ms=30_000,
+                    lane_handling=MappingProxyType(
+                        {
+                            "ControlLane": "non_blocking_priority",
+                            "DataLane": "block",
+                            "TelemetryLane": "best_effort_drop",
+                        }
+                    ),
                     max_queue_items=1_024,
                     max_queue_bytes=1_048_576,
                     max_queue_ms=None,

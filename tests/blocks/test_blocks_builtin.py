@@ -47,6 +47,10 @@ def test_every_operation_type_is_a_block_type() -> None:
         ("delay", {"seconds": "soon"}, ["seconds"]),
         ("delay", {"seconds": -1}, None),
         ("select_first", {"strategy": "best"}, ["strategy"]),
+        ("burst", {"items": -1}, None),
+        ("burst", {"volleys": 0}, None),
+        ("burst", {"seconds": 1e9}, None),
+        ("burst", {"text": "x" * 5000}, None),
         ("approval", {"message": " "}, None),
         ("approval", {"message": "ok?", "choices": ["no"]}, None),
         ("approval", {"message": "ok?", "choices": [1]}, ["choices"]),
@@ -125,6 +129,17 @@ def test_declared_safety() -> None:
     assert classes["llm_call"] is SideEffects.IDEMPOTENT
     assert classes["tool_invoke"] is None
     assert classes["gate_check"] is SideEffects.NONE
+
+
+async def test_a_burst_emits_every_number_once_in_volleys() -> None:
+    host = FakeHost()
+    response = await answer("burst", host=host, items=10, telemetry=5, text="wind", volleys=3)
+    assert response.data.to_python() == {"items": 10, "telemetry": 5}
+    for lane, count in (("data", 10), ("telemetry", 5)):
+        said = [value.text() for where, value in host.emitted if where == lane]
+        assert said == [f"wind {number}" for number in range(count)]
+    lanes = [where for where, _ in host.emitted]
+    assert lanes.index("data") < len(lanes) - 1 - lanes[::-1].index("telemetry"), "telemetry comes with every volley"
 
 
 # -- approval -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runtime.blocks.block import Block
-from runtime.blocks.contexts import BlockContext, BlockingContext
+from runtime.blocks.contexts import BlockContext, BlockingContext, BlockValidateContext
 from runtime.blocks.contracts import BlockValueContract, multiple, once, recurring
 from runtime.blocks.envelope import Request, recorded_response
 from runtime.blocks.errors import (
@@ -466,13 +466,86 @@ async def test_refusals_of_a_human_end_the_run() -> None:
 async def test_stream_items_and_logs_reach_the_host_sanitised() -> None:
     host = FakeHost()
 
-    def action(value: Any, ctx: BlockContext) -> None:
-        ctx.emit("TelemetryLane", 5)
+    async def action(value: Any, ctx: BlockContext) -> None:
+        ctx.emit("telemetry", 5)
+        await ctx.emit("telemetry", 6)
+        await ctx.emit("data", {"n": 7})
         ctx.log_info("sent", {"password": "x", "count": 2})
 
-    await respond(step("s", action), host=host)
-    assert host.emitted == [("TelemetryLane", BlockValue.of(5))]
+    assert (await respond(step("s", action), host=host)).success
+    assert host.emitted == [
+        ("telemetry", BlockValue.of(5)),
+        ("telemetry", BlockValue.of(6)),
+        ("data", BlockValue.of({"n": 7})),
+    ]
     assert host.logged == [("info", "sent", {"password": "<redacted>", "count": 2})]
+    assert (await respond(step("s", action))).success, "outside a run nothing happens"
+
+
+async def test_threaded_runs_emit_and_log_on_the_loop() -> None:
+    loop_thread = threading.get_ident()
+
+    class Host(FakeHost):
+        def __init__(self) -> None:
+            super().__init__()
+            self.threads: set[int] = set()
+
+        async def send(self, value: BlockValue) -> None:
+            self.threads.add(threading.get_ident())
+            await super().send(value)
+
+        def offer(self, value: BlockValue) -> None:
+            self.threads.add(threading.get_ident())
+            super().offer(value)
+
+        def log(self, level: str, event: str, value: object) -> None:
+            self.threads.add(threading.get_ident())
+            super().log(level, event, value)
+
+    def action(value: BlockValue, ctx: Any) -> int:
+        ctx.emit("data", 1)
+        ctx.emit("telemetry", 2)
+        ctx.log_warn("odd")
+        return threading.get_ident()
+
+    host = Host()
+    response = await respond(Threaded(action=action), host=host)
+    assert host.emitted == [("data", BlockValue.of(1)), ("telemetry", BlockValue.of(2))]
+    assert host.logged == [("warn", "odd", None)]
+    assert host.threads == {loop_thread}
+    assert response.data != BlockValue.of(loop_thread)
+
+
+class Inline(Block, inline=True, input=multiple(), side_effects="none"):
+    """Emits on the lane it is told to."""
+
+    lane: str
+
+    def validate(self, input: BlockValue, ctx: BlockValidateContext) -> None: ...
+
+    def run(self, input: BlockValue, ctx: BlockContext) -> None:
+        ctx.emit(self.lane, "item")
+
+
+async def test_inline_runs_emit_telemetry_only_and_unknown_lanes_are_explained() -> None:
+    host = FakeHost()
+    assert (await respond(Inline(lane="telemetry"), host=host)).success
+    for lane, expected in (("data", "make run async"), ("DataLane", "'data' (kept) and 'telemetry'")):
+        for where in (host, None):
+            response = await respond(Inline(lane=lane), host=where)
+            assert response.code == "validation.stream_lane"
+            assert expected in response.message
+    assert host.emitted == [("telemetry", BlockValue.of("item"))]
+
+
+async def test_an_attempt_that_has_ended_emits_nothing_more() -> None:
+    host, kept = FakeHost(), []
+    await respond(step("s", lambda value, ctx: kept.append(ctx)), host=host)
+    with pytest.raises(Halted):
+        kept[0].emit("telemetry", 1)
+    with pytest.raises(Halted):
+        await kept[0].emit("data", 1)
+    assert host.emitted == []
 
 
 async def test_a_block_cannot_change_the_ledger() -> None:

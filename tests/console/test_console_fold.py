@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from support.fake_deck import AT, NODES, RUN, entry, lanes, run_summary
+import pytest
+from support.fake_deck import AT, NODES, RUN, entry, lanes, run_summary, streams
 
 from console.model.fold import JOURNAL_TAIL, LOG_TAIL, RunState
 from console.model.home import HomeState, title_text
 from console.model.reasons import run_reason
+from console.model.rows import lane_rows
 from runtime.events.facts import (
     Escalation,
     Finding,
@@ -143,7 +145,7 @@ def test_gauges_verdicts_and_questions_replace_older_ones() -> None:
     )
     state.apply_all(
         [
-            LanesChanged(run_id=RUN, lanes=lanes(), pool_running=1, pool_slots=8),
+            LanesChanged(run_id=RUN, lanes=lanes(), streams=streams(), pool_running=1, pool_slots=8),
             JournalVerified(verification=verdict),
             InboxChanged(escalations=(question,)),
             RunChanged(run=run_summary(status=RunStatus.WAITING)),
@@ -153,6 +155,65 @@ def test_gauges_verdicts_and_questions_replace_older_ones() -> None:
     assert state.questions == (question,)
     assert state.run.status is RunStatus.WAITING
     assert len(state.lanes) == 3
+    assert [edge.lane for edge in state.streams] == ["DataLane", "TelemetryLane"]
+
+
+def pressed(seq: int, *told: tuple[str, str, int | None]):
+    signals = [
+        {"signal": signal, "edge_id": f"{edge}/telemetry", "target_lane": "TelemetryLane", "reason": "r"}
+        | ({} if amount is None else {"amount": amount})
+        for signal, edge, amount in told
+    ]
+    return entry(seq, "signal", signals=signals)
+
+
+def test_what_passed_the_stream_edges_is_counted_from_the_journal() -> None:
+    state = begin()
+    kept = {"items": 300, "bytes": 4000, "content": "sha256:1", "index": "sha256:2"}
+    state.apply_all(
+        [
+            pressed(0, ("watermark", "stream", None), ("flow_xoff", "stream", None), ("drop_notice", "stream", 256)),
+            pressed(1, ("drop_notice", "stream", 4), ("flow_xon", "stream", None), ("watermark", "stream", None)),
+            pressed(2, ("watermark", "plan/1", None), ("shed", "plan/1", 1)),
+            started(3, "red"),
+            finished(4, "red", "failed", stream=kept),
+            started(5, "apply"),
+            finished(6, "apply", "completed", stream=kept),
+        ]
+    )
+    telemetry, data = state.totals["TelemetryLane"], state.totals["DataLane"]
+    assert (telemetry.dropped, telemetry.saturated) == (260, 2), "attempts waiting for a lane are no stream"
+    assert (data.kept, data.bytes, data.dropped) == (600, 8000, 0)
+    assert list(state.indexes) == [("red", "sha256:2"), ("apply", "sha256:2")]
+
+
+@pytest.mark.parametrize("stream", [3, {}, {"items": "many", "bytes": 1, "index": "x"}, {"items": 1, "bytes": 1}])
+def test_a_malformed_stream_member_is_no_stream(stream: object) -> None:
+    """A journal somebody rewrote is still shown; verification says what is wrong with it."""
+    state = begin()
+    state.apply_all([started(0, "red"), finished(1, "red", "completed", stream=stream)])
+    assert (state.steps["red"].status, state.totals, list(state.indexes)) == ("completed", {}, [])
+    assert "items" not in state.journal[-1].text
+
+
+@pytest.mark.parametrize("width", [40, 50, 68])
+def test_stream_rows_say_everything_at_every_width(width: int) -> None:
+    state = begin()
+    state.apply(LanesChanged(run_id=RUN, lanes=lanes(), streams=streams(), pool_running=1, pool_slots=8))
+    texts = ["".join(text for text, _ in row) for row in lane_rows(state, width)]
+    assert [text.split()[0] for text in texts] == ["CONTROL", "DATA", "└", "TELEMETRY", "pool"]
+    assert all(len(text) <= width for text in texts)
+    assert "│" in texts[2], "the high mark is drawn"
+    assert "out 12k" in texts[2]
+    assert ("sat" in texts[3], "sat" in texts[2]) == (True, False)
+    assert "31k" in texts[3]
+    state.apply(RunChanged(run=run_summary(status=RunStatus.CANCELLED)))
+    state.apply(pressed(0, ("watermark", "stream", None), ("drop_notice", "stream", 31_870)))
+    quiet = ["".join(text for text, _ in row) for row in lane_rows(state, width)]
+    assert quiet[2].startswith("TELEMETRY closed")
+    assert "31k" in quiet[2] or "31,870" in quiet[2]
+    assert quiet[2].endswith("1×")
+    assert all(len(text) <= width for text in quiet)
 
 
 def test_undoing_a_step_is_shown() -> None:

@@ -43,7 +43,7 @@ async def runs_screen(pilot: Pilot[Any]) -> RunsScreen:
 
 
 def selected(screen: RunsScreen) -> str:
-    run = screen.selected()
+    run = screen.run_at_hand()
     assert run is not None
     return run.run_id[:8]
 
@@ -171,7 +171,7 @@ async def test_moving_on_while_rows_are_fetched_does_not_jump_back() -> None:
         fake.runs = slow  # type: ignore[method-assign]
         await pilot.press(*["pagedown"] * 20)
         place = screen.panel.cursor
-        assert screen.selected() is None
+        assert screen.run_at_hand() is None
         assert "…" in drawn(pilot)
         gate.set()
         await settle(pilot)

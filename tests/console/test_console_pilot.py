@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
 from console.app import ConsoleApp
+from console.panels.keys import KeyBar
 from console.panels.lines import LinesPanel
 from console.screens.dialogs import AnswerScreen, DetailScreen
 from console.screens.help import HelpScreen
@@ -137,6 +138,16 @@ async def test_control_keys_reach_the_runtime(key: str, verb: str) -> None:
         await pilot.press(key)
         await settle(pilot)
     assert fake.intents[0][:2] == (verb, RUN)
+
+
+async def test_a_key_in_the_bottom_line_answers_to_a_click() -> None:
+    fake = deck()
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        shown = pilot.app.screen.query_one(KeyBar).render_line(0).text
+        await pilot.click(KeyBar, offset=(shown.index("x Cancel") + 2, 0))
+        await settle(pilot)
+    assert fake.intents[0][:2] == ("cancel", RUN)
 
 
 async def test_p_resumes_a_paused_run() -> None:
@@ -457,10 +468,10 @@ async def test_filter_narrows_missions_and_runs() -> None:
         await pilot.press("slash", *"hello")
         await settle(pilot)
         assert [item.name for item in screen._missions] == ["hello"]
-        assert screen.selected_run() is None
+        assert screen.run_at_hand() is None
         await pilot.press("escape")
         await settle(pilot)
-        assert screen.selected_run() is not None
+        assert screen.run_at_hand() is not None
 
 
 async def test_palette_launches_a_mission() -> None:
@@ -533,3 +544,69 @@ async def test_a_tick_after_the_last_screen_is_harmless() -> None:
     fake.publish(InboxChanged(escalations=()))
     app._tick()
     assert not app.screen_stack
+
+
+FORKABLE = run_summary(status=RunStatus.FAILED, inputs={"goal": "As it was.", "dry": True})
+STEPS = [
+    entry(0, "journal_opened", mission_id="fix-the-build"),
+    entry(1, "step_started", step_id="red", operation_type="run_tests", status="running", started_at=AT, inputs={}),
+    entry(2, "step_finished", step_id="red", operation_type="run_tests", status="failed", outputs={}, completed_at=AT),
+]
+
+
+async def test_a_run_is_forked_from_the_selected_step_with_edited_inputs() -> None:
+    inputs = (
+        InputInfo(name="goal", type="string", required=True),
+        InputInfo(name="paths", type="list", required=False, default=["a"]),
+        InputInfo(name="dry", type="boolean", required=False, default=False),
+    )
+    fake = deck(missions_list=[mission(inputs=inputs)], runs_list=[FORKABLE], entries_list=STEPS)
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        await pilot.press("2", "g", "F")
+        await settle(pilot)
+        sheet = pilot.app.screen
+        assert isinstance(sheet, LaunchScreen)
+        assert sheet.query_one("#input-goal", Input).value == "As it was."
+        assert sheet.query_one("#input-paths", Input).value == '["a"]'
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, RunScreen)
+        await pilot.press("3", "F")  # another panel: from the start
+        await settle(pilot)
+        pilot.app.screen.query_one("#input-goal", Input).value = ""
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+    first, second = (intent for verb, intent in fake.intents if verb == "launch")
+    assert (first.parent_run_id, first.from_step, dict(first.inputs)) == (RUN, "red", {"dry": True})
+    assert (second.parent_run_id, second.from_step, dict(second.inputs)) == (RUN, None, {"goal": "", "dry": True})
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, "the run has not ended: running"),
+        ({"runs_list": [run_summary(resumable=True)]}, "r resumes it"),
+        ({"runs_list": [FORKABLE], "missions_list": []}, "there is no such file"),
+        ({"runs_list": [FORKABLE], "read_only": True}, "only observes"),
+    ],
+    ids=["live", "resumable", "mission gone", "observer"],
+)
+async def test_running_again_says_why_it_is_off(changes: dict[str, Any], why: str) -> None:
+    fake = deck(**changes)
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        await pilot.press("F")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, RunScreen)
+        assert why in notices(pilot)
+
+
+async def test_home_runs_the_selected_run_again() -> None:
+    fake = deck(runs_list=[FORKABLE])
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("2", "F")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, LaunchScreen)
+        assert "the start" in drawn(pilot)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from support.fake_deck import AT, NODES, RUN, FakeDeck, entry, lanes, mission, run_summary
+from support.fake_deck import AT, NODES, RUN, FakeDeck, entry, lanes, mission, run_summary, streams
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -49,6 +49,28 @@ def entries() -> list[Any]:
             reason="PATH_TRAVERSAL: '..' leaves the workspace",
             path="docs/../x",
         ),
+    ]
+
+
+def taken_over() -> list[Any]:
+    """The journal of a fork: two steps reused, two run, one of them in vain."""
+    origin = "1c200000-0000-4000-8000-000000000003"
+
+    def step(seq: int, kind: str, name: str, status: str, **more: object) -> Any:
+        members = {"step_id": name, "operation_type": "run_tests", "status": status, "attempt": 1, "started_at": AT}
+        return entry(seq, kind, **members, **more)
+
+    reused = {"reused_from": origin}
+    return [
+        entry(0, "journal_opened", mission_id="fix-the-build", fork={"run": origin, "step": "apply"}),
+        step(1, "step_started", "red", "running", **reused),
+        step(2, "step_finished", "red", "failed", code="op.test_failed", accepted=True, completed_at=AT, **reused),
+        step(3, "step_started", "propose", "running", **reused),
+        step(4, "step_finished", "propose", "completed", completed_at=AT, **reused),
+        step(5, "step_started", "apply", "running"),
+        step(6, "step_finished", "apply", "completed", completed_at=AT),
+        step(7, "step_started", "green", "running"),
+        step(8, "step_finished", "green", "failed", code="op.test_failed", completed_at=AT),
     ]
 
 
@@ -120,9 +142,10 @@ def verdict(*, ok: bool) -> JournalVerified:
 
 def live(fake: FakeDeck) -> None:
     fake.publish(
-        LanesChanged(run_id=RUN, lanes=lanes(), pool_running=1, pool_slots=8),
+        LanesChanged(run_id=RUN, lanes=lanes(), streams=streams(), pool_running=1, pool_slots=8),
         OutputDelta(run_id=RUN, step_id="red", stream="stdout", text="F..\n1 failed, 2 passed\n"),
         OutputDelta(run_id=RUN, step_id="propose", stream="model", text="count the last entry\n"),
+        OutputDelta(run_id=RUN, step_id="apply", stream="data", text="reading 17\n"),
     )
 
 
@@ -194,6 +217,11 @@ async def show_violations(pilot: Pilot[Any], fake: FakeDeck) -> None:
     await press(pilot, "v")
 
 
+async def show_again(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await calm(pilot)
+    await press(pilot, "2", "enter", "2", "j", "F")
+
+
 async def show_full(pilot: Pilot[Any], fake: FakeDeck) -> None:
     await show_run(pilot, fake)
     await press(pilot, "f")
@@ -221,6 +249,40 @@ def refused(seq: int, code: str, path: str | None, *, accepted: bool) -> Violati
 
 HOLDER = Holder(pid=4711, host="bridge", epoch=2, started_at=AT, heartbeat_at=AT)
 REFUSED = [refused(6, "PATH_TRAVERSAL", "docs/../x", accepted=True), refused(9, "ENV_TOOL", None, accepted=False)]
+
+
+def pressed(seq: int, signal: str, lane: str, **more: object) -> Any:
+    told = {"signal": signal, "edge_id": f"stream/{lane.lower()}", "target_lane": f"{lane}Lane", **more}
+    return entry(seq, "signal", signals=[told])
+
+
+STORM = [
+    entry(0, "journal_opened", mission_id="storm"),
+    pressed(1, "watermark", "Data", reason="lane_queue_high_watermark"),
+    pressed(2, "watermark", "Telemetry", reason="lane_queue_high_watermark"),
+    pressed(3, "drop_notice", "Telemetry", reason="telemetry_best_effort_drop", amount=256),
+    pressed(4, "watermark", "Telemetry", reason="lane_queue_high_watermark"),
+    entry(
+        5,
+        "step_finished",
+        step_id="north",
+        operation_type="burst",
+        status="completed",
+        attempt=1,
+        started_at=AT,
+        completed_at=AT,
+        stream={"items": 8000, "bytes": 123456, "content": "sha256:1", "index": "sha256:2"},
+    ),
+]
+CALM = run_summary(status=RunStatus.SUCCEEDED, mission="storm", entries=6)
+FORKED = run_summary(
+    status=RunStatus.FAILED,
+    code="op.test_failed",
+    message="2 failed, 1 passed",
+    cause="fork of 1c200000 from apply; goal changed",
+    inputs={"goal": "Make the failing tests pass, gently."},
+    parent_run_id="1c200000-0000-4000-8000-000000000003",
+)
 FAILED = run_summary(status=RunStatus.FAILED, code="op.test_failed", message="2 failed, 1 passed", entries=40)
 SCREENS: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict[str, Any]]] = {
     "home": (show_home, {}),
@@ -228,6 +290,7 @@ SCREENS: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict
     "approvals": (show_approvals, {"inbox": [question()]}),
     "violations": (show_violations, {"violations_list": REFUSED}),
     "launch": (show_launch, {}),
+    "again": (show_again, {"runs_list": [FORKED], "entries_list": taken_over()}),
     "violation": (show_violation, {}),
     "entry": (show_entry, {}),
     "terminate": (show_terminate, {}),
@@ -246,6 +309,8 @@ STATES: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict[
     "run-resumable": (show_run, {"runs_list": [run_summary(resumable=True)]}),
     "run-unreadable": (show_run, {"runs_list": [FAILED]}),
     "run-full": (show_full, {}),
+    "run-storm-over": (show_run, {"runs_list": [CALM], "nodes_list": [], "entries_list": STORM}),
+    "run-reused": (show_run, {"runs_list": [FORKED], "entries_list": taken_over()}),
     "approvals-empty": (show_approvals, {}),
     "violations-empty": (show_violations, {}),
 }

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
+from email import message_from_bytes, policy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.deckhand import SAMPLES, Deckhand, deckhand, git, git_state, mission, poll, sample, tree
+from runtime.host.api import Answer, Launch
+from tests.support.deckhand import (
+    SAMPLES,
+    Deckhand,
+    Done,
+    deckhand,
+    git,
+    git_state,
+    mission,
+    poll,
+    processes_with,
+    sample,
+    tree,
+)
+from tests.support.hosting import hosting, question
+from tests.support.repositories import Commit, imported
 
 pytestmark = pytest.mark.slow
 
@@ -190,8 +209,253 @@ def test_an_approval_answered_from_another_process(deck: Deckhand, verb: str, co
     deck.assert_verifies(run_id)
 
 
+def test_storm_keeps_its_data_and_tells_what_it_dropped(deck: Deckhand) -> None:
+    inputs = ("--input", "items=1500", "--input", "telemetry=3000", "--input", "seconds=1")
+    done = deck.inline("run", str(SAMPLES / "storm"), *inputs, "--json")
+    assert done.code == 0, done
+    shown = deck.inline("show", done.run_id, "--json").lines[0]["streams"]
+    assert shown["DataLane"]["kept"] == 4 * 1500
+    assert shown["DataLane"]["dropped"] == 0
+    assert shown["DataLane"]["saturated"] > 0
+    assert 0 < shown["TelemetryLane"]["dropped"] < 4 * 3000
+    assert shown["TelemetryLane"]["saturated"] > 0
+    text = deck.inline("show", done.run_id).out
+    assert "data 6,000 items kept" in text
+    assert f"telemetry {shown['TelemetryLane']['dropped']:,} items dropped" in text
+    for station in ("north", "west"):
+        printed = deck.inline("logs", done.run_id, "--step", station)
+        assert printed.out.splitlines() == [f"{station} wind {number}" for number in range(1500)]
+    assert "flash" in deck.inline("logs", done.run_id, "--step", "beacon").out
+    unknown = deck.inline("logs", done.run_id, "--step", "nowhere")
+    assert unknown.code != 0
+    assert "nowhere" in unknown.err
+    deck.assert_verifies(done.run_id)
+
+
+def test_a_storm_cancelled_in_the_middle_leaves_nothing_behind(deck: Deckhand, tmp_path: Path) -> None:
+    marker = f"beacon-{uuid.uuid4()}"
+    folder = sample(tmp_path, "storm")
+    text = (folder / "mission.yaml").read_text()
+    (folder / "mission.yaml").write_text(text.replace("storm-beacon", marker).replace("volleys: 2", "volleys: 600"))
+    going = deck.start(
+        "run",
+        str(folder),
+        "--json",
+        *("--input", "seconds=60", "--input", "items=60000", "--input", "telemetry=900000"),
+    )
+    run_id = going.run_id()
+    poll("the daemon", lambda: len(processes_with(marker)) >= 2)
+    poll("pressure", lambda: "drop_notice" in [item["signal"] for item in _signals(deck, run_id)])
+    told = deck.inline("cancel", run_id, "--reason", "enough", "--json")
+    assert told.code == 0, told
+    done = going.finish()
+    assert done.code == 130, done
+    assert processes_with(marker) == []
+    ends = {entry["step_id"]: entry for entry in deck.entries(run_id, "step_finished")}
+    assert ends["north"]["status"] == "cancelled"
+    assert ends["north"]["stream"]["items"] > 0, "what was kept until then is named"
+    deck.assert_verifies(run_id)
+
+
+def _signals(deck: Deckhand, run_id: str) -> list[dict[str, Any]]:
+    return [signal for entry in deck.entries(run_id, "signal") for signal in entry["signals"]]
+
+
 def test_nobody_to_ask_means_no(deck: Deckhand) -> None:
     done = deck.inline("run", str(SAMPLES / "approval"), "--no-input", "--json")
     assert done.code == 3, done
     assert tree(Path(done.done["work_tree"])) == tree(SAMPLES / "approval" / "board")
     deck.assert_verifies(done.run_id)
+
+
+# -- release-notes ----------------------------------------------------------------------------------------------------
+
+
+def linear() -> Iterable[Commit]:
+    """One author, conventional commits, releases."""
+    kinds = (b"feat: add part %d", b"fix(core): mend part %d", b"docs: describe part %d", b"feat!: turn part %d around")
+    for number in range(1_000):
+        tag = b"v%d" % (number // 400) if number % 400 == 399 else None
+        yield Commit(message=kinds[number % 4] % number, tag=tag)
+
+
+def busy() -> Iterable[Commit]:
+    """A dozen authors, and every fifth commit a merge."""
+    for number in range(1_100):
+        author = b"Author %d <a%d@example.org>" % (number % 12, number % 12)
+        if number % 5 == 4:
+            yield Commit(
+                message=b"Merge pull request #%d from x/y\n\nfix: hidden below" % number, author=author, merges=3
+            )
+        else:
+            yield Commit(message=b"ci: job %d" % number if number % 2 else b"Change %d" % number, author=author)
+
+
+def messy() -> Iterable[Commit]:
+    """No convention at all: other encodings, markup, no message, and a subject that never ends."""
+    said = (
+        b"",
+        b"<script>alert(1)</script> [x](javascript:y)",
+        b"r\xe9par\xe9",
+        b"wip " * 300,
+        b"fix stuff",
+        b"\t.\r\n",
+    )
+    for number in range(1_050):
+        author = b"Zo\xeb \x1b[31m <z\xff@example.org>" if number % 3 else b"<>"
+        yield Commit(message=said[number % len(said)], author=author, tag=b"odd/tag" if number == 500 else None)
+
+
+def everything(root: Path) -> dict[str, tuple[int, bytes | None]]:
+    """Every path below ``root`` and in ``.git``: when it changed and what it holds."""
+    return {
+        str(path.relative_to(root)): (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        for path in root.rglob("*")
+    }
+
+
+def notes(deck: Deckhand, root: Path, *inputs: str) -> tuple[Done, str]:
+    """The notes on ``root``, with a dirty tree, and nothing in it or its ``.git`` touched."""
+    (root / "file-1.txt").write_text("not committed\n")
+    os.utime(root / "file-2.txt", (1, 1))  # a git that may would note this in its index
+    before = everything(root)
+    given = [part for pair in (f"repository={root}", *inputs) for part in ("--input", pair)]
+    done = deck.inline("run", str(SAMPLES / "release-notes"), *given, "--json")
+    assert everything(root) == before
+    if done.code == 0:
+        assert done.done["outputs"]["notes"] == "release-notes.md"
+        assert not Path(done.done["output_folder"]).is_relative_to(root)
+        return done, (Path(done.done["output_folder"]) / "release-notes.md").read_text()
+    return done, ""
+
+
+def test_release_notes_of_a_tidy_history(deck: Deckhand, tmp_path: Path) -> None:
+    root = imported(tmp_path / "tidy", linear())
+    done, text = notes(deck, root)
+    assert done.code == 0, done
+    assert "1000 changes and 0 merges by 1 authors, from the beginning to HEAD." in text
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings == [
+        "# Release notes",
+        "## Breaking changes (250)",
+        "## Features (500)",
+        "## Fixes (250)",
+        "## Documentation (250)",
+        "## Authors",
+    ]
+    assert f"- **core:** mend part 997 ({git(root, 'rev-parse', 'HEAD~2')[:10]}, Ada)" in text
+    assert "- … and 400 more" in text
+    assert deck.inline("show", done.run_id).out.count(done.done["output_folder"]) == 1
+    effects = {(item["operation_id"], item["effect"]) for item in deck.receipts(done.run_id)}
+    assert effects == {("history.0", "read"), ("keep.0", "none")}
+    deck.assert_verifies(done.run_id)
+    done, text = notes(deck, root, "since=v0", "until=v1", "title=Two [one]")
+    assert done.done["outputs"]["changes"] == 400
+    assert text.startswith("# Two \\[one]\n\n400 changes")
+    assert "from v0 to v1" in text
+    done, _ = notes(deck, root, "since=v9")
+    assert (done.code, done.done["code"]) == (1, "op.git_revision")
+    assert done.done["output_folder"] is None
+
+
+def test_release_notes_of_a_busy_history(deck: Deckhand, tmp_path: Path) -> None:
+    done, text = notes(deck, imported(tmp_path / "busy", busy()), "longest=1000")
+    assert done.code == 0, done
+    assert "880 changes and 220 merges by 12 authors" in text
+    assert "Merge pull request" not in text
+    assert "## Upkeep (440)" in text
+    assert "## Other changes (440)" in text
+    assert text.count("\n- ") == 880 + 12
+    assert "more\n" not in text
+
+
+def test_release_notes_of_a_messy_history(deck: Deckhand, tmp_path: Path) -> None:
+    done, text = notes(deck, imported(tmp_path / "messy", messy()), "until=odd/tag")
+    assert done.code == 0, done
+    assert "501 changes and 0 merges by 2 authors, from the beginning to odd/tag." in text
+    assert "## Other changes (501)" in text
+    assert "<script>" not in text.replace("\\<", "")
+    assert "- r\ufffdpar\ufffd (" in text
+    assert "- (no message) (" in text
+    assert ", nobody)" in text
+    assert max(map(len, text.splitlines())) < 150
+
+
+# -- digest -----------------------------------------------------------------------------------------------------------
+
+
+def test_digest_tells_each_news_once_and_runs_nothing_of_it(deck: Deckhand) -> None:
+    done = deck.inline("run", str(SAMPLES / "digest"), "--json")
+    assert done.code == 0, done
+    written = (Path(done.done["output_folder"]) / "digest.eml").read_bytes()
+    mail = message_from_bytes(written, policy=policy.default)
+    assert [item.addr_spec for item in mail["To"].addresses] == ["crew@example.org"]
+    assert (mail["Subject"], mail.get_content_type(), mail.is_multipart()) == ("Harbour news", "text/plain", False)
+    text = mail.get_content()
+    assert text.startswith("4 of 5 items are new.")
+    titles = [line[2:] for line in text.splitlines() if line.startswith("* ")]
+    assert titles == [
+        "New crane on pier 4",
+        "Ferry timetable for spring",
+        'alert("all hands") Free mooring & more',
+        "Café “Zur Möwe” reopens",
+    ]
+    assert "onerror" not in text
+    assert "javascript:" not in text
+    assert "<really>" in text, "an entity is text, and shown as such"
+    again = deck.inline("run", str(SAMPLES / "digest"), "--json")
+    last = [next(iter(deck.entries(item.run_id, "step_finished")[-1:])) for item in (done, again)]
+    assert last[0]["outputs"] == last[1]["outputs"], "two runs say the same, whenever they say it"
+    told = ["seen=hg-101,hg-102,hg-103,hg-104", "to=Ada Ünal <ada@example.org>"]
+    nothing = deck.inline("run", str(SAMPLES / "digest"), "--input", told[0], "--input", told[1], "--json")
+    assert "Nothing happened." in (Path(nothing.done["output_folder"]) / "digest.eml").read_text()
+    deck.assert_verifies(done.run_id)
+
+
+# -- triage -----------------------------------------------------------------------------------------------------------
+
+
+def steps(deck: Deckhand, run_id: str) -> list[str]:
+    return [entry["step_id"] for entry in deck.entries(run_id, "step_finished")]
+
+
+@pytest.mark.parametrize(
+    ("issue", "way", "kind", "path"),
+    [
+        ("crash", ["report", "file_bug"], "filed", "bugs/crash.md"),
+        ("howto", ["answer", "reply"], "replied", "mail/howto.eml"),
+        ("vague", ["doubt", "reconsider"] * 2 + ["report", "file_bug"], "filed", "bugs/vague.md"),
+        ("garbled", ["second_reader", "report", "file_bug"], "filed", "bugs/garbled.md"),
+        ("empty", ["question_back", "ask_back"], "asked_back", "mail/empty.eml"),
+    ],
+)
+def test_triage_goes_the_way_the_answers_say(deck: Deckhand, issue: str, way: list[str], kind: str, path: str) -> None:
+    done = deck.inline("run", str(SAMPLES / "triage"), "--input", f"issue={issue}", "--no-input", "--json")
+    assert done.code == 0, done
+    assert steps(deck, done.run_id) == ["message", "classify", *way]
+    assert {name: value for name, value in done.done["outputs"].items() if value} == {kind: path}
+    assert (Path(done.done["output_folder"]) / path).is_file()
+    assert tree(Path(done.done["work_tree"])) == tree(SAMPLES / "triage" / "tracker"), "the inbox is only read"
+
+
+def test_triage_that_is_never_sure_comes_to_an_end(deck: Deckhand) -> None:
+    done = deck.inline("run", str(SAMPLES / "triage"), "--input", "issue=riddle", "--no-input", "--json")
+    assert (done.code, done.done["code"]) == (1, "graph.max_steps_exceeded")
+    assert steps(deck, done.run_id) == ["message", "classify"] + ["doubt", "reconsider"] * 5
+    deck.assert_verifies(done.run_id)
+
+
+@pytest.mark.parametrize(("resolution", "code"), [("approved", 0), ("rejected", 3)])
+async def test_triage_has_a_person_decide_about_what_cannot_be_taken_back(
+    tmp_path: Path, resolution: str, code: int
+) -> None:
+    async with hosting(tmp_path / "store") as host:
+        run = await host.launch(Launch(path=str(SAMPLES / "triage"), inputs={"issue": "deletion"}))
+        asked = await question(host, run.run_id)
+        handed_over = Path(str(run.work_tree)) / "erasures" / "deletion.md"
+        assert not handed_over.exists()
+        await host.answer(Answer(escalation_id=asked.escalation_id, resolution=resolution))
+        ended = await host.wait(run.run_id)
+    assert ended.exit_code == code, ended
+    assert handed_over.exists() == (resolution == "approved")
+    assert ended.output_folder is None

@@ -11,13 +11,15 @@ import pytest
 
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.envelope import Request
-from runtime.blocks.errors import BlockRuntimeError, BlockValidationError
+from runtime.blocks.errors import BlockInputError, BlockRuntimeError, BlockValidationError
 from runtime.blocks.running import NodeCall, NodeOptions
 from runtime.blocks.values import BlockValue
 from runtime.egress.scopes import CancelTree, Fenced, Scope, ScopeKind
 from runtime.execution.attempt_world import AttemptWorld, Undo
 from runtime.execution.pause import PauseGate
 from runtime.execution.questions import Reply
+from runtime.execution.stream_keeper import DataItem, TextItem
+from runtime.flow.streams import StreamStalled
 from runtime.kernel.clock import ManualClock
 from runtime.kernel.errors import Halted, JournalError, StorageError
 from runtime.kernel.ids import NO_COMMIT
@@ -85,13 +87,39 @@ class Asked:
         return self.reply
 
 
+class Edges:
+    """Stream edges that take everything, unless told what to raise."""
+
+    max_item = 1000
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[object, DataItem, int]] = []
+        self.offered: list[tuple[object, TextItem, int]] = []
+        self.fault: BaseException | None = None
+
+    async def send(self, owner: object, payload: DataItem, size: int) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.sent.append((owner, payload, size))
+
+    def offer(self, owner: object, payload: TextItem, size: int) -> bool:
+        if self.fault is not None:
+            raise self.fault
+        self.offered.append((owner, payload, size))
+        return True
+
+    @property
+    def texts(self) -> list[tuple[str, str, str]]:
+        return [(item.step_id, item.stream, item.text) for _, item, _ in self.offered]
+
+
 class Stage:
     """One attempt's world with everything around it."""
 
     def __init__(self, tmp_path: Path, *, key: tuple[str, int, int, int] = KEY, **extra: object) -> None:
         tree = CancelTree(ManualClock())
         self.scope: Scope = tree.open(ScopeKind.TURN, "turn", tree.open(ScopeKind.SESSION, "session"))
-        self.executor, self.questions, self.output = Executor(), Asked(), list[tuple[str, str, str]]()
+        self.executor, self.questions, self.edges = Executor(), Asked(), Edges()
         self.undo = Undo(self.executor)  # type: ignore[arg-type]
         self.gate = PauseGate(self.scope)
         context = ExecutionContext(
@@ -108,7 +136,7 @@ class Stage:
             gate=self.gate,
             questions=self.questions,  # type: ignore[arg-type]
             undo=self.undo,
-            on_output=lambda *told: self.output.append(told),
+            streams=self.edges,  # type: ignore[arg-type]
         )
 
 
@@ -131,7 +159,7 @@ async def test_operations_are_numbered_by_attempt_unless_they_are_named(tmp_path
     assert [item.operation_id for item in stage.executor.operations] == ["a.0", "a.named", "a.1"]
     assert [item.operation_id for item in again.executor.operations] == ["a~1.2.3.0", "a~1.2.3.named", "a~1.2.3.1"]
     assert stage.executor.roles == ["tester"] * 3
-    assert stage.output[0] == ("a", "stdout", "working\n")
+    assert stage.edges.texts[0] == ("a", "stdout", "working\n")
 
 
 async def test_a_declared_undo_goes_along_and_a_silent_author_gets_the_default(tmp_path: Path) -> None:
@@ -248,8 +276,51 @@ async def test_undoing_a_workflow_includes_everything_inside_it(tmp_path: Path) 
     assert stage.executor.undone == ["1", "0"]
 
 
-def test_blocks_speak_to_the_live_view_only(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    stage.world.emit("DataLane", BlockValue.of("item"))
+async def test_emitted_items_go_to_their_edge_under_the_attempts_name(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, key=("a", 1, 2, 3))
+    await stage.world.send(BlockValue.of({"n": 1}))
+    stage.world.offer(BlockValue.of("ü"))
     stage.world.log("warn", "odd", None)
-    assert stage.output == [("a", "stdout", "item\n"), ("a", "stdout", "warn odd \n")]
+    ((owner, item, size),) = stage.edges.sent
+    assert owner == ("a", 1, 2, 3)
+    assert (item.step_id, item.value, size) == ("a", BlockValue.of({"n": 1}), len(item.body))
+    assert stage.edges.texts == [("a", "telemetry", "ü\n"), ("a", "telemetry", "warn odd \n")]
+    assert stage.edges.offered[0][2] == 3, "sizes are bytes"
+
+
+async def test_what_an_edge_can_never_hold_is_the_authors_mistake(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    with pytest.raises(BlockValidationError, match="emit it in parts") as caught:
+        await stage.world.send(BlockValue.of("x" * 1001))
+    assert caught.value.code == "validation.stream_item"
+    nested: object = "deep"
+    for _ in range(63):
+        nested = [nested]
+    with pytest.raises(BlockInputError):
+        await stage.world.send(BlockValue.of([nested]))
+    assert stage.edges.sent == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected", "code"),
+    [
+        (
+            StreamStalled("max_block_time_exceeded", "there was no room for 30 s"),
+            BlockRuntimeError,
+            "runtime.stream_stalled",
+        ),
+        (JournalError("J_IO", "no"), Halted, "J_IO"),
+        (StorageError("STORE_FULL", "no"), Halted, "STORE_FULL"),
+    ],
+)
+async def test_a_stalled_stream_fails_the_block_and_a_lost_journal_halts_the_run(
+    tmp_path: Path, fault: BaseException, expected: type[BaseException], code: str
+) -> None:
+    stage = Stage(tmp_path)
+    stage.edges.fault = fault
+    with pytest.raises(expected) as caught:
+        await stage.world.send(BlockValue.of("item"))
+    assert caught.value.code == code  # type: ignore[attr-defined]
+    if expected is Halted:
+        with pytest.raises(Halted):
+            stage.world.offer(BlockValue.of("item"))

@@ -78,13 +78,13 @@ def constants_of(tree: ast.Module) -> dict[str, str]:
 def raised_codes(path: Path, tree: ast.Module, errors: set[str]) -> Iterator[tuple[str, str]]:
     constants = constants_of(tree)
     # These take the message first and the code as a keyword.
-    message_first = {"EventError", "PlanError"}
+    code_first = (errors | CODE_CALLS) - {"EventError", "PlanError"}
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
         called = name_of(node.func)
         given = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
-        if called in (errors | CODE_CALLS) - message_first:
+        if called in code_first:
             given += node.args[:1]
         for argument in given:
             for text in texts(argument, constants):

@@ -90,9 +90,9 @@ def test_at_the_limits(pattern: str) -> None:
 @pytest.mark.parametrize("tail", ["", "b"])
 def test_forty_stars_answer_at_once(tail: str) -> None:
     name = "a" * (1000 - len(tail)) + tail
-    began = time.perf_counter()
+    began = time.process_time()
     answer = globs.matches("*a" * 40, name)
-    assert time.perf_counter() - began < 0.02
+    assert time.process_time() - began < 0.02
     assert answer is (not tail)
 
 

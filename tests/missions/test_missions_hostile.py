@@ -21,9 +21,9 @@ def test_a_large_mission_loads_within_seconds() -> None:
     blocks = "\n".join(f"  b{n}: {{type: escalate, reason: '${{outputs.b{n - 1}.x}}'}}" for n in range(1, 1500))
     links = "\n".join(f"  - b{n} -> b{n + 1}" for n in range(1499))
     text = f'mission: big\nversion: "1"\nblocks:\n  b0: {{type: escalate, reason: x}}\n{blocks}\nlinks:\n{links}\n'
-    started = time.perf_counter()
+    started = time.process_time()
     assert codes(text) == []
-    assert time.perf_counter() - started < 5.0
+    assert time.process_time() - started < 5.0
 
 
 _KEYS = re.findall(r"[a-z_]+", FIX_THE_BUILD + SMALL + ROUTED)
@@ -95,6 +95,6 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_files_made_to_be_slow_are_answered_within_seconds(name: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     codes(HOSTILE[name])
-    assert time.perf_counter() - started < 5.0  # 0.1 to 1.5 s alone; generous for a busy machine
+    assert time.process_time() - started < 5.0  # 0.1 to 1.5 s alone; generous for a busy machine

@@ -86,6 +86,35 @@ def test_nothing_is_guessed(name: str, given_value: Any) -> None:
     assert [(item.code, item.name) for item in caught.value.problems] == [("INPUT_TYPE", name)]
 
 
+@pytest.mark.parametrize(
+    ("given_value", "directory", "bound"),
+    [
+        ("a/../b", "/here", "/here/b"),
+        (".", "/here", "/here"),
+        ("..", "/here", "/"),
+        ("/a//b/", None, "/a/b"),
+        ("~/a", None, "/home/me/a"),
+        ("a", None, None),
+        ("~nobody-has-this-name", None, None),
+        ("", "/here", None),
+        ("a\0b", "/here", None),
+        (3, "/here", None),
+    ],
+)
+def test_paths_become_absolute_or_are_refused(
+    monkeypatch: pytest.MonkeyPatch, given_value: object, directory: str | None, bound: str | None
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    declared = {"root": spec(type="path", default=".")}
+    assert bind(declared, {}, directory) == {"root": "."}, "a default is the mission's own business"
+    if bound is not None:
+        assert bind(declared, {"root": given_value}, directory) == {"root": bound}
+        return
+    with pytest.raises(InputsInvalid) as caught:
+        bind(declared, {"root": given_value}, directory)
+    assert caught.value.problems[0].code == "INPUT_TYPE"
+
+
 def test_all_problems_are_reported_together() -> None:
     with pytest.raises(InputsInvalid) as caught:
         bind(DECLARED, {"gaol": "x", "flag": "maybe", "level": "medium"})

@@ -153,7 +153,7 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_within_milliseconds(name: str) -> None:
     source = BOMBS[name].encode()
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         document = read(source, "m.yaml")
     except MissionInvalid as invalid:
@@ -161,7 +161,7 @@ def test_bombs_are_refused_within_milliseconds(name: str) -> None:
     else:
         problems = document.report.problems()
         assert name == "comment" or document.report.failed
-    assert time.perf_counter() - started < 1.0  # typically 1 to 60 ms; generous for a busy machine
+    assert time.process_time() - started < 1.0  # typically 1 to 60 ms; generous for a busy machine
     assert len(problems) <= MAX_PROBLEMS + 1
 
 

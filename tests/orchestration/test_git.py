@@ -19,7 +19,7 @@ from runtime.orchestration.git_parse import parse_index, parse_log, parse_numsta
 from runtime.orchestration.state_hash import workspace_fingerprint
 from runtime.orchestration.tree_probe import workspace_state
 from tests.support.plain_runner import PlainRunner
-from tests.support.repositories import repository, sh
+from tests.support.repositories import Commit, imported, repository, sh
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -110,6 +110,34 @@ async def test_looking_at_differences_and_history(tmp_path: Path) -> None:
     assert log[0]["parents"] == [log[1]["commit"]]
     assert [entry["subject"] for entry in await git.log(paths=["a"])] == ["first"]
     assert await git.tracked(["a", "none", "."]) == {"a"}
+
+
+async def test_history_of_a_range_with_everything_a_commit_may_hold(tmp_path: Path) -> None:
+    odd = [
+        Commit(message=b"first", tag=b"v1"),
+        Commit(message=b"", author=b"Zo\xeb <zoe@example.org>"),
+        Commit(message=b"caf\xe9 \xff", author=b"a\x1fb\x1fc <x\x1fy>"),
+        Commit(message=b"s" * 2000 + b"\n\nbody\x00not read"),
+        Commit(message=b"Merge it", merges=3, author=b"<none>"),
+        Commit(message=b"last", tag=b"v2"),
+    ]
+    git = Git(imported(tmp_path / "r", odd), PlainRunner())
+    log = await git.log(limit=100)
+    assert [entry["subject"] for entry in log] == ["last", "Merge it", "s" * 499 + "…", "caf\ufffd \ufffd", "", "first"]
+    assert [entry["author"] for entry in log] == ["Ada", "", "Ada", "a\x1fb\x1fc", "Zo\ufffd", "Ada"]
+    assert log[1]["parents"] == [log[2]["commit"], log[4]["commit"]]
+    assert [entry["at"] for entry in log] == [1_700_000_000 + 60 * number for number in range(6, 0, -1)]
+    assert [
+        len(await git.log(limit=100, **asked)) for asked in ({"since": "v1"}, {"since": "v1", "until": "v2~1"})
+    ] == [5, 4]
+    assert await git.log(limit=100, since="v2") == ()
+    sh(tmp_path, "clone", "-q", "--depth", "2", f"file://{git.root}", "shallow")
+    shallow = Git(tmp_path / "shallow", PlainRunner())
+    # The parents of the merge the clone ends with are cut off, and so is its mark of being one.
+    assert [entry["subject"] for entry in await shallow.log(limit=100)] == ["last", "Merge it"]
+    for revision in ("v1", "nope", "v1..v2", "--all", "HEAD --all", "", "v2\nv1"):
+        with pytest.raises(Refused, match="GIT_REVISION"):
+            await shallow.log(since=revision)
 
 
 async def test_hidden_bits_and_the_staged_listing(tmp_path: Path) -> None:

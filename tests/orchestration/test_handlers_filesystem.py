@@ -101,6 +101,10 @@ async def test_writing_bytes_with_a_mode_into_a_new_folder(rig: Rig) -> None:
         ("git.commit", {"message": " "}, "OP_PARAMS"),
         ("git.commit", {"message": "nothing staged"}, "GIT_FAILED"),
         ("git.status", {"verbose": True}, "OP_PARAM_UNKNOWN"),
+        ("git.log", {"max": 5_001}, "OP_PARAMS"),
+        ("git.log", {"since": "--output=a.txt"}, "OP_PARAMS"),
+        ("git.log", {"until": "a\x00b"}, "OP_PARAMS"),
+        ("git.log", {"until": "x" * 201}, "OP_PARAMS"),
     ],
 )
 async def test_refusals_leave_everything_as_it_was(rig: Rig, tool: str, params: dict[str, Any], code: str) -> None:
@@ -122,7 +126,12 @@ async def test_staging_and_committing(rig: Rig) -> None:
     assert receipt is not None
     assert (receipt.pre_head, receipt.post_head) == (sh(rig.root, "rev-parse", "HEAD~1"), commit.output["commit"])
     log = await rig.tool("git.log", id="s1.2", max=1)
-    assert len(log.output["commits"]) == 1
+    assert (len(log.output["commits"]), log.output["truncated"]) == (1, True)
+    whole = await rig.tool("git.log", id="s1.3", max=2, since="", until="")
+    assert (len(whole.output["commits"]), whole.output["truncated"]) == (2, False)
+    since = await rig.tool("git.log", id="s1.4", since="HEAD~1")
+    assert [item["subject"] for item in since.output["commits"]] == ["Both"]
+    assert (await rig.tool("git.log", id="s1.5", until="v9")).reason_code == "GIT_REVISION"
 
 
 async def test_a_deletion_is_staged_and_committed_when_its_folder_is_gone_too(rig: Rig) -> None:

@@ -16,6 +16,7 @@ from runtime.kernel.model import (
     Effect,
     Envelope,
     EnvelopeViolation,
+    ExecutionContext,
     Operation,
     OperationPlan,
     OperationReceipt,
@@ -325,7 +326,11 @@ async def test_unknown_types_are_denied(rig: Rig) -> None:
 
 async def test_a_recorded_run_answers_instead_of_the_world(rig: Rig) -> None:
     answer = Recorded(status=OperationStatus.SUCCESS, output={"text": "as it was"})
-    rig.build(recorded=lambda key: answer)
+
+    async def recorded(operation: Operation, ctx: ExecutionContext) -> Recorded:
+        return answer
+
+    rig.build(recorded=recorded)
     result = await rig.tool("filesystem.write_file", path="new.txt", content="hi\n")
     assert result.replayed
     assert result.output == {"text": "as it was"}

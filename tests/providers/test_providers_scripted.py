@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ async def test_values_are_given_as_json_text_and_tokens_default_to_a_known_zero(
     assert seen == [first.text]
     assert (first.tokens_in, first.tokens_out) == (0, 0)
     assert (second.text, second.tokens_in, second.tokens_out) == ('{"x": 1}', 7, 3)
-    assert second.details == {"ordinal": 1}
+    assert second.details == {"role": "planner", "ordinal": 1, "asked": ""}
 
 
 async def test_a_resumed_run_continues_after_the_answers_already_used() -> None:
@@ -55,6 +56,25 @@ async def test_a_resumed_run_continues_after_the_answers_already_used() -> None:
     assert refused.value.code == "PROVIDER_EXHAUSTED"
 
 
+async def test_answers_may_depend_on_what_is_asked() -> None:
+    provider = ScriptedProvider({"planner": {"salt": ["s1", "s2"], "pepper": ["p1"], "": ["else"]}})
+
+    async def said(prompt: str, /, **packet: str) -> tuple[str, object]:
+        reply = await provider.complete(replace(ask(), prompt=prompt, packet=packet))
+        return reply.text, reply.details["asked"]
+
+    assert await said("more salt") == ("s1", "salt")
+    assert await said("go on", prompt="pepper, or salt") == ("s2", "salt"), "the first of the file decides"
+    assert await said("pepper") == ("p1", "pepper")
+    assert await said("water") == ("else", "")
+    with pytest.raises(Refused, match="PROVIDER_EXHAUSTED"):
+        await said("salt")
+    provider.restore("planner", 1, "salt")
+    assert await said("salt") == ("s2", "salt")
+    with pytest.raises(Refused, match=r"PROVIDER_NO_ANSWER.*for this question.*'salt'"):
+        await ScriptedProvider({"planner": {"salt": []}}).complete(ask())
+
+
 async def test_an_unknown_role_is_refused_with_the_known_ones() -> None:
     with pytest.raises(Refused, match=r"PROVIDER_NO_ANSWER.*critic, planner"):
         await ScriptedProvider({"planner": [], "critic": []}).complete(ask("other"))
@@ -64,6 +84,7 @@ async def test_an_unknown_role_is_refused_with_the_known_ones() -> None:
     ("data", "where"),
     [
         ({"a": "text"}, "scripted.a"),
+        ({"a": {"asked": "text"}}, "scripted.a.asked"),
         ({"a": [{"$answer": "x", "extra": 1}]}, r"scripted.a\[0\]"),
         ({"a": ["x", {"$answer": "x", "tokens": [1]}]}, r"scripted.a\[1\]"),
         ({"a": [{"$answer": "x", "tokens": [True, 1]}]}, r"scripted.a\[0\]"),

@@ -162,8 +162,11 @@ class FakeHost:
             raise self.answer
         return BlockValue.of(self.answer)
 
-    def emit(self, lane: str, value: BlockValue) -> None:
-        self.emitted.append((lane, value))
+    async def send(self, value: BlockValue) -> None:
+        self.emitted.append(("data", value))
+
+    def offer(self, value: BlockValue) -> None:
+        self.emitted.append(("telemetry", value))
 
     def log(self, level: str, event: str, value: object) -> None:
         self.logged.append((level, event, value))

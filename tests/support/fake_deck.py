@@ -27,6 +27,7 @@ from runtime.host.api import (
     InputInfo,
     Launch,
     MissionInfo,
+    Problem,
     QuarterdeckError,
     Refused,
     Replay,
@@ -92,7 +93,9 @@ class FakeDeck:
         return tuple(self.missions_list)
 
     async def mission(self, path: str) -> MissionInfo:
-        return next(item for item in self.missions_list if item.path == path)
+        gone = Problem(code="MISSION_NOT_FOUND", message="there is no such file", path=path, line=1, column=1)
+        listed = next((item for item in self.missions_list if item.path == path), None)
+        return listed or MissionInfo(name=path, path=path, problems=(gone,))
 
     async def launch(self, intent: Launch) -> RunSummary:
         self.intents.append(("launch", intent))
@@ -165,7 +168,9 @@ class FakeDeck:
             raise Refused("RUN_UNKNOWN", "the test prepared no replay")
         return self.replay_report
 
-    async def compare(self, base: str, other: str) -> Comparison:
+    async def compare(
+        self, base: str, other: str, *, timing_ms: int | None = None, expected: Sequence[str] = ()
+    ) -> Comparison:
         self.intents.append(("compare", (base, other)))
         if self.comparison is None:
             raise Refused("RUN_UNKNOWN", "the test prepared no comparison")
@@ -339,4 +344,26 @@ def lanes(depth: int = 1) -> tuple[LaneState, ...]:
             dropped=0,
         )
         for name, limit in (("ControlLane", 32), ("DataLane", 128), ("TelemetryLane", 128))
+    )
+
+
+def streams() -> tuple[LaneState, ...]:
+    """Gauges of the two stream edges in the middle of a storm."""
+
+    def edge(lane: str, depth: int, dispatched: int, dropped: int, *, saturated: bool) -> LaneState:
+        return LaneState(
+            lane=lane,
+            depth=depth,
+            limit=1024,
+            high=768,
+            low=384,
+            saturated=saturated,
+            dispatched=dispatched,
+            running=0,
+            dropped=dropped,
+        )
+
+    return (
+        edge("DataLane", 412, 12_345, 0, saturated=False),
+        edge("TelemetryLane", 1024, 3_072, 31_870, saturated=True),
     )

@@ -39,7 +39,7 @@ from tests.support.plain_runner import PlainRunner
 OPEN = Envelope(
     allowed_paths=["**"],
     denied_paths=["docs/secret/**"],
-    allowed_tools=["filesystem", "git", "process", "pytest"],
+    allowed_tools=["filesystem", "git", "mail", "output", "process", "pytest"],
     allowed_roles=["runner"],
     max_budget_usd=1,
     timeout_seconds=30,
@@ -59,6 +59,9 @@ class MemoryArtifacts:
 
     async def get(self, digest: str) -> bytes | None:
         return self.bodies.get(digest)
+
+    async def flush(self) -> None:
+        """What is in the dictionary is kept."""
 
 
 @dataclass
@@ -109,8 +112,10 @@ class Rig:
         self.probe = TreeProbe(self.root, self.git, writable=["."])
         self.settings = HandlerSettings(
             root=self.root,
+            clock=self.clock,
             runner=self.runner,
             scratch_root=self.root.parent / "scratch",
+            output=self.root.parent / "run" / "out",
             git=self.git,
             python=self.python,
             commands=self.commands,
@@ -186,7 +191,7 @@ class Rig:
             operation, self.ctx, stack or (self.envelope,), fill_default=fill_default, on_output=on_output
         )
 
-    async def tool(self, name: str, id: str = "s1.0", **params: Any) -> OperationResult:
+    async def tool(self, name: str, /, id: str = "s1.0", **params: Any) -> OperationResult:
         return await self.do("tool_invoke", {"tool": name, **params}, id=id)
 
     def entries(self) -> list[dict[str, Any]]:

@@ -193,6 +193,20 @@ def flow(**changes: Any) -> FlowControl:
     return replace(profile("simple").surfaces.flow_control, **changes)
 
 
+def test_a_missions_stream_edges_are_bounded_and_block_for_a_declared_time() -> None:
+    """Ruling R32: 1,024 items and 1 MiB; a plan whose edges do not block makes nobody wait."""
+    plan = build_plan(INPUTS)
+    assert plan.stream_limits == LaneLimits(1024, 768, 384, 1024 * 1024)
+    assert plan.stream_wait_seconds == 30
+    edge_record = plan.record()["contract"]["policies"]["edge_buffer_policies"]["default"]
+    assert edge_record["lane_handling"] == {
+        "ControlLane": "non_blocking_priority",
+        "DataLane": "block",
+        "TelemetryLane": "best_effort_drop",
+    }
+    assert build_plan(replace(INPUTS, execution_profile="simple/v1")).stream_wait_seconds == 0
+
+
 LANES = ("ControlLane", "DataLane", "TelemetryLane")
 
 

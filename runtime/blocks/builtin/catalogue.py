@@ -6,6 +6,9 @@ from typing import Final
 
 from runtime.blocks.block import Block
 from runtime.blocks.builtin.approval import Approval
+from runtime.blocks.builtin.burst import Burst
+from runtime.blocks.builtin.commits import ConventionalCommits
+from runtime.blocks.builtin.feeds import Deduplicate, RssParse
 from runtime.blocks.builtin.operations import Escalate, GateCheck, LlmCall, PacketRoute, RunTests, ToolInvoke
 from runtime.blocks.builtin.shaping import Combine, Delay, Echo, SelectFirst, SplitLines
 from runtime.blocks.builtin.template import TextTemplate
@@ -19,9 +22,13 @@ BUILTINS: Final[tuple[type[Block], ...]] = (
     Escalate,
     Approval,
     TextTemplate,
+    RssParse,
+    Deduplicate,
+    ConventionalCommits,
     Combine,
     Echo,
     Delay,
+    Burst,
     SelectFirst,
     SplitLines,
 )

@@ -31,7 +31,8 @@ from runtime.orchestration.snapshots import kind
 MAX_PATHS: Final = 256
 MAX_MESSAGE_BYTES: Final = 8 * 1024
 MAX_DIFF_BYTES: Final = 1024 * 1024
-MAX_LOG: Final = 500
+MAX_LOG: Final = 5_000
+MAX_REVISION: Final = 200
 _DEFAULT_LOG: Final = 20
 _NO_DIFF: Final[Mapping[str, Mapping[str, Any]]] = {
     "diff": {"text": "", "bytes": 0, "truncated": False},
@@ -84,6 +85,7 @@ class GitRead(_GitAction):
             data["staged"] = params.flag("staged", False)
         if self._name == "log":
             data["max"] = params.integer("max", _DEFAULT_LOG, low=1, high=MAX_LOG)
+            data |= {name: _revision(params, name) for name in ("since", "until")}
         params.done()
         # Which files a diff may show is asked when it is known which files differ.
         return OperationPlan(Effect.READ, tool=f"git.{self._name}", data=data)
@@ -123,7 +125,12 @@ class GitRead(_GitAction):
         return {"files": [dict(item) for item in await self._git.diff_stat(data["paths"], staged=data["staged"])]}
 
     async def _log(self, data: dict[str, Any]) -> dict[str, Any]:
-        return {"commits": [dict(item) for item in await self._git.log(limit=data["max"], paths=data["paths"])]}
+        """One commit more than wanted is asked for: whether the list is complete must be known, not guessed."""
+        limit = data["max"]
+        found = await self._git.log(
+            limit=limit + 1, paths=data["paths"], since=data["since"] or None, until=data["until"] or None
+        )
+        return {"commits": [dict(item) for item in found[:limit]], "truncated": len(found) > limit}
 
     async def _rev_parse_head(self, data: dict[str, Any]) -> dict[str, Any]:
         return {"commit": await self._git.head()}
@@ -228,6 +235,14 @@ async def _planned(root: Path, paths: Any) -> tuple[PlannedPath, ...]:
 def _without_folders(planned: Iterable[PlannedPath]) -> dict[str, Any]:
     """With a deleted file its folder may be gone, too; git makes neither."""
     return {"create_parents": True} if any(item.access is Access.WRITE for item in planned) else {}
+
+
+def _revision(params: Params, name: str) -> str:
+    """A revision as text, '' when none is given; whether the repository has it is git's to say."""
+    text = params.text(name, "")
+    if len(text) > MAX_REVISION or text.startswith("-") or any(unicodedata.category(char)[0] == "C" for char in text):
+        raise params.bad(name, f"must be a commit, tag or branch of at most {MAX_REVISION} characters, not an option")
+    return text
 
 
 def _check_message(params: Params, message: str) -> None:

@@ -62,6 +62,7 @@ class _Usage:
                 "tokens_out": reply.tokens_out,
                 "latency_ms": round(reply.latency_ms),
                 "text_hash": digest_bytes(reply.text.encode("utf-8", "replace")),
+                "details": dict(reply.details),
             }
         )
 

@@ -11,7 +11,17 @@ from typing import Any
 
 from runtime.kernel.errors import Refused
 from runtime.kernel.model import OperationPlan
-from runtime.orchestration.handlers import escalate, filesystem, gates, git_tools, llm, process, routes, tests_run
+from runtime.orchestration.handlers import (
+    escalate,
+    filesystem,
+    gates,
+    git_tools,
+    llm,
+    output,
+    process,
+    routes,
+    tests_run,
+)
 from runtime.orchestration.handlers.settings import HandlerSettings
 from runtime.orchestration.operation_ports import Handler, HandlerOutcome, PlanCall, RunCall, Traits
 
@@ -65,6 +75,7 @@ def build(settings: HandlerSettings) -> Registry:
     tools: dict[str, Handler] = {
         **filesystem.actions(settings),
         **git_tools.actions(settings),
+        **output.actions(settings),
         "pytest.run": tests_run.TestsHandler(settings, tool="pytest.run"),
         "process.run": process.ProcessHandler(settings),
     }

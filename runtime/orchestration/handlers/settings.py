@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from runtime.kernel.clock import Clock
 from runtime.kernel.ports import ModelProvider, ProcessRunner
 from runtime.orchestration.operation_ports import GitPort
 
@@ -52,9 +53,11 @@ class HandlerSettings:
     raw mapping of each template is checked by `runtime.orchestration.handlers.process`. ``scratch_root`` is a
     private folder outside the work tree; ``sandbox_env`` are further variables every child gets.
     ``is_protected`` is the protected set's own question; without it the check ``governance_baseline`` is not offered.
+    ``output`` is the run's output folder, made when something is written; without it those tools are not offered.
     """
 
     root: Path
+    clock: Clock
     runner: ProcessRunner
     scratch_root: Path
     git: GitPort | None = None
@@ -65,6 +68,7 @@ class HandlerSettings:
     sandbox_scratch: Sequence[str] = ()
     network: bool = False
     is_protected: Callable[[str], bool] | None = None
+    output: Path | None = None
 
     @property
     def confined(self) -> bool:

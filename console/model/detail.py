@@ -96,7 +96,7 @@ def attempt_details(item: Attempt) -> list[Row]:
     return [(piece(f"{label:<10}", "dim"), piece(value)) for label, value in members]
 
 
-def step_pane(state: RunState, step_id: str, width: int) -> list[Row]:
+def step_pane(state: RunState, step_id: str) -> list[Row]:
     """The selected step in a few lines: how it stands, what it follows and what follows it, and why it failed."""
     row = state.steps.get(step_id)
     if row is None:

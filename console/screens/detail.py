@@ -102,7 +102,7 @@ class RunDetailScreen(OnRunScreen):
         getattr(self, f"_draw_{self.tab}")(state)
         panel = self._panel(self.tab)
         panel.border_subtitle = "".join(text for text, _ in rows.progress_row(state))
-        self.put("#step", detail.step_pane(state, self.chosen, self.app.size.width))
+        self.put("#step", detail.step_pane(state, self.chosen))
 
     def _tab_row(self) -> Row:
         return tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from textual import on
 from textual.app import ComposeResult
@@ -22,10 +22,10 @@ from console.screens.paging import Pager
 from runtime.events.facts import EntryAppended, JournalVerified, RunChanged, RunSummary, StreamEvent, Verification
 
 #: Journals up to this length are verified when they are opened; longer ones on `V`, as it takes seconds.
-VERIFIED_ON_OPEN = 20_000
-PAGE = 500
-_FILTER_HINT = "a step, or part of a kind: receipt, denied, signal …"
-_SEEK_HINT = "number of an entry"
+VERIFIED_ON_OPEN: Final = 20_000
+_PAGE: Final = 500  # matches taken from one slice of a search at a time
+_FILTER_HINT: Final = "a step, or part of a kind: receipt, denied, signal …"
+_SEEK_HINT: Final = "number of an entry"
 
 
 class JournalScreen(DeckScreen):
@@ -108,11 +108,11 @@ class JournalScreen(DeckScreen):
             while self._searched < self._newest - 1 and len(self._found) < MATCHES:
                 until = min(self._searched + SLICE, self._newest - 1)
                 found = await deck.entries(
-                    run_id, after=self._searched, until=until, kinds=wanted.kinds, step=wanted.step, limit=PAGE
+                    run_id, after=self._searched, until=until, kinds=wanted.kinds, step=wanted.step, limit=_PAGE
                 )
                 self._found += entries.shown_rows(found)
                 # A full page may have left some of the slice; the next one goes on behind what it gave.
-                self._searched = found[-1].seq if len(found) == PAGE else until
+                self._searched = found[-1].seq if len(found) == _PAGE else until
                 self.redraw()
 
         await self.console_app.guarded(search)
@@ -139,15 +139,16 @@ class JournalScreen(DeckScreen):
             self.run_worker(self._search, group="search", exclusive=True, exit_on_error=False)
 
     def show_only(self, wanted: Filter) -> None:
-        """Show what a filter lets through, from its newest entry."""
+        """Show what a filter lets through: kinds from the newest on, a step's entries as they are found."""
         if wanted == self.filter:
             return
         self.workers.cancel_group(self, "search")
         self.filter, self._found, self._searched = wanted, [], -1
-        self.panel.follow()
         if wanted.step is None:
+            self.panel.follow()
             self.pager.restart()
         else:
+            self.panel.action_jump(0)
             self._look_again()
         self.redraw()
 

@@ -86,11 +86,14 @@ SCREENS: dict[str, Show] = {
     "runs": keys("H", "j", "j"),
     "detail-graph": keys("2", "d", "l", "l"),
     "detail-timeline": keys("2", "d", "2"),
+    "detail-values": keys("2", "d", "5"),
+    "journal": keys("2", "J"),
+}
+#: Lists like those above, in one size.
+TABS: dict[str, Show] = {
     "detail-attempts": keys("2", "d", "l", "l", "3"),
     "detail-log": show_log,
-    "detail-values": keys("2", "d", "5"),
     "detail-files": keys("2", "d", "6"),
-    "journal": keys("2", "J"),
 }
 STATES: dict[str, tuple[Show, dict[str, Any]]] = {
     "runs-empty": (keys("H"), {"runs_list": []}),
@@ -115,6 +118,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", SCREENS)
 def test_screen(still: None, snap_compare: Any, name: str, size: tuple[int, int]) -> None:
     picture(snap_compare, SCREENS[name], deck(), size)
+
+
+@pytest.mark.parametrize("name", TABS)
+def test_tab(still: None, snap_compare: Any, name: str) -> None:
+    picture(snap_compare, TABS[name], deck(), (80, 24))
 
 
 @pytest.mark.parametrize("name", STATES)

@@ -43,7 +43,7 @@ from console.screens.replay import ReplayScreen
 from console.screens.run import RunScreen
 from console.screens.runs import RunsScreen
 from console.screens.watch import WatchScreen
-from console.themes import load_themes
+from console.themes import load_bundled_themes, load_own_themes
 from runtime.events.facts import Escalation, RunSummary, StreamEvent
 from runtime.host.api import Ack, Answer, Deck, Exit, MissionInfo, QuarterdeckError, Subscription, Watch
 
@@ -108,6 +108,10 @@ class ConsoleApp(App[int]):
         self._reader = JournalReader(deck)
         self._feed: Subscription | None = None
         self._wanted_theme = theme or DEFAULT_THEME
+        # Known before the style sheet is parsed, so that it is parsed once: a switch later costs a tenth of a start.
+        self._theme_problems = load_bundled_themes(self)
+        if self._wanted_theme in self.available_themes:
+            self.theme = self._wanted_theme
         self._clock = clock
         self._seen_at = 0.0
         self._drawn: tuple[object, ...] = ()
@@ -117,12 +121,13 @@ class ConsoleApp(App[int]):
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def on_mount(self) -> None:
-        for problem in load_themes(self):
+        for problem in (*self._theme_problems, *load_own_themes(self)):
             self.notify(safe(problem), severity="warning", markup=False)
         if self._wanted_theme not in self.available_themes:
             self.notify(safe(f"no theme {self._wanted_theme!r}; using {DEFAULT_THEME}"), markup=False)
             self._wanted_theme = DEFAULT_THEME
-        self.theme = self._wanted_theme
+        if self.theme != self._wanted_theme:
+            self.theme = self._wanted_theme
         self._feed = self.deck.subscribe()
         self.push_screen(HomeScreen())
         self.load()

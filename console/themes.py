@@ -20,20 +20,29 @@ from console.assets import bundled
 _FIELDS: Final = {item.name for item in dataclasses.fields(Theme)}
 
 
-def theme_folders() -> tuple[Path, ...]:
-    """Where themes are looked for; later folders win."""
-    return (bundled("themes"), platformdirs.user_config_path("quarterdeck") / "themes")
+def own_folder() -> Path:
+    """Where an operator keeps their own themes; one of the same name wins over ours."""
+    return platformdirs.user_config_path("quarterdeck") / "themes"
 
 
-def load_themes(app: App[Any]) -> list[str]:
-    """Register every readable theme file; returns one sentence per file that was left out."""
+def load_bundled_themes(app: App[Any]) -> list[str]:
+    """Register our own themes, before there is a style sheet to try them on: the tests prove them."""
+    return _load(app, bundled("themes"), proven=True)
+
+
+def load_own_themes(app: App[Any]) -> list[str]:
+    """Register the operator's themes, once the style sheet is there to try them on."""
+    return _load(app, own_folder(), proven=False)
+
+
+def _load(app: App[Any], folder: Path, *, proven: bool) -> list[str]:
+    """One sentence per file that was left out."""
     problems = []
-    for folder in theme_folders():
-        for path in sorted(folder.glob("*.toml")) if folder.is_dir() else ():
-            try:
-                app.register_theme(read_theme(app, path, proven=folder == bundled("themes")))
-            except Exception as error:  # noqa: BLE001 - a theme file may fail in any of Textual's and tomllib's ways
-                problems.append(f"theme {path.name} left out: {error}")
+    for path in sorted(folder.glob("*.toml")) if folder.is_dir() else ():
+        try:
+            app.register_theme(read_theme(app, path, proven=proven))
+        except Exception as error:  # noqa: BLE001 - a theme file may fail in any of Textual's and tomllib's ways
+            problems.append(f"theme {path.name} left out: {error}")
     return problems
 
 

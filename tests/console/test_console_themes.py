@@ -21,7 +21,7 @@ NAMES = sorted(path.stem for path in bundled("themes").glob("*.toml"))
 
 @pytest.fixture
 def own_themes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(themes, "theme_folders", lambda: (bundled("themes"), tmp_path))
+    monkeypatch.setattr(themes, "own_folder", lambda: tmp_path)
     return tmp_path
 
 

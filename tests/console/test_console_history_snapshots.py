@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from support.fake_deck import RUN, FakeDeck, run_summary
 from support.history import LOOP, Telling, deck, told
-from support.pictures import Show, picture, press, settle
+from support.pictures import SIZES, Show, picture, press, settle, sized_picture
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from console.app import ConsoleApp
 from runtime.events.facts import Finding, NodeInfo, OutputDelta, Verification
 from runtime.host.api import RunStatus
 
-SIZES = [(80, 24), (120, 40), (180, 50)]
 ENDED = run_summary(mission="nightly-report", status=RunStatus.SUCCEEDED, entries=len(told()))
 BROKEN = Verification(
     run_id=RUN,
@@ -117,7 +117,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("name", SCREENS)
 def test_screen(still: None, snap_compare: Any, name: str, size: tuple[int, int]) -> None:
-    picture(snap_compare, SCREENS[name], deck(), size)
+    fake = deck()
+
+    async def show(pilot: Pilot[Any]) -> None:
+        await settle(pilot)
+        await SCREENS[name](pilot, fake)
+
+    sized_picture(snap_compare, name, size, lambda: ConsoleApp(fake, clock=lambda: 0.0), show)
 
 
 @pytest.mark.parametrize("name", TABS)

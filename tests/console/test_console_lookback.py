@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.fake_deck import RUN, entry, run_summary
+from support.pictures import SIZES, sized_picture
 from support.recorded import FORK, diverged, equal, lookback_deck, recorded, report
 from textual.pilot import Pilot
 from textual.widgets import Input
@@ -26,7 +27,6 @@ from runtime.events.facts import RunChanged
 from runtime.host.api import RunStatus
 
 SMALL = (80, 24)
-SIZES = [SMALL, (120, 40), (180, 50)]
 
 
 class Clock:
@@ -351,7 +351,8 @@ def check(snap_compare: Any, store: Path, show: Show, changes: dict[str, Any], s
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("name", PICTURES)
 def test_screen(still: None, snap_compare: Any, tmp_path: Path, name: str, size: tuple[int, int]) -> None:
-    check(snap_compare, tmp_path, PICTURES[name], {}, size)
+    fake = lookback_deck(tmp_path)
+    sized_picture(snap_compare, name, size, lambda: ConsoleApp(fake, clock=lambda: 0.0), PICTURES[name])
 
 
 @pytest.mark.parametrize("name", MORE)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support.fake_deck import AT, NODES, RUN, FakeDeck, entry, lanes, mission, run_summary, streams
+from support.pictures import SIZES, sized_picture
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -23,7 +24,6 @@ from runtime.events.facts import (
 )
 from runtime.host.api import Problem, RunStatus, StorageError
 
-SIZES = [(80, 24), (120, 40), (180, 50)]
 Step = Callable[[Pilot[Any]], Awaitable[None]]
 
 
@@ -342,7 +342,11 @@ def steady_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("name", SCREENS)
 def test_screen(still: None, snap_compare: Any, name: str, size: tuple[int, int]) -> None:
-    check(snap_compare, SCREENS[name], size)
+    show, changes = SCREENS[name]
+    fake = deck(**changes)
+    sized_picture(
+        snap_compare, name, size, lambda: ConsoleApp(fake, clock=lambda: 0.0), lambda pilot: show(pilot, fake)
+    )
 
 
 @pytest.mark.parametrize("name", STATES)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.fake_deck import AT, NODES, RUN, FakeDeck, mission, run_summary
+from support.pictures import SIZES, sized_picture
 from textual.pilot import Pilot
 
 from console.app import ConsoleApp
@@ -107,20 +108,24 @@ SCREENS = {
     "watch-broken": (BROKEN,),
     "watch-empty": (),
 }
-CASES = [("watch", size) for size in ((80, 24), (120, 40), (180, 50))]
-CASES += [(name, (80, 24)) for name in SCREENS if name != "watch"]
 
 
-@pytest.mark.parametrize(("name", "size"), CASES, ids=lambda value: value if isinstance(value, str) else f"{value[0]}")
-def test_screen(still: None, snap_compare: Any, name: str, size: tuple[int, int]) -> None:
+async def opened(pilot: Pilot[Any]) -> None:
+    await settle(pilot)
+    await press(pilot, "T", "j")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_screen(still: None, snap_compare: Any, size: tuple[int, int]) -> None:
+    fake = deck(*SCREENS["watch"])
+    sized_picture(snap_compare, "watch", size, lambda: ConsoleApp(fake, clock=lambda: 0.0), opened)
+
+
+@pytest.mark.parametrize("name", [name for name in SCREENS if name != "watch"])
+def test_state(still: None, snap_compare: Any, name: str) -> None:
     app = ConsoleApp(deck(*SCREENS[name]), clock=lambda: 0.0)
     app.animation_level = "none"
-
-    async def show(pilot: Pilot[Any]) -> None:
-        await settle(pilot)
-        await press(pilot, "T", *(("j",) if name == "watch" else ()))
-
-    assert snap_compare(app, terminal_size=size, run_before=show)
+    assert snap_compare(app, terminal_size=(80, 24), run_before=opened)
 
 
 async def test_the_toggle_watches_with_default_inputs_and_lets_go() -> None:

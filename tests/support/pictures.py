@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
+from unittest import mock
 
 from support.fake_deck import FakeDeck
 from textual.pilot import Pilot
@@ -11,6 +13,10 @@ from textual.pilot import Pilot
 from console.app import ConsoleApp
 
 Show = Callable[[Pilot[Any], FakeDeck], Awaitable[None]]
+
+SIZES: Final = ((80, 24), (120, 40), (180, 50))
+#: One screen in every size, by the name of what it shows: starting and driving an application costs more than a picture.
+_TAKEN: dict[str, dict[tuple[int, int], str]] = {}
 
 
 async def settle(pilot: Pilot[Any]) -> None:
@@ -34,6 +40,34 @@ def drawn(pilot: Pilot[Any]) -> str:
 
 def notices(pilot: Pilot[Any]) -> str:
     return " ".join(str(item.message) for item in pilot.app._notifications)
+
+
+def sized_picture(
+    snap_compare: Any,
+    name: str,
+    size: tuple[int, int],
+    begin: Callable[[], ConsoleApp],
+    show: Callable[[Pilot[Any]], Awaitable[None]],
+) -> None:
+    """Compare one of a screen's three pictures. They are taken in one go, by resizing the terminal from small to large,
+    so that what a resize leaves behind is in the picture as well."""
+    if name not in _TAKEN:
+        _TAKEN[name] = asyncio.run(_take(begin(), show))
+    with mock.patch("textual._doc.take_svg_screenshot", return_value=_TAKEN[name][size]):
+        assert snap_compare(begin(), terminal_size=size)
+
+
+async def _take(app: ConsoleApp, show: Callable[[Pilot[Any]], Awaitable[None]]) -> dict[tuple[int, int], str]:
+    app.animation_level = "none"
+    taken = {}
+    async with app.run_test(size=SIZES[0]) as pilot:
+        await show(pilot)
+        for size in SIZES:
+            await pilot.resize_terminal(*size)
+            await settle(pilot)
+            await pilot.wait_for_scheduled_animations()
+            taken[size] = app.export_screenshot(title=app.title, simplify=True)
+    return taken
 
 
 def picture(snap_compare: Any, show: Show, fake: FakeDeck, size: tuple[int, int]) -> None:

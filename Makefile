@@ -2,6 +2,8 @@
 VENV ?= .venv
 PY   ?= python3
 BIN  := $(VENV)/bin
+# One more than there are cores: many tests wait for a process or a quiet terminal.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: setup run test check format snapshots bench clean
 
@@ -17,7 +19,7 @@ run: setup
 	$(BIN)/quarterdeck
 
 test: setup
-	$(BIN)/python -m pytest -q -n auto --dist worksteal
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from runtime.events.facts import NodeInfo, RunSummary
 from runtime.host.api import RunStatus
-from runtime.host.reads import node_record
+from runtime.host.contract import node_record
 from runtime.kernel.canonical import JOURNAL_GENESIS, RECEIPT_GENESIS, canonical_bytes, digest, digest_bytes
 from runtime.kernel.clock import timestamp
 from runtime.kernel.model import OperationReceipt

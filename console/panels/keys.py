@@ -6,11 +6,20 @@ was half the cost of opening a screen. A key still answers to a click.
 
 from __future__ import annotations
 
+from typing import Any
+
 from textual.binding import ActiveBinding, Binding
 from textual.content import Content
 from textual.screen import Screen
 from textual.style import Style
 from textual.widgets import Static
+
+
+def bindings_of(screen: Screen[Any]) -> list[ActiveBinding]:
+    """The keys in force, first those the screen's own class declares, in its order, then inherited and general ones."""
+    own = [key for item in type(screen).BINDINGS if isinstance(item, Binding) for key in item.key.split(",")]
+    places = {key: index for index, key in enumerate(own)}
+    return sorted(screen.active_bindings.values(), key=lambda active: places.get(active.binding.key, len(own)))
 
 
 class KeyBar(Static):
@@ -27,16 +36,10 @@ class KeyBar(Static):
         if self.is_attached and screen is self.screen and self.app.app_focus:
             self._show()
 
-    def _place(self, active: ActiveBinding) -> int:
-        """Keys in the order the screen's own class declares them; inherited ones after those."""
-        own = [item.key for item in type(self.screen).BINDINGS if isinstance(item, Binding)]
-        shown = [index for index, keys in enumerate(own) if active.binding.key in keys.split(",")]
-        return shown[0] if shown else len(own)
-
     def _show(self) -> None:
         seen: set[str] = set()
         pieces: list[Content] = []
-        for active in sorted(self.screen.active_bindings.values(), key=self._place):
+        for active in bindings_of(self.screen):
             binding = active.binding
             if not binding.show or binding.action in seen:
                 continue

@@ -11,6 +11,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Label, Static
 
 from console.model.rows import Row, piece
+from console.panels.keys import bindings_of
 from console.screens.base import DeckScreen, block
 
 _GLOSSARY = (
@@ -71,7 +72,7 @@ class HelpScreen(ModalScreen[None]):
         """Keys of the screen and of the application; an action that is off now says why."""
         rows: list[Row] = [(piece("keys", "accent"),)]
         seen: set[str] = set()
-        for active in self._over.active_bindings.values():
+        for active in bindings_of(self._over):
             binding = active.binding
             listed = binding.id is not None and active.node in (self._over, self.app)
             if not binding.description or binding.action in seen or not listed:

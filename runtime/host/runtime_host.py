@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from runtime.egress.scopes import CancelTree, ScopeKind
 from runtime.events.facts import (
@@ -34,8 +34,8 @@ from runtime.host.assembly import Shared, environment
 from runtime.host.control import ControlServer
 from runtime.host.launching import Launcher
 from runtime.host.live_run import LiveRun, RunPorts
-from runtime.host.observer import summary_record
 from runtime.host.reads import StoreReads
+from runtime.host.remote_verbs import REMOTE
 from runtime.host.resuming import settle_row
 from runtime.host.store_journal import StoreJournal
 from runtime.host.stream import EventHub, Feed
@@ -43,7 +43,7 @@ from runtime.host.watch_journal import OwnJournals
 from runtime.host.watches import Watches
 from runtime.host.watching import WatchPorts
 from runtime.host.words import plain_words
-from runtime.kernel.clock import Clock, timestamp
+from runtime.kernel.clock import Clock
 from runtime.kernel.errors import QuarterdeckError, Refused, StorageError
 from runtime.kernel.ids import IdSource
 from runtime.kernel.outcomes import RunStatus
@@ -532,7 +532,7 @@ class RuntimeHost(StoreReads):
         """One request of another process (ruling R35)."""
         verb = request.get("verb")
         arguments = {name: value for name, value in request.items() if name != "verb"}
-        answer = _REMOTE.get(str(verb))
+        answer = REMOTE.get(str(verb))
         if answer is None:
             raise Refused("CONTROL_VERB", f"there is no verb {verb!r}")
         yield await answer(self, arguments)
@@ -581,89 +581,3 @@ def _retrieved(task: asyncio.Task[Any]) -> None:
     """Its outcome is for those who wait; when they all left, nobody has to hear of it."""
     if not task.cancelled():
         task.exception()
-
-
-_Intent = TypeVar("_Intent")
-_Remote = Callable[[RuntimeHost, dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
-
-
-async def _ping(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {"at": timestamp(host._shared.clock.now())}
-
-
-async def _launch(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-    return summary_record(await host.launch(_intent(Launch, arguments)))
-
-
-async def _wait(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-    return summary_record(await host.wait(_text(arguments, "run_id")))
-
-
-async def _answer(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-    return asdict(await host.answer(_intent(Answer, arguments)))
-
-
-async def _resume(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-    unattended = arguments.get("unattended")
-    if unattended is not None and not isinstance(unattended, bool):
-        raise Refused("CONTROL_VERB", "unattended is true, false or absent")
-    run_id, reason = _text(arguments, "run_id"), str(arguments.get("reason", ""))
-    return asdict(await host.resume(run_id, reason, unattended=unattended))
-
-
-async def _unlatch(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-    return asdict(await host.unlatch(_text(arguments, "path"), _text(arguments, "reason")))
-
-
-async def _watch(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-    return asdict(await host.watch(_intent(Watch, arguments)))
-
-
-async def _unwatch(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-    return asdict(await host.unwatch(_text(arguments, "watch_id")))
-
-
-async def _rearm(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-    return asdict(await host.rearm(_text(arguments, "watch_id")))
-
-
-async def _list_watches(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {"watches": [asdict(item) for item in await host.watches()]}
-
-
-def _control(verb: str) -> _Remote:
-    async def act(host: RuntimeHost, arguments: dict[str, Any]) -> dict[str, Any]:
-        method = getattr(host, verb)
-        return asdict(await method(_text(arguments, "run_id"), str(arguments.get("reason", ""))))
-
-    return act
-
-
-def _text(arguments: dict[str, Any], name: str) -> str:
-    value = arguments.get(name)
-    if not isinstance(value, str):
-        raise Refused("CONTROL_VERB", f"the request lacks the text {name!r}")
-    return value
-
-
-def _intent(kind: Callable[..., _Intent], arguments: dict[str, Any]) -> _Intent:
-    """An intent from another process, which may be of another version."""
-    try:
-        return kind(**arguments)
-    except TypeError as error:
-        raise Refused("CONTROL_VERB", f"the request does not fit: {error}") from None
-
-
-_REMOTE: Final[dict[str, _Remote]] = {
-    "ping": _ping,
-    "launch": _launch,
-    "wait": _wait,
-    "answer": _answer,
-    "resume": _resume,
-    "unlatch": _unlatch,
-    "watch": _watch,
-    "unwatch": _unwatch,
-    "rearm": _rearm,
-    "watches": _list_watches,
-    **{verb: _control(verb) for verb in ("cancel", "terminate", "pause")},
-}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.fake_deck import AT, NODES, RUN, FakeDeck, mission, run_summary
-from support.pictures import SIZES, sized_picture
+from support.pictures import SIZES, drawn, notices, press, settle, sized_picture
 from textual.pilot import Pilot
 
 from console.app import ConsoleApp
@@ -78,26 +78,6 @@ def deck(*watches: WatchState, **changes: Any) -> FakeDeck:
         "watch_list": list(watches),
     }
     return FakeDeck(**{**members, **changes})
-
-
-async def settle(pilot: Pilot[Any]) -> None:
-    await pilot.app.workers.wait_for_complete()
-    pilot.app._tick()  # type: ignore[attr-defined]
-    await pilot.pause()
-
-
-async def press(pilot: Pilot[Any], *keys: str) -> None:
-    for key in keys:
-        await pilot.press(key)
-        await settle(pilot)
-
-
-def drawn(pilot: Pilot[Any]) -> str:
-    return "\n".join(strip.text for strip in pilot.app.screen._compositor.render_strips())
-
-
-def notices(pilot: Pilot[Any]) -> str:
-    return " ".join(str(item.message) for item in pilot.app._notifications)
 
 
 SCREENS = {

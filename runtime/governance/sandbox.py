@@ -10,7 +10,7 @@ D      none; only the process tree is kept together                UNCONFINED
 
 Tier C of the research (file rules without namespaces) is left out: no mission can ask for it since R48 knows only
 ``required`` and ``best_effort``. A tier counts only after its self-test passed here and now; there is no silent
-step down and no environment switch. ``network=True`` shares the host's network.
+step down and no environment switch. A spec with ``hosts`` shares the host's network.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class OwnLauncher:
         held = hold_writable(mounts)
         task = {
             **_task("namespaces", spec, limits, channels),
-            "network": spec.network,
+            "network": bool(spec.hosts),
             "inside_id": INSIDE_ID,
             "scratch_bytes": limits.scratch_bytes,
             "mounts": [[mount.kind.name, str(mount.place), mount.source, held.get(mount, -1)] for mount in mounts],

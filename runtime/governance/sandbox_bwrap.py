@@ -41,7 +41,7 @@ class Bubblewrap:
         mounts = plan_mounts(spec)
         held = hold_writable(mounts)
         options = [
-            *_isolation(spec.network),
+            *_isolation(bool(spec.hosts)),
             *_file_system(mounts, held, limits.scratch_bytes),
             *_environment(spec.env),
             *("--chdir", str(spec.cwd)),

@@ -68,7 +68,7 @@ _MAX_LINKS: Final = 40  # the kernel's own limit for one look-up
 def plan_mounts(spec: ProcessSpec) -> tuple[Mount, ...]:
     """Every mount of ``spec``, parents before children. Raises `Refused` ``SANDBOX_PATH``."""
     plan: dict[Path, Mount] = {}
-    _add(plan, _system_mounts(spec.network))
+    _add(plan, _system_mounts(bool(spec.hosts)))
     _bind(plan, MountKind.READ, spec.root)
     for path in (*spec.readable, *program_roots(Path(spec.argv[0]))):
         _bind(plan, MountKind.READ, path)

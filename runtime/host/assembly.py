@@ -231,7 +231,7 @@ async def _executor(
         ),
         sandbox_env={name: shared.environ[name] for name in mission.spec.sandbox.secrets if name in shared.environ},
         sandbox_scratch=mission.spec.sandbox.scratch,
-        network=bool(mission.spec.sandbox.hosts),
+        hosts=mission.spec.sandbox.hosts,
     )
 
     def guard() -> None:

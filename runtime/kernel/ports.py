@@ -60,13 +60,26 @@ class ArtifactStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Denial:
+    """Something a running process tried and was not granted.
+
+    ``attempted`` is what it wanted, ``needed`` what the mission would have to declare for it; both are for reading.
+    """
+
+    code: str
+    message: str
+    attempted: str
+    needed: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSpec:
     """One confined child process (operations spec §3.5, reliability §2.6, rulings R48, R49).
 
     ``argv[0]`` is an absolute path. ``env`` is the whole environment. ``writable`` are absolute paths the child may
     write (this operation's plan ∩ envelope), ``scratch`` absolute paths backed by private tmpfs, ``readable``
     further absolute read-only roots (interpreter, virtual environment); ``root`` is the work tree, read-only unless
-    listed. ``output_cap`` is the head and the tail kept per stream, in bytes each.
+    listed. ``hosts`` are the only ones it may reach, none when empty. ``output_cap`` is the head and the tail kept per stream, in bytes each.
     """
 
     argv: Sequence[str]
@@ -76,7 +89,7 @@ class ProcessSpec:
     writable: Sequence[Path] = ()
     readable: Sequence[Path] = ()
     scratch: Sequence[Path] = ()
-    network: bool = False
+    hosts: Sequence[str] = ()
     stdin: bytes = b""
     timeout: float = 60.0
     output_cap: int = 1024 * 1024
@@ -98,6 +111,7 @@ class ProcessResult:
     duration: float
     tier: str
     notes: tuple[str, ...] = ()
+    denials: tuple[Denial, ...] = ()
 
 
 class ProcessRunner(Protocol):

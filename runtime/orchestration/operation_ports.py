@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from runtime.kernel.canonical import canonical_bytes, digest_bytes
 from runtime.kernel.errors import Halted
 from runtime.kernel.model import Access, Envelope, ExecutionContext, Operation, OperationPlan, ValidationResult
-from runtime.kernel.ports import ArtifactStore, Durable
+from runtime.kernel.ports import ArtifactStore, Denial, Durable
 from runtime.orchestration.git_parse import GitStatus
 from runtime.orchestration.operation_table import OperationTable
 from runtime.orchestration.state_hash import TreeFacts
@@ -272,7 +272,10 @@ class RunCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerOutcome:
-    """What a handler did. ``code`` None means success. ``cost_micros`` None charges the whole reservation."""
+    """What a handler did. ``code`` None means success. ``cost_micros`` None charges the whole reservation.
+
+    ``denials`` are what it was refused on the way; each becomes a violation, whatever the outcome.
+    """
 
     output: Mapping[str, Any] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
@@ -282,6 +285,7 @@ class HandlerOutcome:
     cost_micros: int | None = 0
     tokens: int | None = 0
     notes: tuple[EscalationNote, ...] = ()
+    denials: tuple[Denial, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from runtime.kernel.model import (
     OperationReceipt,
     thawed,
 )
-from runtime.kernel.ports import ArtifactStore, Durable
+from runtime.kernel.ports import ArtifactStore, Denial, Durable
 from runtime.orchestration.compensation import NO_UNDO, Compensation
 from runtime.orchestration.journal_format import HEADER
 from runtime.orchestration.operation_ports import EscalationNote, Journal, WorkspaceState, store
@@ -204,6 +204,23 @@ class Recorder:
             **extra,
         )
         return self.receipt(facts, verdict)[0]
+
+    def denied_during(self, facts: ReceiptFacts, denial: Denial) -> None:
+        """Append what a running operation was refused; its one receipt still follows."""
+        evidence = {"schema": "evidence/1", "code": denial.code, "attempted": denial.attempted, "needed": denial.needed}
+        self.append(
+            "operation_denied",
+            step_id=facts.step_id,
+            operation_id=facts.operation_id,
+            idempotency_key=facts.key,
+            code=denial.code,
+            evidence_hash=self.keep(evidence),
+            reason=denial.message[:MAX_REASON],
+            check="sandbox",
+            attempted=denial.attempted[:MAX_REASON],
+            needed=denial.needed[:MAX_REASON],
+            during=True,
+        )
 
     def escalation(self, operation_id: str, index: int, step_id: str, note: EscalationNote) -> str:
         """Append a non-blocking escalation and return its id."""

@@ -60,7 +60,7 @@ class OperationTable:
         match entry["kind"]:
             case "operation_started":
                 self._started(entry)
-            case "operation_denied":
+            case "operation_denied" if not entry.get("during"):
                 self._denied.add(entry["idempotency_key"])
             case "receipt":
                 self._receipt(OperationReceipt.from_record(entry["receipt"]))

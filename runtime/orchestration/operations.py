@@ -338,6 +338,8 @@ class OperationExecutor:
         charged = self._settle(attempt, outcome)
         for index, note in enumerate(notes):
             self._records.escalation(attempt.operation.operation_id, index, attempt.ctx.step_id, note)
+        for denial in outcome.denials:
+            self._records.denied_during(attempt.facts(), denial)
         status = status_of(code, outcome)
         evidence = {
             "schema": "evidence/1",

@@ -187,8 +187,8 @@ async def test_network_is_shared_when_granted(confined: Sandbox, tree: Path) -> 
     port = server.sockets[0].getsockname()[1]
     async with server:
         program = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
-        assert (await confined.run(python(tree, program, network=True))).exit_code == 0
-        assert (await confined.run(python(tree, program, network=False))).exit_code == 1
+        assert (await confined.run(python(tree, program, hosts=["localhost"]))).exit_code == 0
+        assert (await confined.run(python(tree, program, hosts=[]))).exit_code == 1
 
 
 # --- what is held back ------------------------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ async def test_nothing_is_inherited_from_the_environment(
     for spec in runner.specs:
         assert not [name for name in spec.env if name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")]
         assert spec.timeout == 30
-        assert not spec.network
+        assert not spec.hosts
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,10 @@ from runtime.kernel.model import (
     PlannedPath,
     ValidationResult,
 )
+from runtime.kernel.ports import Denial
+from runtime.orchestration.journal_verify import verify_entries
 from runtime.orchestration.operation_ports import HandlerOutcome, KillSwitchActive, RunCall
+from runtime.orchestration.operation_table import Known
 from runtime.orchestration.operations import HaltRequired, InvalidCompensation, Recorded, idempotency_key
 from runtime.orchestration.undo import CompensationOutcome
 from tests.support.operation_rig import OPEN, FakeHandler, Rig, never
@@ -442,3 +445,23 @@ async def test_cancelling_while_waiting_for_the_gate_leaves_it_usable(rig: Rig) 
     end.set()
     assert (await first).ok
     assert (await rig.tool("filesystem.write_file", id="s1.2", path="y", content="")).ok
+
+
+async def test_what_a_running_operation_was_refused_is_a_violation_and_no_outcome(rig: Rig) -> None:
+    denial = Denial(
+        code="NET_HOST_DENIED", message="evil.example", attempted="evil.example:443", needed="sandbox.hosts"
+    )
+
+    async def work(call: RunCall) -> HandlerOutcome:
+        return HandlerOutcome(output={"done": True}, denials=(denial,))
+
+    rig = Rig(rig.root, extra={"tool_invoke": FakeHandler(OperationPlan(Effect.EXECUTE, tool="process.run"), work)})
+    result = await rig.do("tool_invoke", {})
+    assert result.ok
+    assert rig.kinds() == ["operation_started", "operation_denied", "receipt"]
+    entry = rig.entries()[2]
+    assert (entry["code"], entry["attempted"], entry["during"]) == ("NET_HOST_DENIED", "evil.example:443", True)
+    known = rig.journal.operations.lookup(entry["idempotency_key"])
+    assert known is not None
+    assert known.state is Known.DONE
+    assert verify_entries(rig.store.entries).ok

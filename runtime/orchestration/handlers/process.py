@@ -140,7 +140,7 @@ class ProcessHandler:
                 env=rebuilt({**settings.sandbox_env, **chosen.env}, home=folder, temp=folder),
                 writable=[folder, *(settings.root / path for path in chosen.writes)],
                 scratch=[settings.root / name for name in settings.sandbox_scratch],
-                network=chosen.network and settings.network,
+                hosts=settings.hosts if chosen.network else (),
                 timeout=call.timeout,
                 stop_grace=chosen.stop_grace,
             )
@@ -152,7 +152,13 @@ class ProcessHandler:
         elif result.exit_code not in chosen.accept_exit:
             code, message = "PROCESS_EXIT", f"{chosen.name} ended with status {result.exit_code}"
         evidence = {**witnessed(result), "argv": list(data["argv"]), "digest": data["digest"]}
-        return HandlerOutcome(output=captured(result, call.artifacts), evidence=evidence, code=code, message=message)
+        return HandlerOutcome(
+            output=captured(result, call.artifacts),
+            evidence=evidence,
+            code=code,
+            message=message,
+            denials=result.denials,
+        )
 
     def _written(self, path: str) -> list[PlannedPath]:
         """A folder is judged as itself and as "any new file in it"; a file must exist to be a mount point."""

@@ -51,7 +51,8 @@ class HandlerSettings:
 
     ``root`` is the work tree. ``python`` and ``commands`` come from the mission's ``commands:`` (ruling R50), the
     raw mapping of each template is checked by `runtime.orchestration.handlers.process`. ``scratch_root`` is a
-    private folder outside the work tree; ``sandbox_env`` are further variables every child gets.
+    private folder outside the work tree; ``sandbox_env`` are further variables every child gets, ``hosts`` what
+    children with a network may reach.
     ``is_protected`` is the protected set's own question; without it the check ``governance_baseline`` is not offered.
     ``output`` is the run's output folder, made when something is written; without it those tools are not offered.
     """
@@ -66,7 +67,7 @@ class HandlerSettings:
     models: ModelSettings = ModelSettings()
     sandbox_env: Mapping[str, str] = field(default_factory=dict)
     sandbox_scratch: Sequence[str] = ()
-    network: bool = False
+    hosts: Sequence[str] = ()
     is_protected: Callable[[str], bool] | None = None
     output: Path | None = None
 

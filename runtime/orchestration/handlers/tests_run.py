@@ -108,7 +108,7 @@ class TestsHandler:
                 env=_environment(settings.sandbox_env, folder, python),
                 writable=[folder],
                 scratch=[settings.root / name for name in settings.sandbox_scratch],
-                network=settings.network,
+                hosts=settings.hosts,
                 timeout=call.timeout,
                 stop_grace=STOP_GRACE,
             )
@@ -120,7 +120,7 @@ class TestsHandler:
             code, message = "OP_TIMEOUT", f"the tests were stopped after {call.timeout:g} s"
         output["passed"] = code is None
         evidence = {**witnessed(result), "python": data["python"], "digest": data["digest"]}
-        return HandlerOutcome(output=output, evidence=evidence, code=code, message=message)
+        return HandlerOutcome(output=output, evidence=evidence, code=code, message=message, denials=result.denials)
 
 
 def interpreter(settings: HandlerSettings) -> Path:

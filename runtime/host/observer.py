@@ -26,14 +26,11 @@ from runtime.events.facts import (
 )
 from runtime.host.api import Ack, Answer, Launch, Watch
 from runtime.host.control import ControlClient
-from runtime.host.lineage import given, parent_of
 from runtime.host.reads import StoreReads
 from runtime.host.stream import EventHub, Feed
 from runtime.kernel.clock import Clock
 from runtime.kernel.errors import Refused, StorageError
 from runtime.kernel.outcomes import RunStatus
-from runtime.missions.inputs import bind
-from runtime.missions.loader import load
 from runtime.storage.layout import StateDir
 from runtime.storage.store import Store
 
@@ -237,6 +234,11 @@ class RemoteDeck(Observer):
         return False
 
     async def launch(self, intent: Launch) -> RunSummary:
+        # The loader and what it needs are a third of the runtime; most commands never launch.
+        from runtime.host.lineage import given, parent_of
+        from runtime.missions.inputs import bind
+        from runtime.missions.loader import load
+
         # Checked here first: what is wrong with a file comes as a list of problems, which one message cannot carry.
         mission = await asyncio.to_thread(load, intent.path)
         parent = await parent_of(self._store, intent)
@@ -263,6 +265,9 @@ class RemoteDeck(Observer):
 
     async def watch(self, intent: Watch) -> WatchState:
         # As in `launch`: a list of problems is told here.
+        from runtime.missions.inputs import bind
+        from runtime.missions.loader import load
+
         mission = await asyncio.to_thread(load, intent.path)
         bind(mission.spec.inputs, intent.inputs, intent.directory)
         state = watch_of(await self._ask("watch", **asdict(intent)))

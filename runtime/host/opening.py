@@ -9,7 +9,6 @@ from pathlib import Path
 from runtime.host.api import Deck
 from runtime.host.observer import Observer, RemoteDeck
 from runtime.host.reads import StoreReads
-from runtime.host.runtime_host import RuntimeHost
 from runtime.kernel.clock import SystemClock
 from runtime.kernel.errors import QuarterdeckError, StorageError
 from runtime.kernel.ids import SystemIds
@@ -37,11 +36,18 @@ async def open_deck(store: str | None, *, writing: bool, missions: Sequence[str]
             if error.code != "STORE_MISSING":
                 raise
     try:
-        return await RuntimeHost.open(state, missions=folders, clock=clock, ids=SystemIds())
+        return await _host(state, folders, clock)
     except StorageError as error:
         if error.code != "STORE_LOCKED":
             raise
     return await _through_holder(state, folders, clock)
+
+
+async def _host(state: StateDir, folders: tuple[Path, ...], clock: SystemClock) -> Deck:
+    # Most of the runtime; a command that only reads must not wait for it.
+    from runtime.host.runtime_host import RuntimeHost
+
+    return await RuntimeHost.open(state, missions=folders, clock=clock, ids=SystemIds())
 
 
 async def _through_holder(state: StateDir, folders: tuple[Path, ...], clock: SystemClock) -> RemoteDeck:
@@ -63,7 +69,7 @@ async def open_console_deck(store: str | None, *, missions: Sequence[str] = ()) 
     """The deck for a console: the holder's, or an observer's when another process holds the store."""
     state, folders, clock = state_dir(store), mission_folders(missions), SystemClock()
     try:
-        return await RuntimeHost.open(state, missions=folders, clock=clock, ids=SystemIds())
+        return await _host(state, folders, clock)
     except StorageError as error:
         if error.code != "STORE_LOCKED":
             raise

@@ -21,22 +21,19 @@ from runtime.events.facts import (
     Verification,
     Violation,
 )
-from runtime.host.api import InputInfo, MissionInfo, Replay, RunStatus
-from runtime.host.authoring import problem_of
+from runtime.host.api import MissionInfo, Replay, RunStatus
 from runtime.kernel.canonical import CanonicalizationError, parse_strict
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import JournalError, Refused, StorageError
 from runtime.kernel.model import frozen
 from runtime.kernel.ports import StoredEntry
-from runtime.missions.catalogue import Catalogue, CatalogueEntry
-from runtime.missions.loader import Mission, load
-from runtime.missions.problems import MissionInvalid
 from runtime.orchestration.journal_verify import JournalVerification, artifact_references, verify_entries
 from runtime.orchestration.stream_index import IndexNode, read_node, root_of
 from runtime.storage.journals import STORE_JOURNAL, DamagedJournal
 from runtime.storage.store import Store
 
 if TYPE_CHECKING:
+    from runtime.host.mission_facts import MissionFacts
     from runtime.host.replaying import Replaying
 
 LATEST: Final = "@latest"
@@ -52,8 +49,15 @@ class StoreReads:
 
     def __init__(self, store: Store, *, missions: Sequence[Path], clock: Clock) -> None:
         self._store = store
-        self._catalogue = Catalogue(missions)
+        self._folders = tuple(missions)
         self._clock = clock
+
+    @cached_property
+    def _missions(self) -> MissionFacts:
+        # Reading mission files takes the loader and all it needs; what reads only the store must not wait for it.
+        from runtime.host.mission_facts import MissionFacts
+
+        return MissionFacts(self._folders)
 
     @cached_property
     def _replaying(self) -> Replaying:
@@ -70,11 +74,10 @@ class StoreReads:
         return await self._store.holder()
 
     async def missions(self) -> tuple[MissionInfo, ...]:
-        entries = await asyncio.to_thread(self._catalogue.list)
-        return tuple(_mission_info(item) for item in entries)
+        return await asyncio.to_thread(self._missions.all)
 
     async def mission(self, path: str) -> MissionInfo:
-        return await asyncio.to_thread(_load_info, Path(path))
+        return await asyncio.to_thread(self._missions.one, Path(path))
 
     async def runs(
         self,
@@ -366,59 +369,3 @@ def _node(record: Mapping[str, Any]) -> NodeInfo:
     return NodeInfo(
         node_id=record["node_id"], block_type=record["block_type"], lane=record["lane"], after=tuple(record["after"])
     )
-
-
-def _load_info(path: Path) -> MissionInfo:
-    try:
-        mission = load(path)
-    except MissionInvalid as invalid:
-        return MissionInfo(
-            name=path.stem, path=str(path), problems=tuple(problem_of(item) for item in invalid.problems)
-        )
-    return mission_info(mission)
-
-
-def _mission_info(entry: CatalogueEntry) -> MissionInfo:
-    if entry.mission is not None:
-        return mission_info(entry.mission)
-    return MissionInfo(
-        name=entry.name, path=str(entry.path), problems=tuple(problem_of(item) for item in entry.problems)
-    )
-
-
-def mission_info(mission: Mission) -> MissionInfo:
-    """A loaded mission as faces show it."""
-    spec = mission.spec
-    return MissionInfo(
-        name=mission.name,
-        path=str(mission.path),
-        version=spec.version,
-        description=spec.description,
-        inputs=tuple(
-            InputInfo(
-                name=name,
-                type=item.type,
-                required=item.required,
-                default=item.default,
-                choices=tuple(item.choices or ()),
-                description=item.description,
-            )
-            for name, item in spec.inputs.items()
-        ),
-        nodes=mission.graph.nodes(),
-        envelope=mission.envelope.record(),
-        workspace=_workspace_words(mission),
-        watch=() if spec.watch is None else spec.watch.paths,
-    )
-
-
-def _workspace_words(mission: Mission) -> str:
-    space = mission.spec.workspace
-    if space is None:
-        return "the repository or folder of the mission file"
-    if space.kind == "none":
-        return "none"
-    if space.from_ is not None:
-        return f"private copy of {space.from_}{' (git)' if space.init_git else ''}"
-    where = space.root or "the repository or folder of the mission file"
-    return f"separate git worktree of {where}" if space.isolated else where

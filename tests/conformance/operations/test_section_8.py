@@ -4,7 +4,28 @@ The order of the lexical checks L1–L24 is in ``tests/governance/test_governanc
 the rest of the enforcer in ``test_governance_enforcer.py``, tickets in ``test_governance_ticket.py``, and "no accepted
 path ever resolves outside the root", also under attack, in ``test_governance_races.py``.
 
-@TRAPS@
+Traps (§14): each defence was taken out once, and these tests failed.
+
+=====  ==============================================  ====================================================
+Trap   Without                                         fails
+=====  ==============================================  ====================================================
+W9     ``*`` stopping at ``/``                         ``test_8_4_globs[*]``
+W9     an inner ``**`` matching nothing                ``test_8_4_globs[docs/**/*.md]``, ``[**/CLAUDE.md]``
+W9     a last ``**`` needing a segment                 ``test_8_4_globs[docs/**]``, ``test_8_paths[docs (list)]``
+W9     the refusal of ``a**``                          ``test_kernel_globs.py``: ``test_invalid``
+W9     exact case in allow lists                       ``test_8_4_globs[docs/*.md]``
+W10    the refusal of links                            ``test_8_links``
+W10    the count of a file's names                     ``test_8_a_hard_link_is_not_modified``
+W10    the kind asked before opening                   ``test_8_a_fifo_does_not_hang``
+W10    the mount's own number                          ``test_governance_enforcer.py``: ``test_mounts``
+W10    the look for a nested ``.git``                  ``…``: ``test_nested_repositories``
+W10    no-follow and identity when a folder is opened  ``test_governance_races.py``: ``test_fifty_thousand_swaps…``
+W10    the second walk before use                      ``test_8_a_parent_swapped_for_a_link_between_ticket_and_use``
+W10    the parent's identity before use                ``test_governance_ticket.py``: ``test_parent_swapped_before_use``
+W10    the walk after use                              ``…``: ``test_parent_swapped_while_writing``
+W10    the last look before a rename                   ``…``: ``test_object_changed_while_writing``
+W10    the identity of the opened object               ``…``: ``test_replaced_while_reading``
+=====  ==============================================  ====================================================
 """
 
 from __future__ import annotations

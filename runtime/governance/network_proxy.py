@@ -103,7 +103,7 @@ class HostProxy:
         for task in self._serving:
             task.cancel()
         if self._serving:
-            await asyncio.wait(self._serving)
+            await asyncio.wait(self._serving, timeout=_LINGER_SECONDS)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     @property

@@ -18,6 +18,10 @@ SEARCH_PATH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sb
 #: Private to each confined process; an unconfined one gets a folder of its own in their place (`relocate`).
 PRIVATE_TEMP: Final = Path("/tmp")
 PRIVATE_HOME: Final = Path("/tmp/home")
+#: Where a confined process with hosts finds its proxy, in a network that is its own.
+PROXY_PORT: Final = 3128
+#: How a process names itself.
+_SELF: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def rebuilt(
@@ -52,3 +56,16 @@ def relocate(env: Mapping[str, str], folder: Path) -> dict[str, str]:
     """``env`` with the private home and temporary folder replaced by places below ``folder``."""
     places = {str(PRIVATE_HOME): str(folder / "home"), str(PRIVATE_TEMP): str(folder / "tmp")}
     return {name: places.get(value, value) if name in ("HOME", "TMPDIR") else value for name, value in env.items()}
+
+
+def proxied(env: Mapping[str, str], hosts: Iterable[str]) -> dict[str, str]:
+    """``env`` with the proxy to ``hosts``, which wins over a declared one: no other can be reached from in there.
+
+    Loopback is the process's own, so that tests can talk to themselves, unless the mission lists it as a host.
+    """
+    listed = {host.partition(":")[0].lower() for host in hosts}
+    address = f"http://127.0.0.1:{PROXY_PORT}"
+    proxies = {f"{scheme}_proxy": address for scheme in ("http", "https", "all")}
+    proxies["no_proxy"] = ",".join(name for name in _SELF if name not in listed)
+    upper = {name.upper(): value for name, value in proxies.items()}
+    return {**env, **proxies, **upper, "NODE_USE_ENV_PROXY": "1"}

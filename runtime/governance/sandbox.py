@@ -10,7 +10,8 @@ D      none; only the process tree is kept together                UNCONFINED
 
 Tier C of the research (file rules without namespaces) is left out: no mission can ask for it since R48 knows only
 ``required`` and ``best_effort``. A tier counts only after its self-test passed here and now; there is no silent
-step down and no environment switch. A spec with ``hosts`` shares the host's network.
+step down and no environment switch. A confined child never shares the host's network: with ``hosts`` it gets a proxy
+to them (`network_proxy`). In tier D nothing is held back, hosts included.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
-from runtime.governance.environment import relocate
+from runtime.governance.environment import proxied, relocate
 from runtime.governance.sandbox_backends import Backend, OwnLauncher, Unconfined
 from runtime.governance.sandbox_bwrap import Bubblewrap, find_bwrap
 from runtime.governance.sandbox_child import Child, Ended, OnOutput, Turn
@@ -36,6 +37,8 @@ from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ProcessResult, ProcessSpec
 
 Confinement = Literal["required", "best_effort"]
+
+_UNCONFINED: Final = "UNCONFINED: nothing but the process tree was held; every file and every host was in reach"
 
 
 class Sandbox:
@@ -115,7 +118,8 @@ class Sandbox:
         self._admit()
         _check_startable(spec)
         if self.confined:
-            return await self._run(spec, on_output)
+            env = proxied(spec.env, spec.hosts) if spec.hosts else spec.env
+            return await self._run(replace(spec, env=env), on_output)
         with _private_folder() as folder:
             return await self._run(replace(spec, env=relocate(spec.env, folder)), on_output)
 
@@ -148,7 +152,8 @@ class Sandbox:
             timed_out=ended.turn is Turn.TIMED_OUT,
             duration=duration,
             tier=self.tier,
-            notes=ended.notes if self.confined else ("UNCONFINED: nothing but the process tree was held", *ended.notes),
+            notes=ended.notes if self.confined else (_UNCONFINED, *ended.notes),
+            denials=ended.denials,
         )
 
 

@@ -4,6 +4,9 @@ Every backend speaks one protocol over two inherited descriptors. On *status* it
 ``{"child-pid": n}`` first, ``{"exit-code": n}`` last, ``{"error": text}`` if it could not start the program. It
 starts the program only after a byte on *go*, so limits and a pidfd are in place before foreign code runs.
 The payload travels in an anonymous file: environment values never appear in a process list.
+
+A child has a network of its own with nothing but loopback in it. If its mission lists hosts, the starter makes a
+listener in there and sends it over a third descriptor, *proxy*, before the program runs (see ``network_proxy``).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from runtime.governance.environment import PROXY_PORT
 from runtime.governance.sandbox_layout import Mount, MountKind, open_unfollowed, plan_mounts
 from runtime.governance.sandbox_limits import Limits
 from runtime.kernel.errors import Refused
@@ -23,6 +27,7 @@ from runtime.kernel.ports import ProcessSpec
 
 #: Imported rather than run as a script, so that its compiled form is kept; our folder comes last in the search.
 _START: Final = "import sys; sys.path.append(sys.argv[1]); import sandbox_launcher as s; s.main()"
+LAUNCHER: Final = Path(__file__).with_name("sandbox_launcher.py")
 #: Who a confined process believes to be; outside it is the operator's own user.
 INSIDE_ID: Final = 1000
 
@@ -38,11 +43,12 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channels:
-    """Descriptor numbers as the child sees them."""
+    """Descriptor numbers as the child sees them; ``proxy`` is -1 for a child without hosts."""
 
     payload: int
     status: int
     go: int
+    proxy: int = -1
 
 
 class Backend(Protocol):
@@ -81,12 +87,12 @@ class OwnLauncher:
         held = hold_writable(mounts)
         task = {
             **_task("namespaces", spec, limits, channels),
-            "network": bool(spec.hosts),
+            **listener(channels),
             "inside_id": INSIDE_ID,
             "scratch_bytes": limits.scratch_bytes,
             "mounts": [[mount.kind.name, str(mount.place), mount.source, held.get(mount, -1)] for mount in mounts],
         }
-        return Launch(argv=_argv(channels), payload=_encode(task), inherited=tuple(held.values()))
+        return Launch(argv=launcher(channels.payload), payload=encode(task), inherited=tuple(held.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,8 @@ class Unconfined:
     sets_limits: bool = True
 
     def launch(self, spec: ProcessSpec, limits: Limits, channels: Channels) -> Launch:
-        return Launch(argv=_argv(channels), payload=_encode(_task("subreaper", spec, limits, channels)))
+        task = _task("subreaper", spec, limits, channels)
+        return Launch(argv=launcher(channels.payload), payload=encode(task))
 
 
 def hold_writable(mounts: Sequence[Mount]) -> dict[Mount, int]:
@@ -118,9 +125,15 @@ def hold_writable(mounts: Sequence[Mount]) -> dict[Mount, int]:
     return held
 
 
-def _argv(channels: Channels) -> tuple[str, ...]:
+def launcher(payload: int) -> tuple[str, ...]:
+    """Our launcher, reading its task from descriptor ``payload``."""
     # Isolated and without site packages: nothing in the environment or the work tree can reach the launcher.
-    return (sys.executable, "-I", "-S", "-c", _START, str(Path(__file__).parent), str(channels.payload))
+    return (sys.executable, "-I", "-S", "-c", _START, str(LAUNCHER.parent), str(payload))
+
+
+def listener(channels: Channels) -> dict[str, object]:
+    """The part of a launcher's task that asks for a listener, if there is someone to send it to."""
+    return {"proxy": channels.proxy, "proxy_port": PROXY_PORT}
 
 
 def _task(mode: str, spec: ProcessSpec, limits: Limits, channels: Channels) -> dict[str, object]:
@@ -136,6 +149,7 @@ def _task(mode: str, spec: ProcessSpec, limits: Limits, channels: Channels) -> d
     }
 
 
-def _encode(task: dict[str, object]) -> bytes:
+def encode(task: dict[str, object]) -> bytes:
+    """A launcher's task as bytes."""
     # Read by the same interpreter at once. Keeps file names that are not UTF-8; loads 10 ms faster than JSON.
     return marshal.dumps(task)

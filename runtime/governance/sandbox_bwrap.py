@@ -10,11 +10,22 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
-from runtime.governance.sandbox_backends import INSIDE_ID, Channels, Launch, hold_writable
-from runtime.governance.sandbox_layout import Mount, MountKind, plan_mounts
+from runtime.governance.sandbox_backends import (
+    INSIDE_ID,
+    LAUNCHER,
+    Channels,
+    Launch,
+    encode,
+    hold_writable,
+    launcher,
+    listener,
+)
+from runtime.governance.sandbox_layout import Mount, MountKind, plan_mounts, program_roots
 from runtime.governance.sandbox_limits import Limits
 from runtime.kernel.ports import ProcessSpec
 
@@ -38,10 +49,24 @@ class Bubblewrap:
     sets_limits: bool = False
 
     def launch(self, spec: ProcessSpec, limits: Limits, channels: Channels) -> Launch:
+        if channels.proxy < 0:
+            return self._compose(spec, limits, channels)
+        with ExitStack() as undo:
+            task, status = os.memfd_create("program"), os.dup(channels.status)
+            for descriptor in (task, status):
+                undo.callback(os.close, descriptor)
+            launch = self._compose(_introduced(spec, task), limits, channels)
+            with os.fdopen(os.dup(task), "wb") as file:
+                file.write(encode(_introduction(spec, channels, status)))
+            os.lseek(task, 0, os.SEEK_SET)
+            undo.pop_all()
+        return replace(launch, inherited=(*launch.inherited, task, status))
+
+    def _compose(self, spec: ProcessSpec, limits: Limits, channels: Channels) -> Launch:
         mounts = plan_mounts(spec)
         held = hold_writable(mounts)
         options = [
-            *_isolation(bool(spec.hosts)),
+            *_isolation(),
             *_file_system(mounts, held, limits.scratch_bytes),
             *_environment(spec.env),
             *("--chdir", str(spec.cwd)),
@@ -52,11 +77,26 @@ class Bubblewrap:
         return Launch(argv=argv, payload=payload, inherited=tuple(held.values()))
 
 
-def _isolation(network: bool) -> Iterator[str]:
+def _introduced(spec: ProcessSpec, task: int) -> ProcessSpec:
+    """``spec`` with our launcher in the program's place, which it takes from inside once it has sent the listener.
+
+    The mission's variables reach only the program: a declared ``LD_PRELOAD`` must not sit where the listener is made.
+    """
+    compiled = LAUNCHER.parent / "__pycache__"
+    ours = (LAUNCHER, compiled) if compiled.is_dir() else (LAUNCHER,)
+    readable = (*spec.readable, *program_roots(Path(spec.argv[0])), *ours)
+    return replace(spec, argv=launcher(task), env={}, readable=readable)
+
+
+def _introduction(spec: ProcessSpec, channels: Channels, status: int) -> dict[str, object]:
+    program = {"argv": list(spec.argv), "env": dict(spec.env)}
+    return {"mode": "inside", "status": status, **program, **listener(channels)}
+
+
+def _isolation() -> Iterator[str]:
     # Every namespace by name: --unshare-all creates the user and cgroup ones only where possible.
-    yield from ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
-    if not network:
-        yield "--unshare-net"
+    yield from ("--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts")
+    yield "--unshare-cgroup-try"
     yield from ("--uid", str(INSIDE_ID), "--gid", str(INSIDE_ID), "--disable-userns", "--cap-drop", "ALL")
     yield from ("--die-with-parent", "--new-session", "--hostname", "sandbox")
 

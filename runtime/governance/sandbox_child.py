@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from enum import Enum
 from typing import Any, Final, cast
 
 from runtime.governance import process_tree
+from runtime.governance.network_proxy import HostProxy
 from runtime.governance.sandbox_backends import Backend, Channels, Launch
 from runtime.governance.sandbox_capture import Capture, StatusReader
 from runtime.governance.sandbox_limits import Limits, lower
 from runtime.kernel.errors import Refused
-from runtime.kernel.ports import ProcessSpec
+from runtime.kernel.ports import Denial, ProcessSpec
 
 OnOutput = Callable[[str, bytes], None]
 
@@ -56,6 +58,7 @@ class Ended:
     turn: Turn
     exit_code: int
     notes: tuple[str, ...]
+    denials: tuple[Denial, ...]
 
 
 class Child(asyncio.SubprocessProtocol):
@@ -77,6 +80,9 @@ class Child(asyncio.SubprocessProtocol):
         self._open_pipes = set(_STREAMS)
         self._status = -1
         self._go = -1
+        # Where nothing is held back, there is no network to hand a proxy into either.
+        self._proxy = HostProxy(spec.hosts) if spec.hosts and backend.namespaced else None
+        self._channel: socket.socket | None = None
         self._reader: StatusReader | None = None
         self._leader: int | None = None
         self._pidfd: int | None = None
@@ -101,6 +107,9 @@ class Child(asyncio.SubprocessProtocol):
             await self._end_tree(0 if turn is Turn.EXITED else self._spec.stop_grace)
             await _within(_DRAIN_SECONDS, self._drained.wait())
             self._drain_status()
+            if self._proxy is not None:
+                # A program may end right after its last byte, which then is still with us.
+                await self._proxy.close(_DRAIN_SECONDS if turn is Turn.EXITED else 0)
         finally:
             await self._close()
         return self._ended(turn)
@@ -113,16 +122,29 @@ class Child(asyncio.SubprocessProtocol):
         payload, stdin = os.memfd_create("task"), os.memfd_create("stdin")
         given = [status, go, payload, stdin]
         try:
-            launch = self._backend.launch(self._spec, self._limits, Channels(payload=payload, status=status, go=go))
+            channels = Channels(payload=payload, status=status, go=go, proxy=self._open_channel(given))
+            launch = self._backend.launch(self._spec, self._limits, channels)
+            shared = (*launch.inherited, *(number for number in given if number != stdin))
             given += launch.inherited
             _fill(payload, launch.payload)
             _fill(stdin, self._spec.stdin)
-            await self._execute(launch, stdin, (payload, status, go, *launch.inherited))
+            await self._execute(launch, stdin, shared)
         finally:
             for descriptor in given:
                 os.close(descriptor)
+        loop = asyncio.get_running_loop()
         self._reader = StatusReader(self._status, self._on_status)
-        asyncio.get_running_loop().add_reader(self._status, self._drain_status)
+        loop.add_reader(self._status, self._drain_status)
+        if self._channel is not None:
+            loop.add_reader(self._channel, self._on_listener)
+
+    def _open_channel(self, given: list[int]) -> int:
+        """The child's end of the channel its listener comes through, also put into ``given``; -1 for none."""
+        if self._proxy is None:
+            return -1
+        self._channel, theirs = socket.socketpair()
+        given.append(theirs.detach())
+        return given[-1]
 
     async def _execute(self, launch: Launch, stdin: int, inherited: tuple[int, ...]) -> None:
         try:
@@ -139,6 +161,21 @@ class Child(asyncio.SubprocessProtocol):
             )
         except OSError as problem:
             raise Refused("PROCESS_SPAWN", f"cannot start {launch.argv[0]}: {problem.strerror}") from None
+
+    def _on_listener(self) -> None:
+        """One message is all that is expected; without a listener in it the starter has failed, and says so itself."""
+        if self._channel is None or self._proxy is None:
+            return
+        _, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+        self._close_channel()
+        if descriptors:
+            self._proxy.start(socket.socket(fileno=descriptors[0]))
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            asyncio.get_running_loop().remove_reader(self._channel)
+            self._channel.close()
+            self._channel = None
 
     def _on_status(self, document: Mapping[str, Any]) -> None:
         if "child-pid" in document and self._leader is None:
@@ -248,6 +285,9 @@ class Child(asyncio.SubprocessProtocol):
         if not self._exited.is_set():
             self._kill()
         self._close_go()
+        self._close_channel()
+        if self._proxy is not None:
+            await self._proxy.close()
         if self._status >= 0:
             asyncio.get_running_loop().remove_reader(self._status)
             os.close(self._status)
@@ -271,7 +311,10 @@ class Child(asyncio.SubprocessProtocol):
             for number, capture in self.captures.items()
             if capture.left_out
         ]
-        return Ended(turn=turn, exit_code=self._code(turn), notes=tuple(self._notes))
+        exit_code = self._code(turn)
+        proxy = self._proxy
+        notes = (*self._notes, *(() if proxy is None else proxy.notes))
+        return Ended(turn=turn, exit_code=exit_code, notes=notes, denials=() if proxy is None else proxy.denials)
 
     def _setup_failed(self) -> bool:
         if self._exit_code is not None:

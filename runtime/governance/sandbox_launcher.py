@@ -1,8 +1,9 @@
 """Our own starter of child processes: run as ``python -I -S``, standard library only, never part of the console.
 
-Two modes. *namespaces* (tier B) makes user, mount, PID, network, IPC and UTS namespaces, builds an empty root from
+Three modes. *namespaces* (tier B) makes user, mount, PID, network, IPC and UTS namespaces, builds an empty root from
 the mounts it is told and starts the program in it without any capability. *subreaper* (tier D) confines nothing,
-but adopts every orphan below it, so that it can end daemons that left their session.
+but adopts every orphan below it, so that it can end daemons that left their session. *inside* is for another sandbox
+(tier A): it runs in there, hands out a listener and becomes the program.
 
 Nothing outlives the console: in the first mode every process asks to die with its parent, and the kernel ends a
 PID namespace with its first process; in the second the *go* descriptor reads as closed and the sweep begins.
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, Final, NoReturn
 
 # Numbers of the kernel's interface: linux/sched.h, linux/mount.h, linux/prctl.h, linux/capability.h, linux/if.h.
-_NEW_NAMESPACES: Final = 0x10000000 | 0x00020000 | 0x20000000 | 0x08000000 | 0x04000000 | 0x02000000
-_NEW_NETWORK: Final = 0x40000000
+_NEW_NAMESPACES: Final = 0x10000000 | 0x00020000 | 0x20000000 | 0x08000000 | 0x04000000 | 0x02000000 | 0x40000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 _MNT_DETACH: Final = 2
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
@@ -40,7 +40,7 @@ _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _CAP_VERSION_3: Final = 0x20080522
 _LAST_POSSIBLE_CAPABILITY: Final = 63
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
-_AF_INET, _SOCK_DGRAM = 2, 2
+_AF_INET, _SOCK_STREAM, _SOCK_DGRAM = 2, 1, 2
 _SIGHUP, _SIGINT, _SIGKILL, _SIGPIPE, _SIGTERM, _SIGXFSZ = 1, 2, 9, 13, 15, 25
 
 #: Writable by the owner of the user namespace unless covered, root's own when the console runs as root.
@@ -54,6 +54,7 @@ _DEVICE_LINKS: Final = {
     "ptmx": "pts/ptmx",
 }
 _SWEEP_PAUSE: Final = 0.001  # between two rounds of killing while ended children are being handed to us
+_BACKLOG: Final = 64  # connections that wait while the proxy is busy
 _EXEC_FAILED: Final = 127
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -85,7 +86,7 @@ def report(status: int, key: str, value: int | str) -> None:
 def confine(task: dict[str, Any]) -> NoReturn:
     """Enter the namespaces, start their first process and stay as its parent, which outside signals can see."""
     user, group = os.geteuid(), os.getegid()
-    call("unshare", _NEW_NAMESPACES | (0 if task["network"] else _NEW_NETWORK))
+    call("unshare", _NEW_NAMESPACES)
     write_file("/proc/self/setgroups", "deny")
     write_file("/proc/self/uid_map", f"{task['inside_id']} {user} 1")
     write_file("/proc/self/gid_map", f"{task['inside_id']} {group} 1")
@@ -108,9 +109,9 @@ def die_with_parent() -> None:
 def be_init(task: dict[str, Any]) -> NoReturn:
     """First process of the PID namespace: build the root, start the program, collect orphans until it ends."""
     die_with_parent()
+    raise_loopback()
+    hand_over(task)
     build_root(task)
-    if not task["network"]:
-        raise_loopback()
     drop_capabilities()
     prctl(_PR_SET_DUMPABLE, 0)  # the program must not reach our descriptors through /proc/1
     wait_for_go(task["go"])
@@ -253,6 +254,21 @@ def raise_loopback() -> None:
     os.close(handle)
 
 
+def hand_over(task: dict[str, Any]) -> None:
+    """Make the listener of the proxy in this network and send it out, if the task asks for one; keep nothing of it."""
+    if task["proxy"] < 0:
+        return
+    import _socket  # 1 ms; socket costs 10
+
+    listener = _socket.socket(_AF_INET, _SOCK_STREAM)
+    listener.bind(("127.0.0.1", task["proxy_port"]))
+    listener.listen(_BACKLOG)
+    channel = _socket.socket(fileno=task["proxy"])
+    channel.sendmsg([b"l"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", listener.fileno()))])
+    channel.close()
+    listener.close()
+
+
 def drop_capabilities() -> None:
     for number in range(_LAST_POSSIBLE_CAPABILITY + 1):
         try:
@@ -358,7 +374,16 @@ def parent_of(entry: str) -> int:
     return int(stat[stat.rindex(b")") + 2 :].split()[1])
 
 
-# --- both -----------------------------------------------------------------------------------------------------
+# --- inside ---------------------------------------------------------------------------------------------------
+
+
+def introduce(task: dict[str, Any]) -> NoReturn:
+    """Hand out the listener from inside a sandbox that is ready, then become the program."""
+    hand_over(task)
+    become(task)
+
+
+# --- shared -----------------------------------------------------------------------------------------------------
 
 
 def wait_for_go(go: int) -> None:
@@ -376,14 +401,18 @@ def start(task: dict[str, Any]) -> int:
 
 def execute(task: dict[str, Any]) -> NoReturn:
     os.setsid()
-    # The interpreter and supervise() ignore these; an ignored signal would stay ignored in the program.
-    for number in (_SIGPIPE, _SIGXFSZ, _SIGTERM, _SIGINT, _SIGHUP):
-        _libc.signal(number, None)
     os.chdir(task["cwd"])
     for number, value in task["limits"]:
         _, hard = resource.getrlimit(number)
         ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(number, (ceiling, ceiling))
+    become(task)
+
+
+def become(task: dict[str, Any]) -> NoReturn:
+    # The interpreter and supervise() ignore these; an ignored signal would stay ignored in the program.
+    for number in (_SIGPIPE, _SIGXFSZ, _SIGTERM, _SIGINT, _SIGHUP):
+        _libc.signal(number, None)
     os.execve(task["argv"][0], task["argv"], task["env"])
 
 
@@ -400,7 +429,9 @@ def main() -> NoReturn:
     """Read the task from the descriptor named last on the command line and never return."""
     with open(int(sys.argv[-1]), "rb") as file:
         task = marshal.load(file)
-    for descriptor in (task["status"], task["go"], *(entry[3] for entry in task.get("mounts", ()))):
+    ours = (task["status"], task.get("go", -1), task.get("proxy", -1), *(entry[3] for entry in task.get("mounts", ())))
+    for descriptor in ours:
         if descriptor >= 0:
             os.set_inheritable(descriptor, False)
-    guarded(task["status"], lambda: confine(task) if task["mode"] == "namespaces" else supervise(task))
+    run = {"namespaces": confine, "subreaper": supervise, "inside": introduce}[task["mode"]]
+    guarded(task["status"], lambda: run(task))

@@ -52,9 +52,9 @@ _ETC: Final = (
     "nsswitch.conf",
     "ssl/openssl.cnf",
 )
-#: Name resolution and certificate authorities; never the private keys beside them.
-_ETC_NETWORK: Final = (
-    "resolv.conf",
+#: Certificate authorities, for children that may reach hosts; never the private keys beside them. Names are resolved
+#: by the proxy.
+_ETC_AUTHORITIES: Final = (
     "ssl/certs",
     "ssl/cert.pem",
     "pki/tls/certs",
@@ -91,13 +91,13 @@ def _add(plan: dict[Path, Mount], mounts: Iterable[Mount]) -> None:
             plan[mount.place] = mount
 
 
-def _system_mounts(network: bool) -> Iterator[Mount]:
+def _system_mounts(hosts: bool) -> Iterator[Mount]:
     for path in map(Path, _SYSTEM):
         if path.is_symlink():
             yield Mount(kind=MountKind.LINK, place=path, source=str(path.readlink()))
         elif path.is_dir():
             yield Mount(kind=MountKind.READ, place=path, source=str(path))
-    for name in _ETC + (_ETC_NETWORK if network else ()):
+    for name in _ETC + (_ETC_AUTHORITIES if hosts else ()):
         place = Path("/etc") / name
         if place.exists():
             yield Mount(kind=MountKind.READ, place=place, source=os.path.realpath(place))

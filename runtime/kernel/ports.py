@@ -79,7 +79,9 @@ class ProcessSpec:
     ``argv[0]`` is an absolute path. ``env`` is the whole environment. ``writable`` are absolute paths the child may
     write (this operation's plan ∩ envelope), ``scratch`` absolute paths backed by private tmpfs, ``readable``
     further absolute read-only roots (interpreter, virtual environment); ``root`` is the work tree, read-only unless
-    listed. ``hosts`` are the only ones it may reach, none when empty. ``output_cap`` is the head and the tail kept per stream, in bytes each.
+    listed. ``hosts`` are the only ones a confined child may reach, as ``name`` (ports 80 and 443) or ``name:port``, and
+    only over HTTP or a tunnel through the proxy its environment names; none when empty. ``output_cap`` is the head and
+    the tail kept per stream, in bytes each.
     """
 
     argv: Sequence[str]
@@ -98,7 +100,11 @@ class ProcessSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessResult:
-    """How a child ended. ``exit_code`` is negative for a signal; ``*_bytes`` count everything produced."""
+    """How a child ended. ``exit_code`` is negative for a signal; ``*_bytes`` count everything produced.
+
+    ``notes`` say what else an operator should know, which hosts were reached among it; ``denials`` are the hosts it
+    asked for and was refused, each once.
+    """
 
     exit_code: int
     stdout: bytes

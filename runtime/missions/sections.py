@@ -70,7 +70,9 @@ class SandboxSpec(Part):
         default="required", description="Refuse to run processes unconfined, or use the best available and say so."
     )
     hosts: Annotated[tuple[Host, ...], AS_TUPLE] = Field(
-        default=(), description="Hosts processes may reach; none by default."
+        default=(),
+        description="Hosts processes may reach through the sandbox's proxy, as name or name:port (80 and 443 unless "
+        "given); none by default. A name must lead to a public address, or the address be listed too.",
     )
     scratch: Annotated[tuple[RelativePath, ...], AS_TUPLE] = Field(
         default=(), description="Paths that are private and empty for each process."

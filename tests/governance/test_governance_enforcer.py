@@ -1,12 +1,12 @@
-"""Tests 8 of the operations spec: paths, and everything about an operation that is not a path."""
+"""The enforcer beyond the table "Tests 8" (see ``tests/conformance``): paths, and all that is not a path."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,21 +63,15 @@ def code(verdict: ValidationResult) -> str:
 @pytest.mark.parametrize(
     ("path", "access", "expected"),
     [
-        ("docs/a.md", "read", "OK"),
         ("docs/a.md", "modify", "OK"),
         ("docs/a.md", "write", "OK"),
         ("docs/new.md", "write", "OK"),
         ("docs/new.md", "create", "OK"),
         ("docs/a.md", "delete", "OK"),
-        ("docs", "list", "POLICY_NOT_ALLOWED"),
         ("src/x.py", "read", "POLICY_NOT_ALLOWED"),
-        ("docs/../src/x.py", "read", "PATH_TRAVERSAL"),
-        ("docs/a.md\0.txt", "read", "PATH_NUL"),
         ("/etc/passwd", "read", "PATH_ABSOLUTE"),
         (".git/config", "read", "PATH_GIT_INTERNAL"),
-        ("docs/a.md", "spine_check", "PATH_OPERATION"),
         ("docs/a.md", "READ", "PATH_OPERATION"),
-        ("docs/A.md", "create", "PATH_CASE_COLLISION"),
         ("docs/A.md", "write", "PATH_CASE_COLLISION"),
         ("docs/A.md", "read", "PATH_CASE_MISMATCH"),
         ("docs/a.md", "create", "PATH_EXISTS"),
@@ -97,10 +91,6 @@ def test_paths(enforcer: EnvelopeEnforcer, path: Any, access: str, expected: str
     assert code(enforcer.validate_path_access(path, access, DOCS)) == expected
 
 
-def test_listing_needs_the_directory_pattern(enforcer: EnvelopeEnforcer) -> None:
-    assert enforcer.validate_path_access("docs", "list", Envelope(allowed_paths=["docs/"]))
-
-
 def test_an_empty_stack_or_envelope_allows_nothing(enforcer: EnvelopeEnforcer) -> None:  # 2.b
     for stack in ((), Envelope(), (DOCS, Envelope())):
         assert code(enforcer.validate_path_access("docs/a.md", "read", stack)) == "POLICY_NOT_ALLOWED"
@@ -114,10 +104,7 @@ def test_a_step_envelope_only_narrows(enforcer: EnvelopeEnforcer) -> None:  # 2.
     assert code(enforcer.validate_path_access("docs/a.md", "read", denying)) == "POLICY_DENIED"
 
 
-def test_denying_ignores_spelling_and_allowing_does_not(enforcer: EnvelopeEnforcer) -> None:
-    envelope = Envelope(allowed_paths=["docs/**"], denied_paths=["docs/secret/**"])
-    verdict = enforcer.validate_path_access("docs/SECRET/k", "create", envelope, create_parents=True)
-    assert code(verdict) == "POLICY_DENIED"
+def test_allowing_is_exact(enforcer: EnvelopeEnforcer) -> None:
     upper = Envelope(allowed_paths=["DOCS/**"])
     assert code(enforcer.validate_path_access("docs/a.md", "read", upper)) == "POLICY_NOT_ALLOWED"
 
@@ -156,18 +143,23 @@ def test_created_parents_must_not_be_forbidden(enforcer: EnvelopeEnforcer) -> No
 # Links and odd files
 
 
-@pytest.mark.parametrize("access", ["read", "modify", "delete", "write", "create"])
-@pytest.mark.parametrize("target", ["../src/x.py", "a.md", "nowhere", "l", "/etc/passwd"])
+@pytest.mark.parametrize(
+    ("target", "access"),
+    [
+        ("a.md", "read"),
+        ("/etc/passwd", "read"),
+        *itertools.product(
+            ["../src/x.py", "a.md", "nowhere", "l", "/etc/passwd"], ["modify", "delete", "write", "create"]
+        ),
+    ],
+)
 def test_links_are_refused(repo: Path, enforcer: EnvelopeEnforcer, target: str, access: str) -> None:
     (repo / "docs/l").symlink_to(target)
     assert code(enforcer.validate_path_access("docs/l", access, DOCS)) == "PATH_SYMLINK"
     assert not enforcer.check_symlink_safety("docs/l")
 
 
-def test_a_link_as_parent_is_refused(repo: Path, enforcer: EnvelopeEnforcer) -> None:
-    (repo / "docs/d").symlink_to("../src")
-    assert code(enforcer.validate_path_access("docs/d/x.py", "read", DOCS)) == "PATH_SYMLINK"
-    assert not enforcer.check_symlink_safety("docs/d/x.py")
+def test_what_is_safe_without_links(enforcer: EnvelopeEnforcer) -> None:
     assert enforcer.check_symlink_safety("docs/new/x")
     assert not enforcer.check_symlink_safety("docs/../x")
 
@@ -179,10 +171,8 @@ def test_a_link_as_parent_is_refused(repo: Path, enforcer: EnvelopeEnforcer) -> 
         ("./sub/../a.md", "OK"),
         ("../docs//a.md", "OK"),
         ("chain1", "OK"),
-        ("../src/x.py", "POLICY_NOT_ALLOWED"),
         ("../../repo/docs/a.md", "PATH_SYMLINK_ESCAPE"),
         ("../../../etc/passwd", "PATH_SYMLINK_ESCAPE"),
-        ("{root}/docs/a.md", "PATH_SYMLINK_ESCAPE"),
         ("l2", "PATH_SYMLINK_LOOP"),
         ("chain0", "PATH_SYMLINK_LOOP"),
         ("gone", "PATH_MISSING"),
@@ -201,7 +191,7 @@ def test_links_honoured_for_reading(repo: Path, enforcer: EnvelopeEnforcer, targ
         (repo / f"docs/chain{number}").symlink_to(f"chain{number + 1}")
     if target == "chain1":  # l2 itself is one hop: eight in all need chain2
         target = "chain2"
-    (repo / "docs/l2").symlink_to(target.format(root=repo))
+    (repo / "docs/l2").symlink_to(target)
     verdict = enforcer.validate_path_access("docs/l2", "read", LOOSE)
     assert code(verdict) == expected
     if verdict:
@@ -225,13 +215,6 @@ def test_links_are_never_written_through(repo: Path, enforcer: EnvelopeEnforcer)
         assert code(enforcer.validate_path_access("docs/l", access, LOOSE)) == "PATH_SYMLINK_WRITE"
     assert enforcer.validate_path_access("docs/a.md", "modify", LOOSE)
     assert code(enforcer.validate_path_access("docs/l", "read", (LOOSE, DOCS))) == "PATH_SYMLINK"
-
-
-def test_a_fifo_does_not_hang(repo: Path, enforcer: EnvelopeEnforcer) -> None:
-    os.mkfifo(repo / "docs/p")
-    began = time.process_time()
-    assert code(enforcer.validate_path_access("docs/p", "read", DOCS)) == "PATH_SPECIAL_FILE"
-    assert time.process_time() - began < 0.1
 
 
 def test_directories_where_files_are_expected(repo: Path, enforcer: EnvelopeEnforcer) -> None:
@@ -262,7 +245,7 @@ def test_set_id_files(repo: Path, enforcer: EnvelopeEnforcer) -> None:
 def test_hard_links(repo: Path, enforcer: EnvelopeEnforcer, tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("x")
     os.link(tmp_path / "outside", repo / "docs/h")
-    for access in ("modify", "delete", "execute", "write"):
+    for access in ("delete", "execute", "write"):
         verdict = enforcer.validate_path_access("docs/h", access, DOCS)
         assert code(verdict) == "PATH_HARDLINK"
         assert verdict.evidence["nlink"] == 2

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from runtime.governance.environment import rebuilt
+from runtime.governance.environment import PROXY_PORT, rebuilt
 from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_backends import Backend, OwnLauncher, Unconfined
 from runtime.governance.sandbox_bwrap import Bubblewrap, find_bwrap
@@ -182,13 +183,64 @@ async def test_loopback_works_inside_without_a_network(confined: Sandbox, tree: 
     assert (await confined.run(python(tree, program))).exit_code == 0
 
 
-async def test_network_is_shared_when_granted(confined: Sandbox, tree: Path) -> None:
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server:
-        program = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
-        assert (await confined.run(python(tree, program, hosts=["localhost"]))).exit_code == 0
-        assert (await confined.run(python(tree, program, hosts=[]))).exit_code == 1
+_FETCH = """
+import os, socket, sys, urllib.error, urllib.request
+port = int(sys.argv[1])
+print(urllib.request.urlopen(f"http://localhost:{port}/", timeout=5).read().decode())
+try:
+    urllib.request.urlopen("http://evil.example/", timeout=5)
+except urllib.error.HTTPError as refused:
+    print(refused.code, refused.read().decode().partition(":")[0])
+for direct in (("127.0.0.1", port), ("192.0.2.1", 80)):
+    with socket.socket() as handle:
+        print(handle.connect_ex(direct) != 0)
+"""
+
+
+async def test_listed_hosts_are_reached_through_the_proxy_and_nothing_else(confined: Sandbox, tree: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        await writer.drain()
+        writer.close()
+
+    before = descriptors()
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        result = await confined.run(python(tree, _FETCH, str(port), hosts=[f"localhost:{port}"]))
+    assert result.stdout == b"hello\n403 NET_HOST_DENIED\nTrue\nTrue\n", result.stderr
+    assert [(denial.code, denial.attempted, denial.needed) for denial in result.denials] == [
+        ("NET_HOST_DENIED", "evil.example:80", "sandbox.hosts: [evil.example]")
+    ]
+    assert [note.partition(",")[0] for note in result.notes] == [f"NET_REACHED: localhost:{port}"]
+    assert descriptors() == before
+
+
+async def test_cancelling_closes_connections_to_hosts(confined: Sandbox, tree: Path) -> None:
+    entered, left = asyncio.Event(), asyncio.Event()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        entered.set()
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        left.set()
+
+    program = (
+        f"import socket, sys, time; s = socket.create_connection(('127.0.0.1', {PROXY_PORT}));"
+        " s.sendall(b'CONNECT localhost:%s HTTP/1.1\\r\\n\\r\\n' % sys.argv[1].encode()); time.sleep(60)"
+    )
+    before = descriptors()
+    async with await asyncio.start_server(hold, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        running = asyncio.ensure_future(confined.run(python(tree, program, str(port), hosts=[f"localhost:{port}"])))
+        async with asyncio.timeout(10):
+            await entered.wait()
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            await left.wait()
+    assert descriptors() == before
 
 
 # --- what is held back ------------------------------------------------------------------------------------------------
@@ -270,9 +322,10 @@ async def test_no_capability_and_no_way_to_gain_one(confined: Sandbox, tree: Pat
     assert set(fields.values()) == {"0" * 16}
 
 
-async def test_no_inherited_descriptor_reaches_the_program(runner: Sandbox, tree: Path) -> None:
+@pytest.mark.parametrize("hosts", [(), ("a.example",)])
+async def test_no_inherited_descriptor_reaches_the_program(runner: Sandbox, tree: Path, hosts: tuple[str, ...]) -> None:
     program = "import os; print(sorted(int(n) for n in os.listdir('/proc/self/fd'))[:-1])"
-    assert (await runner.run(python(tree, program))).stdout == b"[0, 1, 2]\n"
+    assert (await runner.run(python(tree, program, hosts=hosts))).stdout == b"[0, 1, 2]\n"
 
 
 async def test_limits_hold(runner: Sandbox, tree: Path) -> None:
@@ -284,8 +337,12 @@ async def test_limits_hold(runner: Sandbox, tree: Path) -> None:
     assert (await limited.run(python(tree, program))).stdout == b"(0, 0) 1000 64\n"
 
 
-async def test_a_declared_preload_never_runs_outside(runner: Sandbox, tree: Path) -> None:
-    result = await runner.run(shell(tree, "echo fine", env=rebuilt({"LD_PRELOAD": str(tree / "absent.so")})))
+@pytest.mark.parametrize("hosts", [(), ("a.example",)])
+async def test_a_declared_preload_never_runs_in_the_starter(
+    runner: Sandbox, tree: Path, hosts: tuple[str, ...]
+) -> None:
+    env = rebuilt({"LD_PRELOAD": str(tree / "absent.so")})
+    result = await runner.run(shell(tree, "echo fine", env=env, hosts=hosts))
     assert result.stdout == b"fine\n"
     assert result.stderr.count(b"absent.so") == 1  # the shell alone complains, not the starter
 
@@ -319,8 +376,9 @@ async def test_a_program_that_fails_to_execute_is_refused_with_the_reason(runner
     broken = tree / "broken"
     broken.write_text("#!/no/such/interpreter\n")
     broken.chmod(0o755)
-    with pytest.raises(Refused, match=r"PROCESS_SPAWN.*No such file"):
-        await runner.run(shell(tree, "", argv=(str(broken),)))
+    for hosts in ((), ("a.example",)):
+        with pytest.raises(Refused, match=r"PROCESS_SPAWN.*No such file"):
+            await runner.run(shell(tree, "", argv=(str(broken),), hosts=hosts))
 
 
 async def test_a_missing_working_folder_is_refused(runner: Sandbox, tree: Path) -> None:
@@ -385,8 +443,9 @@ async def test_cancelling_ends_the_whole_tree_first(runner: Sandbox, tree: Path,
 async def test_cancelling_at_any_early_moment_leaves_nothing(runner: Sandbox, tree: Path) -> None:
     others = children()
     token = f"early-{os.getpid()}-{runner.tier}"
-    for delay in (0, 0.001, 0.003, 0.006, 0.01, 0.015, 0.02, 0.03):
-        task = asyncio.ensure_future(runner.run(python(tree, "import time; time.sleep(60)", token)))
+    for number, delay in enumerate((0, 0.001, 0.003, 0.006, 0.01, 0.015, 0.02, 0.03)):
+        spec = python(tree, "import time; time.sleep(60)", token, hosts=["a.example"] * (number % 2))
+        task = asyncio.ensure_future(runner.run(spec))
         await asyncio.sleep(delay)
         task.cancel()
         task.cancel()  # a second request must not cut the first one short
@@ -493,8 +552,8 @@ async def test_fifty_runs_leave_no_descriptor_and_no_child(runner: Sandbox, tree
 async def test_failed_starts_leave_no_descriptor(runner: Sandbox, tree: Path) -> None:
     others = children()
     before = descriptors()
-    for _ in range(5):
+    for number in range(5):
         with pytest.raises(Refused):
-            await runner.run(shell(tree, "true", cwd=tree / "absent"))
+            await runner.run(shell(tree, "true", cwd=tree / "absent", hosts=["a.example"] * (number % 2)))
     assert descriptors() == before
     await until(lambda: children() == others)

@@ -54,10 +54,11 @@ def test_no_account_and_no_key_of_the_system_is_shown(spec: ProcessSpec) -> None
     assert not shown & {"/etc", "/etc/passwd", "/etc/shadow", "/etc/ssl", "/etc/ssl/private", "/root", "/home", "/var"}
 
 
-def test_name_resolution_comes_only_with_the_network(spec: ProcessSpec) -> None:
-    resolver = Path("/etc/resolv.conf")
-    assert resolver not in planned(spec)
-    assert (resolver in planned(spec, hosts=["a.example"])) == resolver.exists()
+def test_certificate_authorities_come_only_with_hosts(spec: ProcessSpec) -> None:
+    authorities = Path("/etc/ssl/certs")
+    assert authorities not in planned(spec)
+    assert (authorities in planned(spec, hosts=["a.example"])) == authorities.exists()
+    assert Path("/etc/resolv.conf") not in planned(spec, hosts=["a.example"])  # names are resolved by the proxy
 
 
 def test_scratch_wins_over_writable_on_the_same_path(spec: ProcessSpec) -> None:

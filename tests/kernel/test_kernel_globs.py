@@ -1,8 +1,6 @@
-"""The glob dialect of operations spec §8.4, its table, its refusals and its folded twin."""
+"""The glob dialect of operations spec §8.4 beyond its table: its tokens, its refusals and its folded twin."""
 
 from __future__ import annotations
-
-import time
 
 import pytest
 from hypothesis import given
@@ -11,14 +9,7 @@ from hypothesis import strategies as st
 from runtime.kernel import globs
 from runtime.kernel.errors import ModelError
 
-TABLE = [
-    ("docs/*.md", ["docs/a.md"], ["docs/x/a.md", "docs/a.MD"]),
-    ("docs/**", ["docs/a", "docs/x/y"], ["docs", "docs_evil/a"]),
-    ("docs/**/*.md", ["docs/a.md", "docs/x/y/a.md"], ["docs/a.txt", "docs"]),
-    ("**/CLAUDE.md", ["CLAUDE.md", "a/b/CLAUDE.md"], ["CLAUDE.md.bak", "xCLAUDE.md"]),
-    ("docs/", ["docs", "docs/x", "docs/x/y"], ["docsx", "x/docs"]),
-    ("*", ["a", ".env"], ["a/b"]),
-    ("**", ["a", "a/b", ".env"], [""]),
+TOKENS = [
     ("a/**/b", ["a/b", "a/x/b", "a/x/y/b"], ["ab", "a/b/c"]),
     ("a?c", ["abc", "a\u00e9c"], ["ac", "a/c", "abbc"]),
     ("[abc]x", ["ax", "cx"], ["dx", "x"]),
@@ -36,8 +27,8 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("pattern", "yes", "no"), TABLE)
-def test_table(pattern: str, yes: list[str], no: list[str]) -> None:
+@pytest.mark.parametrize(("pattern", "yes", "no"), TOKENS)
+def test_tokens(pattern: str, yes: list[str], no: list[str]) -> None:
     assert [path for path in yes if not globs.matches(pattern, path)] == []
     assert [path for path in no if globs.matches(pattern, path)] == []
 
@@ -85,15 +76,6 @@ def test_only_text_is_a_pattern(pattern: object) -> None:
 @pytest.mark.parametrize("pattern", ["**/" * 4 + "a", "/".join("a" * 64), "a" * 512, "**/"])
 def test_at_the_limits(pattern: str) -> None:
     globs.check(pattern)
-
-
-@pytest.mark.parametrize("tail", ["", "b"])
-def test_forty_stars_answer_at_once(tail: str) -> None:
-    name = "a" * (1000 - len(tail)) + tail
-    began = time.process_time()
-    answer = globs.matches("*a" * 40, name)
-    assert time.process_time() - began < 0.02
-    assert answer is (not tail)
 
 
 @pytest.mark.parametrize(

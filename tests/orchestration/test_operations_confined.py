@@ -95,3 +95,16 @@ async def test_a_confined_command_writes_below_its_folder_only(rig: Rig) -> None
     assert result.compensation_status == "completed"
     assert not (rig.root / "src/made.txt").exists()
     assert (rig.root / "tests/sneaky.txt").exists() is not rig.settings.confined
+
+
+async def test_a_host_that_is_not_listed_is_a_violation_of_the_command_that_asked(rig: Rig) -> None:
+    rig.envelope = Envelope(allowed_tools=["process.run"], allowed_roles=["runner"])
+    rig.hosts, rig.strict = ("listed.example",), False
+    fetch = "import urllib.request as r; r.urlopen('http://unlisted.invalid/')"
+    rig.commands = {"fetch": {"argv": [sys.executable, "-c", fetch], "network": True}}
+    rig.__post_init__()
+    result = await rig.tool("process.run", template="fetch")
+    assert result.reason_code == "PROCESS_EXIT"
+    denied = [entry for entry in rig.entries() if entry["kind"] == "operation_denied"]
+    expected = [("NET_HOST_DENIED", "unlisted.invalid:80", True)] if rig.settings.confined else []
+    assert [(entry["code"], entry["attempted"], entry["during"]) for entry in denied] == expected

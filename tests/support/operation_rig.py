@@ -98,6 +98,7 @@ class Rig:
     commands: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     extra: Mapping[str, Handler] = field(default_factory=dict)
     python: str | None = None
+    hosts: tuple[str, ...] = ()
     strict: bool = False
     remaining_seconds: float = float("inf")
 
@@ -119,6 +120,7 @@ class Rig:
             git=self.git,
             python=self.python,
             commands=self.commands,
+            hosts=self.hosts,
             models=self.models,
             is_protected=self.protector.is_protected,
         )

@@ -58,16 +58,6 @@ def test_start_and_finish_are_two_entries_and_the_first_keeps_its_bytes() -> Non
     assert (finished["code"], finished["accepted"]) == ("GATE_CLOSED", True)
 
 
-def test_first_entry_has_no_prev_hash_but_a_genesis_link() -> None:  # 2.h
-    store = MemoryJournalStore()
-    journal = MissionJournal(store, journal_id=JOURNAL_ID, clock=ManualClock())
-    first = journal.record_step("s1", operation_type="gate_check")
-    second = journal.complete_step("s1", "completed")
-    assert first.prev_hash is None
-    assert first.prev_entry_hash == JOURNAL_GENESIS
-    assert second.prev_hash == first.entry_hash
-
-
 @pytest.mark.parametrize(
     ("acts", "code"),
     [

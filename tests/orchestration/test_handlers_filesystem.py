@@ -21,12 +21,6 @@ def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path / "tree", git=repository(tmp_path / "tree", files))
 
 
-async def test_an_unknown_action_of_a_listed_tool(rig: Rig) -> None:  # 3.a
-    result = await rig.tool("filesystem.format_disk")
-    assert result.reason_code == "TOOL_UNKNOWN"
-    assert [item["status"] for item in rig.receipts()] == ["failed"]
-
-
 async def test_tool_and_action_may_be_two_params(rig: Rig) -> None:
     result = await rig.do("tool_invoke", {"tool": "filesystem", "action": "read_file", "path": "a.txt"})
     assert result.output["content"] == "one\n"
@@ -50,16 +44,6 @@ async def test_listing_a_folder(rig: Rig) -> None:
         {"path": "secret", "kind": "directory"},
         {"path": "secret/key.txt", "kind": "file"},
     ]
-
-
-async def test_a_stale_expectation_leaves_the_file_alone(rig: Rig) -> None:  # 3.h
-    result = await rig.tool("filesystem.write_file", path="a.txt", content="x", expect_sha256=digest_bytes(b"else"))
-    assert result.reason_code == "TOOL_CONFLICT"
-    assert (rig.root / "a.txt").read_text() == "one\n"
-    receipt = result.receipt
-    assert receipt is not None
-    assert receipt.pre_state_hash == receipt.post_state_hash
-    assert result.compensation_status == "not_needed"
 
 
 @pytest.mark.parametrize(("path", "code"), [("a.txt", "TOOL_CONFLICT"), ("new", None)])
@@ -174,27 +158,6 @@ async def test_a_diff_shows_only_what_may_be_read(rig: Rig) -> None:
     assert status.output["clean"] is False
     head = await rig.tool("git.rev_parse_head", id="s1.4")
     assert head.output["commit"] == sh(rig.root, "rev-parse", "HEAD")
-
-
-async def test_a_configured_fsmonitor_is_refused_and_not_run(rig: Rig) -> None:  # 3.k
-    script = rig.root / ".git/spy.sh"
-    script.write_text(f"#!/bin/sh\ntouch {rig.root.parent}/ran\n")
-    script.chmod(0o755)
-    sh(rig.root, "config", "core.fsmonitor", str(script))
-    (rig.root / "a.txt").write_text("two\n")
-    result = await rig.tool("git.add", paths=["a.txt"])
-    assert result.reason_code == "GIT_UNSAFE_CONFIG"
-    assert not (rig.root.parent / "ran").exists()
-
-
-async def test_an_inherited_git_dir_has_no_influence(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:  # 3.l
-    other = repository(rig.root.parent / "other")
-    monkeypatch.setenv("GIT_DIR", str(other.root / ".git"))
-    monkeypatch.setenv("GIT_WORK_TREE", str(other.root))
-    (rig.root / "a.txt").write_text("two\n")
-    assert (await rig.tool("git.add", paths=["a.txt"])).ok
-    monkeypatch.undo()
-    assert sh(rig.root, "diff", "--cached", "--name-only") == "a.txt"
 
 
 async def test_without_a_repository_git_says_so(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ def rig(tmp_path: Path) -> Rig:
         ("compare", {"left": False, "op": "eq", "right": True, "text": "inputs.n > 1"}, False),
         ("compare", {"left": 1, "op": "eq", "right": 1, "more": 1}, False),
         ("verdict_approved", {"verdict": "approved"}, True),
-        ("verdict_approved", {"verdict": "rejected"}, False),  # 3.b
-        ("verdict_approved", {"verdict": "approved' or '1'=='1"}, False),  # 11.d
+        ("verdict_approved", {"verdict": "rejected"}, False),
+        ("verdict_approved", {"verdict": "approved' or '1'=='1"}, False),
         ("verdict_approved", {"verdicts": {"a": "approved", "b": "approved", "c": "rejected"}}, False),
         ("verdict_approved", {"verdicts": []}, False),
         ("verdict_approved", {}, False),
@@ -99,11 +99,6 @@ async def test_the_governance_baseline_is_compared_when_there_is_one(rig: Rig) -
     assert result.output["errors"][0].startswith("BASELINE_")
 
 
-@pytest.mark.parametrize("check", ["../x", "schema:../x", "schema:none", "PURE", "", "__class__"])
-async def test_unknown_checks(rig: Rig, check: str) -> None:  # 3.c
-    assert (await rig.do("gate_check", {"check": check})).reason_code == "GATE_UNKNOWN"
-
-
 async def test_gate_aliases_escalation_and_unsupported_schemas(rig: Rig) -> None:
     result = await rig.do("gate_check", {"schema": "non_empty", "data": {"x": None}, "on_fail": "escalate"})
     assert (result.status, result.reason_code) == (OperationStatus.ESCALATED, "GATE_NOT_PASSED")
@@ -136,7 +131,6 @@ def transform(function: Any) -> dict[str, Transform]:
 @pytest.mark.parametrize(
     ("function", "code"),
     [
-        (lambda packet, about: {"at": next(COUNT)}, "ROUTE_NONDETERMINISTIC"),  # 3.g
         (lambda packet, about: [1], "ROUTE_OUTPUT"),
         (lambda packet, about: 1 / 0, "OP_FAILED"),
     ],

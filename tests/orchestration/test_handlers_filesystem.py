@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from runtime.kernel.canonical import digest_bytes
-from runtime.kernel.model import Envelope
+from runtime.kernel.canonical import digest_bytes, parse_strict
+from runtime.kernel.errors import ModelError
+from runtime.kernel.model import MAX_CONTENT_BYTES, Envelope, Operation
+from runtime.orchestration.handlers.filesystem import MAX_WRITE_BYTES
 from tests.support.operation_rig import OPEN, Rig
 from tests.support.repositories import repository, sh
 
@@ -60,6 +62,38 @@ async def test_writing_bytes_with_a_mode_into_a_new_folder(rig: Rig) -> None:
     assert result.output == {"path": "x/y/z", "size": 2, "sha256": digest_bytes(b"\x00\xff"), "created": True}
     assert (rig.root / "x/y/z").read_bytes() == b"\x00\xff"
     assert (rig.root / "x/y/z").stat().st_mode & 0o777 == 0o755
+
+
+async def test_long_content_is_named_by_its_digest_and_written_as_it_is(rig: Rig) -> None:
+    text = "é" * (MAX_WRITE_BYTES // 2)
+    result = await rig.tool("filesystem.write_file", path="big", content=text)
+    assert result.ok, result.evidence
+    assert (rig.root / "big").read_text() == text
+    assert result.receipt is not None
+    named = {"$artifact": digest_bytes(text.encode()), "bytes": MAX_WRITE_BYTES}
+    given = parse_strict(rig.artifacts.bodies[result.receipt.params_hash])
+    assert given == {"tool": "filesystem.write_file", "path": "big", "content": named}
+    assert rig.artifacts.bodies[named["$artifact"]] == text.encode()
+    assert (await rig.tool("filesystem.write_file", path="big", content=text)).replayed
+    other = await rig.tool("filesystem.write_file", path="big", content=text[:-1] + "è")
+    assert other.reason_code == "IDEMPOTENCY_CONFLICT"
+    longer = await rig.tool("filesystem.write_file", id="s1.1", path="more", content=text + "x")
+    assert longer.reason_code == "ENV_LIMIT"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"content": "x" * (MAX_CONTENT_BYTES + 1)},
+        {"content": {"$artifact": "sha256:" + "0" * 64, "bytes": 1}},
+        {"content": "x", "path": "y" * 256 * 1024},
+        {"content": "x" * 300_000, "path": "y" * 256 * 1024},
+    ],
+    ids=["beyond any file", "a name for it", "another parameter", "both"],
+)
+def test_only_content_may_be_long_and_only_so_long(params: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="OP_PARAMS"):
+        Operation("s1.0", "tool_invoke", {"tool": "filesystem.write_file", **params})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from runtime.kernel.errors import Refused
 from runtime.kernel.model import Envelope, OperationStatus
 from runtime.missions.parameters import CHECKS
 from runtime.orchestration.handlers import schema_subset
-from runtime.orchestration.handlers.routes import RouteHandler, Transform
+from runtime.orchestration.handlers.routes import BUILT_IN, LIMIT_SECONDS, RouteHandler, Transform
 from runtime.orchestration.handlers.settings import ModelSettings
 from tests.support.operation_rig import OPEN, Rig
 from tests.support.repositories import repository
@@ -121,6 +122,25 @@ async def test_transforms(rig: Rig, transform: str, packet: dict[str, Any], outp
     assert result.output == output
     assert result.receipt is not None
     assert result.receipt.effect == "none"
+
+
+NAMES = [f"name {number:05}" for number in range(9_000)]
+#: About as much as params may hold.
+LARGEST: dict[str, dict[str, Any]] = {
+    "identity": {"list": [[number] for number in range(30_000)]},
+    "pick": {"from": dict.fromkeys(NAMES, 0), "keys": NAMES[::-1]},
+    "rename": {"from": dict.fromkeys(NAMES[:6000], 0), "names": dict(zip(NAMES[:6000], NAMES[3000:], strict=True))},
+    "merge": {"parts": [{name: 0} for name in NAMES]},
+    "sort_lines": {"text": "\n".join(NAMES[::-1]), "unique": True},
+}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+async def test_no_transform_takes_long_over_the_largest_packet(rig: Rig, name: str) -> None:
+    """They run in a thread, which nobody could kill: each must end by itself, and well within its limit."""
+    began = time.monotonic()
+    assert (await rig.do("packet_route", {"transform": name, "input": LARGEST[name]})).ok
+    assert time.monotonic() - began < LIMIT_SECONDS / 2
 
 
 def transform(function: Any) -> dict[str, Transform]:

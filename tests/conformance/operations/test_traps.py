@@ -40,7 +40,7 @@ from tests.support.repositories import repository
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
     files = {"a.txt": "one\n", "tests/test_a.py": "def test_one():\n    assert 1 == 2\n", "tests_of_others/x": ""}
-    return Rig(tmp_path / "tree", git=repository(tmp_path / "tree", files), python=sys.executable)
+    return Rig(tmp_path / "tree", git=repository(tmp_path / "tree", files))
 
 
 async def test_w4_the_stop_file_is_looked_for_before_every_operation(rig: Rig) -> None:

@@ -26,6 +26,7 @@ from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_limits import Limits as SandboxLimits
 from runtime.governance.self_mod_protection import SelfModProtector
 from runtime.host.hooks import Hooks
+from runtime.host.looking import tree_probe
 from runtime.host.prepared import Prepared
 from runtime.kernel.canonical import parse_strict
 from runtime.kernel.clock import Clock
@@ -42,8 +43,6 @@ from runtime.orchestration.handlers.registry import build
 from runtime.orchestration.handlers.settings import HandlerSettings, ModelSettings
 from runtime.orchestration.operation_ports import MAX_BODY_BYTES
 from runtime.orchestration.operations import OperationExecutor
-from runtime.orchestration.tree_probe import TreeProbe
-from runtime.orchestration.workspace import WorkspaceKind
 from runtime.providers.adapters.scripted import ScriptedProvider
 from runtime.providers.registry import build_provider
 from runtime.turns.timer import ActiveTimer
@@ -66,6 +65,7 @@ class Shared:
     sandbox: Sandbox
     environ: Mapping[str, str]
     scratch: Path
+    state: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,9 +206,6 @@ async def _executor(
     protector = SelfModProtector(root, names=envelope.names)
     declared = mission.spec.sandbox
     sandbox = shared.sandbox.under(declared.confinement, _limits(declared.limits))
-    probe = TreeProbe(
-        None if workspace.kind is WorkspaceKind.NONE else root, prepared.git, writable=writable_roots(mission)
-    )
     provider = _provider(mission, shared)
     if isinstance(provider, ScriptedProvider):
         await _restore(provider, prepared, shared.artifacts)
@@ -245,7 +242,7 @@ async def _executor(
         handlers=build(settings),
         enforcer=enforcer,
         protector=protector,
-        workspace=probe,
+        workspace=tree_probe(mission, workspace, shared.state),
         artifacts=shared.artifacts,
         clock=shared.clock,
         ids=shared.ids,
@@ -306,19 +303,6 @@ def _limits(declared: LimitsSpec) -> SandboxLimits:
         "open_files": declared.open_files,
     }
     return SandboxLimits(**{name: value for name, value in given.items() if value is not None})
-
-
-def writable_roots(mission: Mission) -> tuple[str, ...]:
-    """The literal folders the envelope lets operations touch: what is watched where there is no git (ruling R47)."""
-    roots = set()
-    for pattern in mission.envelope.allowed_paths:
-        literal = []
-        for segment in pattern.split("/")[:-1]:
-            if any(mark in segment for mark in "*?["):
-                break
-            literal.append(segment)
-        roots.add("/".join(literal))
-    return tuple(sorted(roots)) if "" not in roots else ("",)
 
 
 def environment() -> Mapping[str, str]:

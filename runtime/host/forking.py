@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from runtime.kernel.canonical import digest
 from runtime.kernel.model import Effect, OperationReceipt, StepRecord, thawed
@@ -23,6 +23,8 @@ from runtime.orchestration.journal_history import FinishedStep, StepKey, finishe
 from runtime.orchestration.journal_history import step_record as started_record
 from runtime.orchestration.operation_table import KnownOperation, OperationTable, left_changes
 from runtime.orchestration.reuse import Redone
+
+_APPROVAL: Final = "approval"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +150,15 @@ def open_branches(mission: Mission, inputs: Collection[str]) -> set[str]:
         if where[0] == "branches" and condition.names & asked
     }
     return {case.target for source, cases in mission.spec.branches.items() if source in deciding for case in cases}
+
+
+def open_approvals(mission: Mission, inputs: Collection[str]) -> set[str]:
+    """Approvals of what one of these inputs is part of: an answer never admits another subject (operations spec §11.2)."""
+    return {
+        name
+        for name, block in mission.spec.blocks.items()
+        if block.type == _APPROVAL and reads_any(mission, name, inputs)
+    }
 
 
 def reads_any(mission: Mission, block: str, inputs: Collection[str]) -> bool:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.governance.self_mod_protection import SelfModProtector
-from runtime.host.assembly import Shared, writable_roots
+from runtime.host.assembly import Shared
+from runtime.host.looking import tree_probe
 from runtime.host.run_control import RunControl, RunLock
 from runtime.kernel.errors import Refused
 from runtime.missions import references
@@ -34,7 +35,6 @@ from runtime.orchestration.run_controller import (
     PreflightRequest,
     preflight,
 )
-from runtime.orchestration.state_hash import workspace_fingerprint
 from runtime.orchestration.workspace import Workspace, WorkspaceKind, WorkspaceRequest, prepare
 from runtime.storage.store import Store
 
@@ -116,7 +116,7 @@ class Ground:
             load_policy=lambda: SelfModProtector(workspace.root).protected_hash,
             baseline=_no_governance,
             repository=_repository_check(mission, workspace, clean=not resuming),
-            fingerprint=_fingerprint(mission, workspace),
+            fingerprint=_fingerprint(mission, workspace, state.root),
         )
         while True:
             try:
@@ -211,11 +211,11 @@ def _repository_check(mission: Mission, workspace: Workspace, *, clean: bool) ->
     return lambda: check_repository(git, require_clean=required)
 
 
-def _fingerprint(mission: Mission, workspace: Workspace) -> Any:
+def _fingerprint(mission: Mission, workspace: Workspace, state: Path) -> Any:
     """None where nothing will be compared with it: without files, and for missions that only read (ruling R21)."""
     if workspace.kind is WorkspaceKind.NONE or _only_reads(mission):
         return None
-    return lambda: workspace_fingerprint(workspace.root, workspace.git, writable=writable_roots(mission))
+    return tree_probe(mission, workspace, state).fingerprint
 
 
 async def _no_governance() -> str:

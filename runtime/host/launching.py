@@ -16,12 +16,13 @@ from runtime.events.emitter import Emitter
 from runtime.events.envelope import ControlSignal
 from runtime.events.facts import EntryAppended, FileChange, RunSummary
 from runtime.host.api import Launch
-from runtime.host.assembly import Parts, Shared, assemble, writable_roots
+from runtime.host.assembly import Parts, Shared, assemble
 from runtime.host.contract import plan_inputs
 from runtime.host.ground import Ground, leave_empty, output_folder
 from runtime.host.hooks import Hooks
 from runtime.host.lineage import Fork, Reuse, cause_of, decide, given, parent_of, read_fork
 from runtime.host.live_run import LiveRun, RunPorts
+from runtime.host.looking import tree_probe
 from runtime.host.prepared import Prepared
 from runtime.host.refusals import Refusals
 from runtime.host.resuming import read_past
@@ -40,7 +41,7 @@ from runtime.missions.rules import RUNNER
 from runtime.orchestration.journal_history import FinishedStep, History
 from runtime.orchestration.mission_journal import MissionJournal
 from runtime.orchestration.run_controller import LockOwner, PreflightFacts
-from runtime.orchestration.tree_probe import TreeProbe, workspace_state
+from runtime.orchestration.tree_probe import workspace_state
 from runtime.orchestration.workspace import Workspace, WorkspaceKind
 from runtime.storage.missions import MissionRecord, insert_mission
 from runtime.storage.runs import RunRecord, insert_run, update_run
@@ -201,8 +202,7 @@ class Launcher:
         """What a fork takes over, now that its tree is there and locked; nothing for other runs."""
         if fork is None:
             return Reuse()
-        bare = workspace.kind is WorkspaceKind.NONE
-        probe = TreeProbe(None if bare else workspace.root, workspace.git, writable=writable_roots(mission))
+        probe = tree_probe(mission, workspace, self._shared.state)
         now = None if facts.fingerprint is None else facts.fingerprint.digest
         return await decide(fork, probe, now)
 

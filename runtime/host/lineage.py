@@ -22,6 +22,7 @@ from runtime.host.forking import (
     kept_attempts,
     leaves_files,
     not_standing,
+    open_approvals,
     open_branches,
     reads_any,
 )
@@ -148,7 +149,8 @@ async def read_fork(store: Store, mission: Mission, step: str, parent: RunSummar
             else "it reached no step; run the mission again",
         )
     edited = inputs_changed(parent, inputs)
-    changed = await _changed(store, mission, told, attempts) | open_branches(mission, edited)
+    changed = await _changed(store, mission, told, attempts)
+    changed |= open_branches(mission, edited) | open_approvals(mission, edited)
     needed = await asyncio.to_thread(kept_attempts, mission, attempts, {step, *changed})
     tables = await _tables(store, told, needed)
     return Fork(

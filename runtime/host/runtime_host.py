@@ -115,6 +115,7 @@ class RuntimeHost(StoreReads):
             sandbox=sandbox,
             environ=environment(),
             scratch=store.state.work,
+            state=store.state.root,
         )
         self._launcher = Launcher(store, journal, self._shared)
         self._watches = Watches(self._watch_ports())

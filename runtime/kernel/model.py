@@ -17,11 +17,15 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 from runtime.kernel import globs
-from runtime.kernel.canonical import RECEIPT_GENESIS, CanonicalizationError, canonical_bytes, digest
+from runtime.kernel.canonical import RECEIPT_GENESIS, CanonicalizationError, canonical_bytes, digest, digest_bytes
 from runtime.kernel.errors import ModelError
 from runtime.kernel.ids import COMMIT, HASH, OPERATION_ID
 
 MAX_PARAMS_BYTES: Final = 256 * 1024
+#: What a file will hold: the one parameter that may be longer. 4 MiB (operations spec §15), written as base64.
+CONTENT: Final = "content"
+MAX_CONTENT_BYTES: Final = 6 * 1024 * 1024
+_ARTIFACT: Final = "$artifact"
 MICROS: Final = 1_000_000
 MAX_BUDGET_USD: Final = 1_000_000
 MAX_TIMEOUT_SECONDS: Final = 86_400
@@ -251,7 +255,9 @@ DENY_ALL: Final = Envelope()
 class Operation:
     """One request to touch the world (operations spec §2.3).
 
-    Raises `ModelError`: ``OP_ID``, ``OP_UNKNOWN_TYPE``, ``OP_PARAMS`` (not canonicalisable or over 256 KiB).
+    ``hashed`` are the params as keys and records hash them: where they would be too long, ``content`` is named by the
+    digest and size of its UTF-8 bytes, in the shape of ruling R40. Raises `ModelError`: ``OP_ID``, ``OP_UNKNOWN_TYPE``,
+    ``OP_PARAMS`` (not canonicalisable, or over 256 KiB).
     """
 
     operation_id: str
@@ -259,6 +265,7 @@ class Operation:
     params: Mapping[str, Any]
     compensation_type: CompensationType = CompensationType.NONE
     compensation_command: str = ""
+    hashed: Mapping[str, Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not _spelled(OPERATION_ID, self.operation_id):
@@ -266,9 +273,30 @@ class Operation:
         if self.type not in OPERATION_TYPES:
             raise ModelError("OP_UNKNOWN_TYPE", f"unknown operation type {self.type!r}")
         try:
-            canonical_bytes(dict(self.params), limit=MAX_PARAMS_BYTES)
+            object.__setattr__(self, "hashed", _hashed(self.params))
         except (CanonicalizationError, TypeError, ValueError) as error:
             raise ModelError("OP_PARAMS", f"params of {self.operation_id} are not canonical: {error}") from None
+
+
+def _hashed(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``params`` within the limit of hashed ones; long content by its digest. Raises `CanonicalizationError`."""
+    plain = dict(params)
+    content = plain.get(CONTENT)
+    if isinstance(content, Mapping) and _ARTIFACT in content:
+        raise CanonicalizationError("CANON_TYPE", f"{CONTENT} must be what is written, not the name of an artifact")
+    try:
+        canonical_bytes(plain, limit=MAX_PARAMS_BYTES)
+    except CanonicalizationError as error:
+        if error.code != "CANON_SIZE" or type(content) is not str:
+            raise
+    else:
+        return plain
+    data = content.encode()
+    if len(data) > MAX_CONTENT_BYTES:
+        raise CanonicalizationError("CANON_SIZE", f"{CONTENT} has {len(data)} bytes, more than {MAX_CONTENT_BYTES}")
+    named = {**plain, CONTENT: {_ARTIFACT: digest_bytes(data), "bytes": len(data)}}
+    canonical_bytes(named, limit=MAX_PARAMS_BYTES)
+    return named
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from runtime.kernel.model import (
     OperationReceipt,
     OperationStatus,
     OperationType,
-    thawed,
 )
 from runtime.kernel.ports import ArtifactStore
 from runtime.orchestration.attempt import Attempt, Refusal, check_context, told
@@ -77,7 +76,7 @@ class Admission:
         The guard comes first, so that work of an abandoned thread is not even looked at (ruling R17).
         """
         self.guard()
-        attempt.params_hash = self.records.keep(thawed(attempt.operation.params))
+        attempt.params_hash = self.records.keep_params(attempt.operation)
         check_context(attempt.ctx)
         known = await self._known(attempt)
         if known is not None:

@@ -14,6 +14,7 @@ from runtime.kernel.canonical import digest
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import JournalError, StorageError
 from runtime.kernel.model import (
+    CONTENT,
     Effect,
     ExecutionContext,
     Operation,
@@ -44,7 +45,7 @@ def idempotency_key(operation: Operation, ctx: ExecutionContext) -> str:
             "step_id": ctx.step_id,
             "operation_id": operation.operation_id,
             "type": operation.type,
-            "params": thawed(operation.params),
+            "params": thawed(operation.hashed),
         }
     )
 
@@ -116,6 +117,16 @@ class Recorder:
         """Store a record as an artifact and return its digest."""
         try:
             return store(self._artifacts, value)
+        except StorageError as error:
+            raise _journal_error(error) from error
+
+    def keep_params(self, operation: Operation) -> str:
+        """Store what an operation was given, its long content beside it, and return its digest."""
+        content = operation.params.get(CONTENT)
+        try:
+            if content != operation.hashed.get(CONTENT):
+                self._artifacts.put(str(content).encode())
+            return store(self._artifacts, operation.hashed)
         except StorageError as error:
             raise _journal_error(error) from error
 

@@ -20,12 +20,17 @@ from typing import Any, Final, Protocol
 
 from runtime.kernel.canonical import MAX_BYTES, canonical_bytes, digest_bytes
 from runtime.kernel.errors import Refused
+from runtime.kernel.ids import KILL_SWITCH_FILE
 
 #: Operations spec §15.
 MAX_ENTRIES: Final = 20_000
 MAX_TOTAL_BYTES: Final = 256 * 1024 * 1024
 #: A listing of `MAX_ENTRIES` entries outgrows the limit of one hashed record; paths have at most 1 024 bytes.
 MAX_LISTING_BYTES: Final = 64 * MAX_BYTES
+
+#: A listing is kept as one body of at most 16 MiB; what is beside the paths takes about as much per entry.
+MAX_LISTED_BYTES: Final = 12 * MAX_BYTES
+_BESIDE_A_PATH: Final = 100
 
 #: Looking at metadata is cheap, and a folder without git has no other bound than what is in it.
 MAX_METADATA_ENTRIES: Final = 200_000
@@ -116,6 +121,7 @@ class _Walk:
     max_entries: int
     found: dict[str, Entry] = field(default_factory=dict)
     total: int = 0
+    listed: int = 0
 
     def run(self, paths: Iterable[str]) -> tuple[Entry, ...]:
         try:
@@ -196,8 +202,11 @@ class _Walk:
 
     def _keep(self, path: str, entry: Entry) -> None:
         self.found[path] = _spelled(path, entry)
-        if len(self.found) > self.max_entries:
-            raise Refused("STATE_LIMIT", f"more than {self.max_entries} files and folders", hint="name narrower paths")
+        self.listed += len(os.fsencode(path)) + _BESIDE_A_PATH
+        if len(self.found) > self.max_entries or self.listed > MAX_LISTED_BYTES:
+            raise Refused(
+                "STATE_LIMIT", f"more than {len(self.found) - 1} files and folders", hint="name narrower paths"
+            )
 
 
 def _spelled(path: str, entry: Entry) -> Entry:
@@ -336,11 +345,12 @@ async def workspace_fingerprint(
 ) -> Fingerprint:
     """Look at the whole work tree (operations spec §5). Hashing happens in a worker thread.
 
-    Without git (ruling R47) it is path, mode, size and time of everything below the ``writable`` roots. Raises
-    `Refused` as `compute_state_hash` and git do.
+    Without git (ruling R47) it is path, mode, size and time of everything below the ``writable`` roots. The operator's
+    stop file is no change (ruling R33). Raises `Refused` as `compute_state_hash` and git do.
     """
     if git is None:
-        listing = await asyncio.to_thread(metadata_entries, sorted(set(writable)), root, exclude=exclude)
+        skipped = (*exclude, KILL_SWITCH_FILE)
+        listing = await asyncio.to_thread(metadata_entries, sorted(set(writable)), root, exclude=skipped)
         return _fingerprint(None, None, None, listing, {}, ())
     facts = await git.tree_facts()
     listing = await asyncio.to_thread(state_entries, facts.changed, root, exclude=exclude, links_hide=True)

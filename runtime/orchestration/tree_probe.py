@@ -45,11 +45,14 @@ class TreeProbe:
         return await asyncio.to_thread(compute_state_hash, tuple(paths), self._root, exclude=self._exclude)
 
     async def state(self) -> WorkspaceState | None:
+        found = await self.fingerprint()
+        return None if found is None else workspace_state(found)
+
+    async def fingerprint(self) -> Fingerprint | None:
+        """As `state`, with everything that was seen."""
         if self._root is None:
             return None
-        return workspace_state(
-            await workspace_fingerprint(self._root, self._git, writable=self._writable, exclude=self._exclude)
-        )
+        return await workspace_fingerprint(self._root, self._git, writable=self._writable, exclude=self._exclude)
 
 
 def workspace_state(found: Fingerprint) -> WorkspaceState:

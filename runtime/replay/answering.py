@@ -26,7 +26,6 @@ from runtime.kernel.model import (
     OperationReceipt,
     OperationResult,
     OperationStatus,
-    thawed,
 )
 from runtime.orchestration.journal_history import step_of_operation
 from runtime.orchestration.mission_journal import MissionJournal
@@ -158,7 +157,7 @@ class RecordedExecutor:
             run_id=ctx.run_id,
             key=key,
             attempt=1,
-            params_hash=self._records.keep(thawed(operation.params)),
+            params_hash=self._records.keep_params(operation),
         )
         verdict = Verdict(status=OperationStatus.FAILED.value, code=MISS, evidence=evidence)
         receipt, _ = self._records.receipt(facts, verdict)

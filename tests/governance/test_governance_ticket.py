@@ -155,7 +155,7 @@ def test_the_umask_does_not_matter(scene: Scene) -> None:
     assert stat.S_IMODE((scene.root / "docs/new.md").stat().st_mode) == 0o644
 
 
-def test_conflicts_leave_the_file_unchanged(scene: Scene) -> None:  # 3.h
+def test_conflicts_leave_the_file_unchanged(scene: Scene) -> None:
     path = scene.root / "docs/a.md"
     before = path.stat()
     for expected in (None, sha(b"stale"), "nonsense"):

@@ -1,32 +1,28 @@
-"""The shared records validate themselves, never change, and say no by default (operations spec §2, tests 2.a–2.h)."""
+"""The shared records validate themselves, never change, and say no by default (operations spec §2)."""
 
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.kernel import globs
-from runtime.kernel.canonical import JOURNAL_GENESIS, RECEIPT_GENESIS, canonical_bytes, digest
+from runtime.kernel.canonical import RECEIPT_GENESIS, canonical_bytes, digest
 from runtime.kernel.errors import ModelError
 from runtime.kernel.model import (
     Access,
     CompensationType,
     Effect,
     Envelope,
-    EnvelopeViolation,
     ExecutionContext,
     Operation,
     OperationPlan,
     OperationReceipt,
     PlannedPath,
-    StepRecord,
-    ValidationResult,
     frozen,
     micros,
     thawed,
@@ -54,25 +50,6 @@ def code_of(make: Any, *args: Any, **kwargs: Any) -> str:
     return caught.value.code
 
 
-def test_both_plans_build_a_context(tmp_path: Path) -> None:  # 2.a
-    plan_b = context(started_at="2026-01-01T00:00:00.000000Z", repo_root=str(tmp_path))
-    plan_a = context(
-        run_id_audit=UUID(AUDIT),
-        repo_root=tmp_path,
-        mission_id="m",
-        mission_type="echo",
-        step_id="s",
-        envelope=Envelope(),
-        journal=None,
-    )
-    assert plan_a.run_id_audit == plan_b.run_id_audit == UUID(AUDIT)
-    assert plan_a.repo_root == plan_b.repo_root == tmp_path.resolve()
-    with pytest.raises(FrozenInstanceError):
-        plan_a.step_id = "other"  # type: ignore[misc]
-    step = plan_b.for_step("s2")
-    assert (step.step_id, plan_b.step_id, step.run_id) == ("s2", "", RUN)
-
-
 def test_context_root_is_real(tmp_path: Path) -> None:
     real, link = tmp_path / "real", tmp_path / "link"
     real.mkdir()
@@ -96,40 +73,12 @@ def test_context_refusals(change: dict[str, Any], code: str) -> None:
     assert code_of(context, **change) == code
 
 
-def test_default_envelope_allows_nothing() -> None:  # 2.b; the enforcer's tests show the denial
+def test_default_envelope_allows_nothing() -> None:
     envelope = Envelope()
     assert envelope.allowed_paths == envelope.allowed_tools == envelope.allowed_roles == ()
     assert envelope.max_budget_micros == 0
     assert envelope.reject_symlinks
     assert envelope.timeout_seconds == 60
-
-
-def test_aliases() -> None:  # 2.c
-    assert code_of(Envelope, allow_paths=["a/**"], allowed_paths=["b/**"]) == "ENV_ALIAS_CONFLICT"
-    assert code_of(Envelope, deny_paths=["a/**"], denied_paths=["b/**"]) == "ENV_ALIAS_CONFLICT"
-    same = Envelope(allow_paths=["a/**"], allowed_paths=["a/**"], deny_paths=["b"])
-    assert same.allow_paths == same.allowed_paths == ("a/**",)
-    assert same.deny_paths == same.denied_paths == ("b",)
-
-
-@pytest.mark.parametrize(
-    "budget",
-    [
-        True,
-        float("nan"),
-        -1,
-        0.0000001,
-        float("inf"),
-        "1",
-        None,
-        1_000_000.5,
-        10**400,
-        pytest.param(10**5000, id="huge"),
-        -0.5,
-    ],
-)
-def test_budgets(budget: Any) -> None:  # 2.d
-    assert code_of(Envelope, max_budget_usd=budget) == "ENV_BUDGET"
 
 
 @pytest.mark.parametrize(
@@ -202,17 +151,6 @@ def test_envelope_never_changes() -> None:
         envelope.allowed_paths = ("**",)  # type: ignore[misc]
 
 
-def test_denied_is_falsy() -> None:  # 2.e
-    denied = ValidationResult(allowed=False, reason="PATH_NUL: no", evidence={})
-    assert bool(denied) is False
-    assert denied.code == "PATH_NUL"
-    assert ValidationResult.allow("check", "read")
-    result = ValidationResult.deny("PATH_NUL", "holds a NUL: here", check="path", operation="read", requested_path="x")
-    assert dict(result.evidence) == {"code": "PATH_NUL", "check": "path", "operation": "read", "requested_path": "x"}
-    violation = EnvelopeViolation(result)
-    assert (violation.code, violation.message, violation.result) == ("PATH_NUL", "holds a NUL: here", result)
-
-
 @pytest.mark.parametrize(
     ("args", "code"),
     [
@@ -258,7 +196,7 @@ def receipt(**changes: Any) -> OperationReceipt:
     return OperationReceipt(**{**members, **changes})
 
 
-def test_receipt_hash_covers_every_member() -> None:  # 2.g, the receipt's half
+def test_receipt_hash_covers_every_member() -> None:
     first = receipt()
     assert first.prev_receipt_hash == RECEIPT_GENESIS
     assert first.record()["affected_paths"] == ["a", "b"]
@@ -277,23 +215,6 @@ def test_receipt_survives_storage() -> None:
     assert again.compensation_verified is False
     for odd in ({**stored, "extra": 1}, {key: stored[key] for key in stored if key != "effect"}):
         assert code_of(OperationReceipt.from_record, odd) == "J_SCHEMA"
-
-
-def test_first_step_record_has_no_previous() -> None:  # 2.h
-    first = StepRecord(
-        step_id="s",
-        operation_type="mission",
-        status="running",
-        started_at="t",
-        seq=0,
-        prev_entry_hash=JOURNAL_GENESIS,
-    )
-    assert first.prev_hash is None
-    assert first.prev_entry_hash == JOURNAL_GENESIS
-    later = StepRecord(
-        step_id="s", operation_type="mission", status="running", started_at="t", seq=1, prev_entry_hash=RUN
-    )
-    assert later.prev_hash == RUN
 
 
 def test_plan_hash_ignores_the_order_of_paths() -> None:

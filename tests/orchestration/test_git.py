@@ -179,7 +179,7 @@ async def test_a_repository_inside_the_repository_is_one_folder_entry(tmp_path: 
 
 async def test_nothing_is_inherited_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # 3.l, 10.g
+) -> None:  # 10.g
     git, other = repository(tmp_path / "r"), repository(tmp_path / "other", {"z": "1"})
     monkeypatch.setenv("GIT_DIR", str(other.root / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(other.root))
@@ -204,7 +204,7 @@ async def test_nothing_is_inherited_from_the_environment(
         "core.sshCommand",
     ],
 )
-async def test_a_configuration_that_runs_programs_is_refused_and_not_run(tmp_path: Path, key: str) -> None:  # 3.k
+async def test_a_configuration_that_runs_programs_is_refused_and_not_run(tmp_path: Path, key: str) -> None:
     git = repository(tmp_path / "r")
     script = tmp_path / "script"
     script.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from runtime.kernel.canonical import digest_bytes
-from runtime.kernel.model import Envelope
+from runtime.kernel.canonical import digest_bytes, parse_strict
+from runtime.kernel.errors import ModelError
+from runtime.kernel.model import MAX_CONTENT_BYTES, Envelope, Operation
+from runtime.orchestration.handlers.filesystem import MAX_WRITE_BYTES
 from tests.support.operation_rig import OPEN, Rig
 from tests.support.repositories import repository, sh
 
@@ -19,12 +21,6 @@ from tests.support.repositories import repository, sh
 def rig(tmp_path: Path) -> Rig:
     files = {"a.txt": "one\n", "docs/b.md": "b\n", "docs/secret/key.txt": "s\n"}
     return Rig(tmp_path / "tree", git=repository(tmp_path / "tree", files))
-
-
-async def test_an_unknown_action_of_a_listed_tool(rig: Rig) -> None:  # 3.a
-    result = await rig.tool("filesystem.format_disk")
-    assert result.reason_code == "TOOL_UNKNOWN"
-    assert [item["status"] for item in rig.receipts()] == ["failed"]
 
 
 async def test_tool_and_action_may_be_two_params(rig: Rig) -> None:
@@ -52,16 +48,6 @@ async def test_listing_a_folder(rig: Rig) -> None:
     ]
 
 
-async def test_a_stale_expectation_leaves_the_file_alone(rig: Rig) -> None:  # 3.h
-    result = await rig.tool("filesystem.write_file", path="a.txt", content="x", expect_sha256=digest_bytes(b"else"))
-    assert result.reason_code == "TOOL_CONFLICT"
-    assert (rig.root / "a.txt").read_text() == "one\n"
-    receipt = result.receipt
-    assert receipt is not None
-    assert receipt.pre_state_hash == receipt.post_state_hash
-    assert result.compensation_status == "not_needed"
-
-
 @pytest.mark.parametrize(("path", "code"), [("a.txt", "TOOL_CONFLICT"), ("new", None)])
 async def test_null_means_must_not_exist(rig: Rig, path: str, code: str | None) -> None:
     result = await rig.tool("filesystem.write_file", path=path, content="x", expect_sha256=None)
@@ -76,6 +62,38 @@ async def test_writing_bytes_with_a_mode_into_a_new_folder(rig: Rig) -> None:
     assert result.output == {"path": "x/y/z", "size": 2, "sha256": digest_bytes(b"\x00\xff"), "created": True}
     assert (rig.root / "x/y/z").read_bytes() == b"\x00\xff"
     assert (rig.root / "x/y/z").stat().st_mode & 0o777 == 0o755
+
+
+async def test_long_content_is_named_by_its_digest_and_written_as_it_is(rig: Rig) -> None:
+    text = "é" * (MAX_WRITE_BYTES // 2)
+    result = await rig.tool("filesystem.write_file", path="big", content=text)
+    assert result.ok, result.evidence
+    assert (rig.root / "big").read_text() == text
+    assert result.receipt is not None
+    named = {"$artifact": digest_bytes(text.encode()), "bytes": MAX_WRITE_BYTES}
+    given = parse_strict(rig.artifacts.bodies[result.receipt.params_hash])
+    assert given == {"tool": "filesystem.write_file", "path": "big", "content": named}
+    assert rig.artifacts.bodies[named["$artifact"]] == text.encode()
+    assert (await rig.tool("filesystem.write_file", path="big", content=text)).replayed
+    other = await rig.tool("filesystem.write_file", path="big", content=text[:-1] + "è")
+    assert other.reason_code == "IDEMPOTENCY_CONFLICT"
+    longer = await rig.tool("filesystem.write_file", id="s1.1", path="more", content=text + "x")
+    assert longer.reason_code == "ENV_LIMIT"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"content": "x" * (MAX_CONTENT_BYTES + 1)},
+        {"content": {"$artifact": "sha256:" + "0" * 64, "bytes": 1}},
+        {"content": "x", "path": "y" * 256 * 1024},
+        {"content": "x" * 300_000, "path": "y" * 256 * 1024},
+    ],
+    ids=["beyond any file", "a name for it", "another parameter", "both"],
+)
+def test_only_content_may_be_long_and_only_so_long(params: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="OP_PARAMS"):
+        Operation("s1.0", "tool_invoke", {"tool": "filesystem.write_file", **params})
 
 
 @pytest.mark.parametrize(
@@ -174,27 +192,6 @@ async def test_a_diff_shows_only_what_may_be_read(rig: Rig) -> None:
     assert status.output["clean"] is False
     head = await rig.tool("git.rev_parse_head", id="s1.4")
     assert head.output["commit"] == sh(rig.root, "rev-parse", "HEAD")
-
-
-async def test_a_configured_fsmonitor_is_refused_and_not_run(rig: Rig) -> None:  # 3.k
-    script = rig.root / ".git/spy.sh"
-    script.write_text(f"#!/bin/sh\ntouch {rig.root.parent}/ran\n")
-    script.chmod(0o755)
-    sh(rig.root, "config", "core.fsmonitor", str(script))
-    (rig.root / "a.txt").write_text("two\n")
-    result = await rig.tool("git.add", paths=["a.txt"])
-    assert result.reason_code == "GIT_UNSAFE_CONFIG"
-    assert not (rig.root.parent / "ran").exists()
-
-
-async def test_an_inherited_git_dir_has_no_influence(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:  # 3.l
-    other = repository(rig.root.parent / "other")
-    monkeypatch.setenv("GIT_DIR", str(other.root / ".git"))
-    monkeypatch.setenv("GIT_WORK_TREE", str(other.root))
-    (rig.root / "a.txt").write_text("two\n")
-    assert (await rig.tool("git.add", paths=["a.txt"])).ok
-    monkeypatch.undo()
-    assert sh(rig.root, "diff", "--cached", "--name-only") == "a.txt"
 
 
 async def test_without_a_repository_git_says_so(tmp_path: Path) -> None:

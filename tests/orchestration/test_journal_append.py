@@ -15,7 +15,6 @@ from runtime.orchestration.journal_verify import verify_entries
 from runtime.orchestration.mission_journal import MAX_LINE_BYTES, MemoryJournalStore, MissionJournal
 from runtime.orchestration.operation_table import Known
 from tests.support.journals import (
-    EMPTY_STATE,
     JOURNAL_ID,
     new_journal,
     opened,
@@ -23,18 +22,6 @@ from tests.support.journals import (
     run_of,
     start_operation,
 )
-
-GOLDEN_0 = "sha256:d9ce5bafa967788a3de4ca2c5ea94c8050fe82beeb57bd13d6934f5c78556dcd"
-GOLDEN_1 = "sha256:194bf9e6c894662da4d860bc29fd4b0c7efff57b6813ee0a90b3d5b85f46c099"
-
-
-def test_the_worked_example_has_its_golden_hashes() -> None:
-    journal, store, clock = new_journal()
-    assert journal.get_chain_root() == GOLDEN_0
-    clock.advance(1)
-    record = journal.record_step("s1", operation_type="gate_check", pre_state_hash=EMPTY_STATE)
-    assert record.entry_hash == journal.get_chain_root() == GOLDEN_1
-    assert store.entries[0].prev_entry_hash == JOURNAL_GENESIS
 
 
 def test_stored_bytes_are_the_canonical_entry_and_hash_without_its_own_hash() -> None:
@@ -69,16 +56,6 @@ def test_start_and_finish_are_two_entries_and_the_first_keeps_its_bytes() -> Non
     assert (done.started_at, done.completed_at) == ("2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:01.000000Z")
     finished = parse_strict(store.entries[4].body)
     assert (finished["code"], finished["accepted"]) == ("GATE_CLOSED", True)
-
-
-def test_first_entry_has_no_prev_hash_but_a_genesis_link() -> None:  # 2.h
-    store = MemoryJournalStore()
-    journal = MissionJournal(store, journal_id=JOURNAL_ID, clock=ManualClock())
-    first = journal.record_step("s1", operation_type="gate_check")
-    second = journal.complete_step("s1", "completed")
-    assert first.prev_hash is None
-    assert first.prev_entry_hash == JOURNAL_GENESIS
-    assert second.prev_hash == first.entry_hash
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_dropped_doubled_swapped_and_foreign_entries() -> None:
     assert codes(verify_entries(WHOLE, run_id=store.entries[0].body.decode()[:3])) == {"J_JOURNAL_ID"}
 
 
-def test_an_edited_receipt_breaks_its_entry_and_its_own_chain() -> None:  # 7.h, 2.g
+def test_an_edited_receipt_breaks_its_entry_and_its_own_chain() -> None:  # 7.h
     entries = list(WHOLE)
     assert entries[3].kind == "receipt"
     entries[3] = replace(entries[3], body=entries[3].body.replace(b'"cost_micros":0', b'"cost_micros":1'))
@@ -191,7 +191,7 @@ def test_an_undo_receipt_needs_an_undo() -> None:
     assert codes(verify_entries(store.entries)) == {"J_STATE"}
 
 
-def test_duplicate_keys_and_loose_encodings_are_found() -> None:  # 7.n, 1.e
+def test_duplicate_keys_and_loose_encodings_are_found() -> None:  # 7.n
     body = WHOLE[0].body
     doubled = body.replace(b'{"at"', b'{"at":"1999-01-01T00:00:00.000000Z","at"', 1)
     assert "J_DUPLICATE_KEY" in codes(verify_entries([replace(WHOLE[0], body=doubled)]))

@@ -1,4 +1,4 @@
-"""State hashes: golden vectors, framing, links, limits, instability (operations spec §5)."""
+"""State hashes: links, limits, instability, fingerprints (operations spec §5; numbered rows in tests/conformance)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from runtime.kernel.canonical import digest
 from runtime.kernel.errors import Refused
@@ -20,47 +18,7 @@ from runtime.orchestration.state_hash import (
     workspace_fingerprint,
 )
 from runtime.orchestration.tree_probe import workspace_state
-
-EMPTY = "sha256:7e58fd6d3d16d7ea550e0bb9dc4e501e784ee6adaa871f5edb04e76401b8feb7"
-TWO = "sha256:c8b9963d5818b4698cb75e8260b5552ccfae2c4b501daede86b27c59f1c82d08"
-
-
-def put(root: Path, path: str, text: str = "", mode: int = 0o644) -> Path:
-    file = root / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-    file.chmod(mode)
-    return file
-
-
-def test_golden_vectors(tmp_path: Path) -> None:
-    put(tmp_path, "a.txt", "hi\n")
-    assert compute_state_hash([], tmp_path) == EMPTY
-    assert compute_state_hash(["a.txt", "b/gone.txt"], tmp_path) == TWO
-
-
-def test_contents_are_framed(tmp_path: Path) -> None:  # 5.a
-    put(tmp_path, "one/a", "x\nb:y")
-    put(tmp_path, "two/a", "x")
-    put(tmp_path, "two/b", "y")
-    assert compute_state_hash(["a"], tmp_path / "one") != compute_state_hash(["a", "b"], tmp_path / "two")
-
-
-def test_a_missing_file_cannot_be_imitated(tmp_path: Path) -> None:  # 5.b
-    missing = compute_state_hash(["a"], tmp_path)
-    for text in ("", "missing", '{"kind":"missing","path":"a"}'):
-        put(tmp_path, "a", text)
-        assert compute_state_hash(["a"], tmp_path) != missing
-
-
-def test_everything_below_a_folder_counts(tmp_path: Path) -> None:  # 5.c
-    put(tmp_path, "d/e/f/deep", "1")
-    (tmp_path / "d/empty").mkdir()
-    before = compute_state_hash(["d"], tmp_path)
-    put(tmp_path, "d/e/f/deep", "2")
-    changed = compute_state_hash(["d"], tmp_path)
-    (tmp_path / "d/empty").rmdir()
-    assert len({before, changed, compute_state_hash(["d"], tmp_path)}) == 3
+from tests.support.files import put
 
 
 def test_git_and_excluded_folders_are_skipped(tmp_path: Path) -> None:
@@ -71,57 +29,10 @@ def test_git_and_excluded_folders_are_skipped(tmp_path: Path) -> None:
     assert compute_state_hash(["d"], tmp_path, exclude=["d/state"]) == before
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from(["a", "b", "d", "d/c", "none"])))
-def test_order_and_duplicates_do_not_matter(tmp_path: Path, paths: list[str]) -> None:  # 5.d
-    for name in ("a", "b", "d/c"):
-        put(tmp_path, name, name)
-    expected = compute_state_hash(sorted(set(paths)), tmp_path)
-    assert compute_state_hash(paths, tmp_path) == compute_state_hash(reversed(paths), tmp_path) == expected
-
-
-def test_the_executable_bit_counts_and_other_bits_do_not(tmp_path: Path) -> None:  # 5.e
-    file = put(tmp_path, "a", "x")
-    plain = compute_state_hash(["a"], tmp_path)
-    file.chmod(0o600)
-    assert compute_state_hash(["a"], tmp_path) == plain
-    file.chmod(0o744)
-    assert compute_state_hash(["a"], tmp_path) != plain
-
-
-@pytest.mark.parametrize(
-    ("path", "code"),
-    [
-        ("../x", "PATH_TRAVERSAL"),
-        ("a/../../x", "PATH_TRAVERSAL"),
-        ("/etc/passwd", "PATH_ABSOLUTE"),
-        ("", "PATH_EMPTY"),
-        ("a//b", "PATH_NOT_NORMAL"),
-        ("./a", "PATH_NOT_NORMAL"),
-        ("a/", "PATH_NOT_NORMAL"),
-        ("a\0b", "PATH_NUL"),
-        ("a\\b", "PATH_BACKSLASH"),
-        ("x/.GIT/config", "PATH_GIT_INTERNAL"),
-        (b"a", "PATH_TYPE"),
-    ],
-)
-def test_bad_paths_are_refused_before_anything_is_read(tmp_path: Path, path: str, code: str) -> None:  # 5.f
-    with pytest.raises(Refused) as caught:
-        compute_state_hash([path, "a"] if isinstance(path, str) else [path], tmp_path / "does not exist")
-    assert caught.value.code == code
-
-
-def test_links_are_seen_and_never_followed(tmp_path: Path) -> None:  # 5.g
+def test_nothing_is_read_behind_a_link(tmp_path: Path) -> None:
     put(tmp_path, "real/a", "secret")
-    put(tmp_path, "tree/a", "secret")
     root = tmp_path / "tree"
-    as_file = compute_state_hash(["a"], root)
-    (root / "a").unlink()
-    (root / "a").symlink_to(tmp_path / "real/a")
-    as_link = compute_state_hash(["a"], root)
-    assert as_link != as_file
-    put(tmp_path, "real/a", "other")
-    assert compute_state_hash(["a"], root) == as_link
+    root.mkdir()
     (root / "linked").symlink_to(tmp_path / "real")
     with pytest.raises(Refused, match="STATE_UNREADABLE"):
         compute_state_hash(["linked/a"], root)

@@ -16,15 +16,17 @@ from runtime.kernel.errors import Refused
 from runtime.kernel.model import Access, Effect, OperationPlan
 from runtime.orchestration.governance_baseline import check_baseline
 from runtime.orchestration.handlers import schema_subset
+from runtime.orchestration.handlers.escalate import MAX_REASON
 from runtime.orchestration.handlers.params import Params
 from runtime.orchestration.handlers.settings import HandlerSettings
-from runtime.orchestration.operation_ports import HandlerOutcome, PlanCall, RunCall, Traits
+from runtime.orchestration.operation_ports import EscalationNote, HandlerOutcome, PlanCall, RunCall, Traits
 
 #: What a check answers: the reasons it did not pass; none means passed.
 Errors = list[str]
 Pure = Callable[[Mapping[str, Any]], Errors]
 _SCHEMA_PREFIX: Final = "schema:"
 _APPROVED: Final = "approved"
+_CLOSED: Final = "GATE_NOT_PASSED"
 _READING: Final = ("repo_clean", "governance_baseline")
 
 
@@ -67,8 +69,11 @@ class GateHandler:
         output = {"passed": not errors, "check": data["check"], "errors": errors}
         if not errors:
             return HandlerOutcome(output=output)
-        escalate = data["on_fail"] == "escalate"
-        return HandlerOutcome(output=output, code="GATE_NOT_PASSED", message="; ".join(errors), escalated=escalate)
+        message = "; ".join(errors)
+        if data["on_fail"] != "escalate":
+            return HandlerOutcome(output=output, code=_CLOSED, message=message)
+        note = EscalationNote.about(_CLOSED, message[:MAX_REASON], "warning", check=data["check"])
+        return HandlerOutcome(output=output, code=_CLOSED, message=message, escalated=True, notes=(note,))
 
     def _require_known(self, check: str) -> None:
         if check.startswith(_SCHEMA_PREFIX):

@@ -1,8 +1,8 @@
 """``packet_route``: pure transforms of packets, each run twice to prove that it is pure (operations spec §3.3).
 
-Transforms are named and come from this closed table. They run on deep copies in a worker thread under a time limit;
-a thread cannot be killed, so only transforms that provably end belong here (ruling R44 gives packs a killable worker
-process).
+Transforms are named and come from this closed table. They run on deep copies in a worker thread under a time limit. A
+thread cannot be killed, so only what certainly ends belongs in the table: one pass over a packet of at most 256 KiB,
+or sorting it. Ruling R44 asks for a killable worker process; transforms out of packs will need it, these do not.
 """
 
 from __future__ import annotations

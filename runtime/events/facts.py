@@ -97,6 +97,28 @@ class Escalation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UndoStep:
+    """One write that would be undone. ``compensation`` is its type, ``command`` its declaration."""
+
+    operation_id: str
+    step_id: str
+    compensation: str
+    command: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoPlan:
+    """What undoing a run that has ended would undo, in that order: last write first. ``digest`` is what an approval is
+    bound to."""
+
+    run_id: str
+    mission: str
+    digest: str
+    steps: tuple[UndoStep, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
     """The process that holds the store."""
 

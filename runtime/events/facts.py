@@ -95,6 +95,16 @@ class Escalation:
     resolved_by: str | None = None
     notes: str | None = None
 
+    @property
+    def offers_undo(self) -> bool:
+        """Is it about undoing a run that has ended? Ids of what a run itself asks end with a number."""
+        return self.escalation_id == offer_id(self.run_id)
+
+
+def offer_id(run_id: str) -> str:
+    """The id of the question whether to undo what a terminated run did (ruling R27)."""
+    return f"{run_id}/undo"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UndoStep:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
-from runtime.events.facts import Escalation, RunSummary
+from runtime.events.facts import Escalation, RunSummary, offer_id
 from runtime.host.api import Ack, Answer
 from runtime.host.store_journal import StoreJournal
 from runtime.host.undoing import digest_of
@@ -28,16 +28,6 @@ KEEP: Final = "keep"
 _MEANT: Final = {"approved": UNDO, "rejected": KEEP}
 #: Operations named in a question; the plan of the undo lists all of them.
 _NAMED: Final = 5
-
-
-def offer_id(run_id: str) -> str:
-    """Ids of questions a run itself asks end with a number, so this one is free."""
-    return f"{run_id}/undo"
-
-
-def is_offer(question: Escalation) -> bool:
-    """Does it offer to undo a run that has ended?"""
-    return question.escalation_id == offer_id(question.run_id)
 
 
 def offer(run: RunSummary, table: OperationTable) -> Escalation | None:
@@ -81,7 +71,7 @@ class Offers:
 
     def note(self, question: Escalation) -> None:
         """A question was asked or resolved; those that are no offers are others' business."""
-        if not is_offer(question):
+        if not question.offers_undo:
             return
         if question.resolved_at is None:
             self._open[question.escalation_id] = question

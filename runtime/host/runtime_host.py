@@ -36,7 +36,7 @@ from runtime.host.control import ControlServer
 from runtime.host.latches import unlatch
 from runtime.host.launching import Launcher
 from runtime.host.live_run import LiveRun, RunPorts
-from runtime.host.offers import Offers, is_offer
+from runtime.host.offers import Offers
 from runtime.host.reads import StoreReads
 from runtime.host.remote_verbs import REMOTE
 from runtime.host.resuming import settle_row
@@ -463,7 +463,7 @@ class RuntimeHost(StoreReads):
     async def _close_questions(self, run: RunSummary) -> None:
         """A run that has ended asks nothing any more, whatever a crash left in the inbox."""
         for question in await self._store.escalations.list(run_id=run.run_id, open_only=True):
-            if not is_offer(question):
+            if not question.offers_undo:
                 self._asked(replace(question, resolved_at=run.finished_at, resolution=WITHDRAWN, resolved_by="runtime"))
 
     async def _verify_live(self, run: LiveRun) -> None:

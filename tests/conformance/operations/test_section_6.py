@@ -2,16 +2,18 @@
 
 Which test fails when a defence (trap W12 of §14) is removed; each was tried:
 
-- undo is executed at all (`Undo._apply`): 6.c, 6.e, 6.g, 6.j and every case of the last test;
+- undo is executed at all (`Undo._apply`): 6.c, 6.e, 6.g, 6.j and every mission below;
 - the template decides, not mere presence of text (`compensation._after_prefix`): 6.a;
-- `custom` is byte-equal (`WHITELIST`): 6.b;
-- only the recorded difference is cleaned (`git clean -fd` instead of `Undo._remove`): 6.e;
+- `custom` is byte-equal to its list: 6.b; a write must declare an undo (`compensation.fit`): 6.h; that must suit the
+  world (`compensation.suitable`): 6.i;
+- only the recorded difference is cleaned (a blanket `git clean` instead): 6.e;
 - what is back already is left alone (`already_satisfied`): 6.c, 6.l;
-- drift changes nothing (`Undo._drifted`): 6.d, 6.f; before anything else is undone (`Undo.foreseen`): `git_clean`,
-  `fs_restore` and `custom` below; staged or committed by others (`Undo._claimed`): `fs_delete` and `fs_restore`;
-- mid-mission the target is the recorded state, not a blank status (`verification`): 6.j;
-- order last to first (`compensate_all`, `compensate_earlier`): 6.j, `git_reset_soft`;
-- the latch (`Settlement._latch`): 6.k and the last test.
+- drift changes nothing (`Undo._drifted`): 6.d, 6.f, and `git_checkout` below, where it is another file that changed
+  (`_git_moved`); before anything else is undone (`Undo.foreseen`): `git_clean`, `fs_restore`; staged or committed by
+  others (`Undo._claimed`): `fs_delete`, `fs_restore`;
+- mid-mission the target is the recorded state, not a blank status (`verification`): 6.g, 6.j, `git_reset_soft`;
+- last to first (`compensate_all`): 6.j; (`compensate_earlier`): every mission below that writes more than once;
+- the latch (`Settlement._latch`): 6.k, and every drift below.
 """
 
 from __future__ import annotations
@@ -52,9 +54,10 @@ async def undo(rig: Rig, index: int = 0) -> CompensationOutcome:
 # -- declarations ------------------------------------------------------------------------------------------------------
 
 
-def test_6_a_a_command_of_another_form_is_refused() -> None:
+@pytest.mark.parametrize("command", ["rm -rf x", "rm -rf -- x"])
+def test_6_a_a_command_of_another_form_is_refused(command: str) -> None:
     with pytest.raises(InvalidCompensation, match="COMP_COMMAND"):
-        validate_compensation(C.GIT_CHECKOUT, "rm -rf x")
+        validate_compensation(C.GIT_CHECKOUT, command)
 
 
 @pytest.mark.parametrize("command", ["git clean -fd ", "git  clean -fd"])
@@ -199,16 +202,10 @@ def mission(folder: Path, *blocks: str) -> str:
     return write_mission(folder, MISSION + "\n".join([*lines, links, ""]))
 
 
-def picture(root: Path) -> tuple[str, ...]:
-    """Everything §6.4 compares: HEAD and branch, index, status, and every file with its mode."""
+def picture(root: Path) -> tuple[str, str]:
+    """Everything §6.4 compares: HEAD, branch and index as far as anything differs, and every file with its mode."""
     paths = [item.name for item in root.iterdir() if item.name != ".git"]
-    return (
-        sh(root, "rev-parse", "HEAD"),
-        sh(root, "symbolic-ref", "HEAD"),
-        sh(root, "ls-files", "--stage"),
-        sh(root, "status", "--porcelain", "--ignored"),
-        compute_state_hash(paths, root),
-    )
+    return sh(root, "status", "--porcelain=v2", "--branch", "--ignored"), compute_state_hash(paths, root)
 
 
 async def undo_run(host: RuntimeHost, run_id: str) -> RunSummary:
@@ -259,81 +256,57 @@ async def test_6_k_an_undo_that_is_not_verified_latches(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A mission of ``blocks``, what its last write declares, and what an operator does to the tree and takes back.
-
-    ``HEAD`` in a block stands for the commit before. ``undone`` are the operations an undo reaches, in order.
-    """
+    """A mission of ``blocks``, how many writes an undo of it reaches, and what an operator does to the tree meanwhile
+    and takes back (nothing: no drift). ``HEAD`` in a block stands for the commit before."""
 
     blocks: tuple[str, ...]
-    meddle: str
-    mend: str
-    undone: tuple[str, ...]
+    writes: int = 1
+    meddle: str = ""
+    mend: str = ""
 
 
 WRITE_A = "tool: filesystem.write_file, path: a.txt, content: two"
+WRITE_NEW = "tool: filesystem.write_file, path: new.txt, content: two"
 ADD = "tool: git.add, paths: [a.txt]"
-MEND_A = "printf two > a.txt"
+DELETE = f'tool: filesystem.delete_file, path: run.sh, expect_sha256: "{digest_bytes(FILES["run.sh"].encode())}"'
+
+
+def declaring(block: str, kind: str, command: str) -> str:
+    return f'{block}, compensation_type: {kind}, compensation_command: "{command}"'
+
 
 CASES = {
     "git_checkout": Case(
-        blocks=(f'{WRITE_A}, compensation_type: git_checkout, compensation_command: "git checkout -- a.txt"',),
+        blocks=(declaring(WRITE_A, "git_checkout", "git checkout -- a.txt"),),
         meddle="echo mine > b.txt",
         mend="git checkout -q b.txt",
-        undone=("b1.0",),
     ),
-    "git_reset_head": Case(
-        blocks=(WRITE_A, ADD),
-        meddle="git commit -qm theirs",
-        mend="git reset -q --soft HEAD~1",
-        undone=("b2.0", "b1.0"),
-    ),
+    "git_reset_head": Case(blocks=(WRITE_A, ADD), writes=2),
     "git_reset_soft": Case(
         blocks=(WRITE_A, ADD, "tool: git.commit, message: ours"),
+        writes=3,
         meddle="echo mine > b.txt; git commit -qam theirs",
         mend="git reset -q --hard HEAD~1",
-        undone=("b3.0", "b2.0", "b1.0"),
     ),
-    "git_reset_hard": Case(
-        blocks=(f'{WRITE_A}, compensation_type: git_reset_hard, compensation_command: "git reset --hard HEAD"',),
-        meddle="touch mine.txt",
-        mend="rm mine.txt",
-        undone=("b1.0",),
-    ),
+    "git_reset_hard": Case(blocks=(declaring(WRITE_A, "git_reset_hard", "git reset --hard HEAD"),)),
     "git_clean": Case(
-        blocks=(
-            WRITE_A.replace("a.txt", "new.txt")
-            + ', compensation_type: git_clean, compensation_command: "git clean -fd -- new.txt"',
-            WRITE_A,
-        ),
+        blocks=(declaring(WRITE_NEW, "git_clean", "git clean -fd -- new.txt"), WRITE_A),
+        writes=2,
         meddle="echo mine > new.txt",
         mend="printf two > new.txt",
-        undone=("b2.0", "b1.0"),
     ),
     "fs_delete": Case(
         blocks=("tool: filesystem.write_file, path: new/c.txt, content: c, create_parents: true",),
         meddle="git add new",
         mend="git reset -q",
-        undone=("b1.0",),
     ),
     "fs_restore": Case(
-        blocks=(
-            WRITE_A,
-            "tool: filesystem.write_file, path: new.txt, content: c",
-            f'tool: filesystem.delete_file, path: run.sh, expect_sha256: "{digest_bytes(FILES["run.sh"].encode())}"',
-        ),
+        blocks=(WRITE_A, WRITE_NEW, DELETE),
+        writes=3,
         meddle="git commit -qm theirs a.txt",
         mend="git reset -q HEAD~1",
-        undone=("b3.0", "b2.0", "b1.0"),
     ),
-    "custom": Case(
-        blocks=(
-            f'{WRITE_A}, compensation_type: custom, compensation_command: "git checkout -- ."',
-            "tool: filesystem.write_file, path: new.txt, content: c",
-        ),
-        meddle="echo mine > a.txt",
-        mend=MEND_A,
-        undone=("b2.0", "b1.0"),
-    ),
+    "custom": Case(blocks=(declaring(WRITE_A, "custom", "git checkout -- ."),)),
 }
 
 
@@ -343,29 +316,37 @@ async def test_a_run_that_succeeded_is_undone_afterwards(
 ) -> None:
     """Drift first: nothing changes, it escalates and latches. Once mended, the tree is what it was, provably."""
     case, before = CASES[kind], picture(tree)
-    path = mission(tmp_path / "m", *(item.replace("HEAD", before[0]) for item in case.blocks))
+    head = before[0].split()[2]
+    path = mission(tmp_path / "m", *(item.replace("HEAD", head) for item in case.blocks))
     done = await run_to_end(host, path, inputs={"root": str(tree)})
     assert done.status is RunStatus.SUCCEEDED, (done.code, done.message)
     assert kind in {step.compensation for step in (await host.undo_plan(done.run_id)).steps}
 
-    shell(tree, case.meddle)
-    theirs = picture(tree)
-    drifted = await undo_run(host, done.run_id)
-    assert (drifted.status, drifted.code) == (RunStatus.FAILED, "COMP_DRIFT")
-    assert picture(tree) == theirs
-    assert [item["severity"] for item in await entries(host, drifted.run_id, "escalation")] == ["critical"]
-    assert (await undo_run(host, done.run_id)).code == "HALT_LATCHED"
-
-    shell(tree, case.mend)
-    assert (await host.unlatch(str(tree), "took my own change back")).done
+    if case.meddle:
+        shell(tree, case.meddle)
+        await drifts(host, done.run_id, tree)
+        shell(tree, case.mend)
+        assert (await host.unlatch(str(tree), "took my own change back")).done
     rolled = await undo_run(host, done.run_id)
     assert (rolled.status, rolled.exit_code) == (RunStatus.SUCCEEDED, 0), (rolled.code, rolled.message)
-    assert await undone(host, rolled.run_id) == [(name, "completed") for name in case.undone]
+    reached = [(f"b{number}.0", "completed") for number in range(case.writes, 0, -1)]
+    assert await undone(host, rolled.run_id) == reached
     assert picture(tree) == before
+    assert sh(tree, "status", "--porcelain") == ""
     old = {item["receipt"]["receipt_hash"] for item in await entries(host, done.run_id, "receipt")}
     proofs = [item["receipt"] for item in await entries(host, rolled.run_id, "receipt")]
     assert all(item["compensation_verified"] and item["compensates"] in old for item in proofs)
     assert (await host.verify(rolled.run_id)).ok
+
+
+async def drifts(host: RuntimeHost, run_id: str, tree: Path) -> None:
+    """Undoing changes nothing, escalates and latches."""
+    theirs = picture(tree)
+    drifted = await undo_run(host, run_id)
+    assert (drifted.status, drifted.code) == (RunStatus.FAILED, "COMP_DRIFT")
+    assert picture(tree) == theirs
+    assert [item["severity"] for item in await entries(host, drifted.run_id, "escalation")] == ["critical"]
+    assert (await undo_run(host, run_id)).code == "HALT_LATCHED"
 
 
 async def test_a_run_that_only_read_has_nothing_to_undo(host: RuntimeHost, tmp_path: Path, tree: Path) -> None:

@@ -248,6 +248,7 @@ class Launcher:
         """The run's tree; whoever undoes a run works in that run's own."""
         if rollback is None:
             return await self._ground.workspace(mission, inputs, run_id, resuming=resuming)
+        await asyncio.to_thread(rollback.check_there)
         workspace = await self._ground.workspace(mission, inputs, rollback.run.run_id, resuming=True)
         rollback.check_tree(workspace)
         return workspace

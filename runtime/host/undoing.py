@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from runtime.events.facts import RunSummary, UndoPlan, UndoStep
@@ -52,6 +53,12 @@ class Rollback:
     def member(self) -> dict[str, Any]:
         """The ``undoes`` member of ``journal_opened``."""
         return {"undoes": {"run": self.run.run_id, "operations": len(self.operations), "digest": self.digest}}
+
+    def check_there(self) -> None:
+        """Blocking. Raises `Refused` ``UNDO_TREE`` when the tree the run worked in is gone, a private one included."""
+        tree = self.run.work_tree
+        if tree is not None and not Path(tree).is_dir():
+            raise Refused("UNDO_TREE", f"the work tree of run {self.run.run_id} is gone", where=tree)
 
     def check_tree(self, workspace: Workspace) -> None:
         """Raises `Refused` ``UNDO_TREE`` unless this is the tree the run worked in."""

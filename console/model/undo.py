@@ -11,6 +11,7 @@ from runtime.events.facts import UndoPlan, UndoStep
 _LISTED: Final = 200
 _PATHS: Final = 3
 _PREFIX: Final = len("sha256:")
+_SHOWN: Final = _PREFIX + 16
 
 
 def undo_word(plan: UndoPlan) -> str:
@@ -20,7 +21,7 @@ def undo_word(plan: UndoPlan) -> str:
 
 def undo_rows(plan: UndoPlan) -> list[Row]:
     """The digest, then one row per write in the order of the undo."""
-    rows: list[Row] = [(piece("digest  ", "dim"), piece(plan.digest)), ()]
+    rows: list[Row] = [(piece("digest  ", "dim"), piece(f"{plan.digest[:_SHOWN]}…")), ()]
     width = max((len(step.operation_id) for step in plan.steps[:_LISTED]), default=0)
     rows.extend(_row(number, step, width) for number, step in enumerate(plan.steps[:_LISTED], 1))
     left = len(plan.steps) - _LISTED

@@ -23,6 +23,7 @@ from runtime.events.facts import Escalation
 class ConfirmScreen(ModalScreen[str | None]):
     """Type the word shown and a reason; anything else is no. ``about`` says what it is about."""
 
+    AUTO_FOCUS = "#confirmation"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "refuse", "No")]
 
     def __init__(

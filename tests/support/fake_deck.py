@@ -128,7 +128,11 @@ class FakeDeck:
 
     async def undo(self, run_id: str, reason: str = "", approved: str | None = None) -> RunSummary:
         self.intents.append(("undo", run_id, reason, approved))
-        return run_summary(run_id="5".ljust(36, "0"), parent_run_id=run_id, cause=f"undo of {run_id[:8]}")
+        begun = run_summary(
+            run_id=f"5{run_id[1:]}", parent_run_id=run_id, trigger="undo", cause=f"undo of {run_id[:8]}"
+        )
+        self.runs_list.append(begun)
+        return begun
 
     async def unlatch(self, path: str, reason: str) -> Ack:
         return await self._ack("unlatch", path, reason)

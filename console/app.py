@@ -29,10 +29,11 @@ from console.model.home import HomeState, title_text, watch_of_mission
 from console.model.reasons import again_reason
 from console.model.rows import Row, entry_details, piece
 from console.model.safe import safe
+from console.model.undo import undo_rows, undo_word
 from console.screens.base import DeckScreen
 from console.screens.compare import CompareScreen
 from console.screens.detail import RunDetailScreen
-from console.screens.dialogs import AnswerScreen, DetailScreen
+from console.screens.dialogs import AnswerScreen, ConfirmScreen, DetailScreen
 from console.screens.help import HelpScreen
 from console.screens.home import HomeScreen
 from console.screens.journal import VERIFIED_ON_OPEN, JournalScreen
@@ -44,8 +45,8 @@ from console.screens.run import RunScreen
 from console.screens.runs import RunsScreen
 from console.screens.watch import WatchScreen
 from console.themes import load_bundled_themes, load_own_themes
-from runtime.events.facts import Escalation, RunSummary, StreamEvent
-from runtime.host.api import Ack, Answer, Deck, Exit, MissionInfo, QuarterdeckError, Subscription, Watch
+from runtime.events.facts import Escalation, RunSummary, StreamEvent, UndoPlan
+from runtime.host.api import Ack, Answer, Deck, Exit, MissionInfo, QuarterdeckError, RunStatus, Subscription, Watch
 
 TICK_SECONDS: Final = 0.1
 #: A journal that is being read in is drawn this often.
@@ -416,6 +417,29 @@ class ConsoleApp(App[int]):
         if self.opened is not None and self._is_open(run.run_id) and not self.opened.missing:
             steps = [row.step_id for row in self.opened.step_rows() if row.status != "pending"]
         await self.push_screen(LaunchScreen(mission, Again(run, tuple(steps), step if step in steps else None)))
+
+    def undo(self, run_id: str) -> None:
+        """Show what undoing a run would undo, and ask."""
+        self.run_worker(partial(self.guarded, lambda: self._undo(run_id)), group="undo", exit_on_error=False)
+
+    async def _undo(self, run_id: str) -> None:
+        plan = await self.deck.undo_plan(run_id)
+
+        def confirmed(reason: str | None) -> None:
+            if reason is not None:
+                work = partial(self.guarded, lambda: self._start_undo(plan, reason))
+                self.run_worker(work, group="intents", exit_on_error=False)
+
+        title = f"Undo {len(plan.steps)} writes of run {run_id[:8]}, in this order?"
+        asked = ConfirmScreen(undo_word(plan), title, about=undo_rows(plan), otherwise="Esc leaves all as it is.")
+        await self.push_screen(asked, confirmed)
+
+    async def _start_undo(self, plan: UndoPlan, reason: str) -> None:
+        run = await self.deck.undo(plan.run_id, reason, plan.digest)
+        if run.status is RunStatus.REFUSED:
+            self.notify(safe(run.message or ""), title=safe(run.code or ""), severity="error", markup=False)
+        else:
+            self.open_run(run.run_id)
 
     def ask(self, question: Escalation, choice: str = "") -> None:
         """Show a question in full and take the answer."""

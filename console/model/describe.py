@@ -40,7 +40,9 @@ def amount(signal: _Entry) -> int:
 
 def _opened(entry: _Entry) -> str:
     origin = f", run again of {short(entry['resumes'])}" if entry.get("resumes") else ""
-    if fork := entry.get("fork"):
+    if undone := entry.get("undoes"):
+        origin = f", undo of {short(undone['run'])}"
+    elif fork := entry.get("fork"):
         origin = f", fork of {short(fork['run'])} from {fork['step']}"
     elif entry.get("cause") and not origin:
         origin = f", because {entry['cause']}"

@@ -241,10 +241,9 @@ class RunState:
 
     @property
     def waiting(self) -> tuple[Escalation, ...]:
-        """Questions that can be answered now: none once the run has ended or nobody holds it."""
-        if self.run.status.terminal or self.run.resumable:
-            return ()
-        return tuple(item for item in self.questions if item.blocking)
+        """Questions that can be answered now: of a run that has ended, or that nobody holds, only whether to undo it."""
+        over = self.run.status.terminal or self.run.resumable
+        return tuple(item for item in self.questions if item.blocking and (item.offers_undo or not over))
 
     def touch(self, *parts: Part) -> None:
         """Say that parts of the picture changed."""
@@ -563,7 +562,7 @@ def _compensation_finished(state: RunState, event: EntryAppended, entry: Mapping
     if not entry.get("verified"):
         return
     row = state.steps.get(operation_step(str(entry["operation_id"])))
-    if row is not None and row.status in ("failed", "completed"):
+    if row is not None and row.status in ("failed", "completed", "pending"):  # pending: of the run that is undone
         row.status = "compensated"
         state.touch("steps")
 

@@ -113,9 +113,9 @@ class HomeState:
         )
 
     def _answerable(self, item: Escalation) -> bool:
-        """A question of a run that has ended, or that nobody holds, cannot be answered."""
+        """A question of a run that has ended, or that nobody holds, cannot be answered; whether to undo it can."""
         run = self.runs.get(item.run_id)
-        return run is None or not (run.status.terminal or run.resumable)
+        return item.offers_undo or run is None or not (run.status.terminal or run.resumable)
 
     def _keep(self, run: RunSummary) -> None:
         self.runs[run.run_id] = run

@@ -14,6 +14,7 @@ from runtime.host.api import MissionInfo, RunStatus
 
 _MUTATIONS = frozenset({"cancel", "terminate", "pause", "resume", "answer", "launch", "again", "fork"}) | {
     "toggle_watch",
+    "undo",
     "rearm",
     "unwatch",
 }
@@ -85,6 +86,17 @@ def again_reason(run: RunSummary | None, mission: MissionInfo | None) -> str | N
     if mission is not None and mission.problems:
         return f"its mission cannot be run now: {mission.problems[0].message}"
     return None
+
+
+def undo_reason(run: RunSummary | None) -> str | None:
+    """Why a run cannot be undone; None when it may be, if anything it wrote stands."""
+    if run is None:
+        return "select a run first"
+    if run.resumable or not run.status.terminal:
+        return "the run has not ended; x cancels it and undoes what it did"
+    if not run.entries:
+        return "it has no journal: it never began"
+    return "it undid another run; F runs the mission again" if run.trigger == "undo" else None
 
 
 def answer_reason(questions: Sequence[Escalation], choice: str) -> str | None:

@@ -82,7 +82,7 @@ def notice_row(state: RunState) -> Row:
             piece("◐ ", "warn"),
             piece(waiting[0].reason),
             piece(f"  {waiting[0].step_id}{more}   ", "dim"),
-            piece("enter look  a approve  R reject", "accent"),
+            piece("enter look  a approve  R reject" if "approved" in waiting[0].choices else "enter choose", "accent"),
         )
     if run.resumable:
         return (piece(f"{RESUMABLE_GLYPH} nobody holds this run.  ", "warn"), piece("r resume  x cancel", "accent"))

@@ -21,19 +21,27 @@ from runtime.events.facts import Escalation
 
 
 class ConfirmScreen(ModalScreen[str | None]):
-    """Type the short id and a reason; anything else is no."""
+    """Type the word shown and a reason; anything else is no. ``about`` says what it is about."""
 
+    AUTO_FOCUS = "#confirmation"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "refuse", "No")]
 
-    def __init__(self, word: str, question: str) -> None:
+    def __init__(
+        self, word: str, question: str, *, about: Sequence[Row] = (), otherwise: str = "Esc leaves it running."
+    ) -> None:
         super().__init__()
         self._word = word
         self._question = question
+        self._about = list(about)
+        self._otherwise = otherwise
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Label(self._question, markup=False, classes="title")
-            yield Label(f"Type {self._word} and a reason, then enter. Esc leaves it running.", markup=False)
+            if self._about:
+                with VerticalScroll(id="asked"):
+                    yield Static(block(self._about), markup=False)
+            yield Label(f"Type {self._word} and a reason, then enter. {self._otherwise}", markup=False)
             yield Input(placeholder=f"{self._word} because …", id="confirmation")
             yield Label("", id="complaint", markup=False)
 

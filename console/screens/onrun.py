@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 
-from console.model.reasons import again_reason, lookback_reason, resume_reason, run_selected_reason
+from console.model.reasons import again_reason, lookback_reason, resume_reason, run_selected_reason, undo_reason
 from console.screens.base import DeckScreen
 from runtime.events.facts import RunSummary
 
@@ -19,6 +19,7 @@ class OnRunScreen(DeckScreen):
         Binding("J", "journal", "Journal", show=False, id="run.journal"),
         Binding("r", "resume", "Resume", show=False, id="run.resume"),
         Binding("F", "again", "Run again …", show=False, id="run.again"),
+        Binding("U", "undo", "Undo what it did …", show=False, id="run.undo"),
         Binding("P", "replay", "Replay", show=False, id="run.replay"),
         Binding("W", "compare", "Compare", show=False, id="run.compare"),
     ]
@@ -41,6 +42,8 @@ class OnRunScreen(DeckScreen):
             case "again":
                 mission = None if run is None else self.console_app.home.mission_at(run.mission_path)
                 return again_reason(run, mission)
+            case "undo":
+                return undo_reason(run)
             case "replay" | "compare":
                 return lookback_reason(run)
             case _:
@@ -61,6 +64,10 @@ class OnRunScreen(DeckScreen):
     def action_again(self) -> None:
         if (run := self.run_at_hand()) is not None:
             self.console_app.run_again(run, self.step_at_hand())
+
+    def action_undo(self) -> None:
+        if (run := self.run_at_hand()) is not None:
+            self.console_app.undo(run.run_id)
 
     def action_replay(self) -> None:
         if (run := self.run_at_hand()) is not None:

@@ -1,7 +1,7 @@
-"""Verbs that act: run, cancel, terminate, pause, resume, approve, reject.
+"""Verbs that act: run, cancel, terminate, undo, pause, resume, approve, reject.
 
 They open the store as its holder when nobody holds it, and otherwise reach the live holder; either way the same
-`Deck` is spoken to. ``run`` and ``resume`` stay attached until the run ends and take its exit code.
+`Deck` is spoken to. ``run``, ``undo`` and ``resume`` stay attached until the run ends and take its exit code.
 """
 
 from __future__ import annotations
@@ -104,6 +104,19 @@ async def terminate(options: argparse.Namespace) -> int:
     return await _control("terminate", options)
 
 
+async def undo(options: argparse.Namespace) -> int:
+    """``quarterdeck undo RUN``: undo what stands of a run that has ended, in a run of its own; takes its exit code."""
+    async with deck_for(options, writing=True) as deck:
+        feed = deck.subscribe()
+        try:
+            old = await deck.find(options.selector)
+            code = await _attend(deck, feed, await deck.undo(old.run_id, options.reason), options)
+            await stay(deck)
+            return code
+        finally:
+            feed.close()
+
+
 async def pause(options: argparse.Namespace) -> int:
     return await _control("pause", options)
 
@@ -134,7 +147,17 @@ async def _answer(resolution: str, options: argparse.Namespace) -> int:
         summary = await deck.find(options.selector)
         question = _choose(await deck.escalations(run_id=summary.run_id), options.question, summary.run_id)
         intent = Answer(escalation_id=question.escalation_id, resolution=resolution, notes=options.reason)
-        return _acknowledge(await deck.answer(intent), options)
+        feed = deck.subscribe()
+        try:
+            ack = await deck.answer(intent)
+            if not ack.done or ack.run_id == summary.run_id:
+                return _acknowledge(ack, options)
+            # The answer started a run: an undo that was offered.
+            code = await _attend(deck, feed, await deck.find(ack.run_id), options)
+            await stay(deck)
+            return code
+        finally:
+            feed.close()
 
 
 def _choose(questions: tuple[Escalation, ...], wanted: str | None, run_id: str) -> Escalation:
@@ -240,7 +263,7 @@ async def _follow(deck: Deck, feed: Subscription, run_id: str, options: argparse
 async def ask_here(deck: Deck, questions: tuple[Escalation, ...], run_id: str, asked: set[str]) -> None:
     """Put each new question of this run to the person at the terminal."""
     for item in questions:
-        if item.run_id != run_id or not item.blocking or item.escalation_id in asked:
+        if item.run_id != run_id or not item.blocking or item.offers_undo or item.escalation_id in asked:
             continue
         asked.add(item.escalation_id)
         say(f"◐ {item.reason}\n  subject {item.subject_digest}\n  approve? [y/N] ")
@@ -278,6 +301,9 @@ def progress(event: StreamEvent, run_id: str) -> str | None:
         reused = bool(entry.get("reused_from"))
         mark = glyph(str(entry["status"]), accepted=bool(entry.get("accepted")), reused=reused)
         return f"{mark} {entry['step_id']}{note}{accepted}{f' ({REUSED_WORD})' if reused else ''}"
+    if event.kind == "compensation_finished":
+        verified = bool(entry["verified"])
+        return f"{'↶' if verified else '✗'} {entry['operation_id']} {'undone' if verified else entry['outcome']}"
     if event.kind == "operation_denied":
         return f"✗ {entry['step_id']}: {entry.get('reason') or entry['code']}"
     return None

@@ -95,6 +95,38 @@ class Escalation:
     resolved_by: str | None = None
     notes: str | None = None
 
+    @property
+    def offers_undo(self) -> bool:
+        """Is it about undoing a run that has ended? Ids of what a run itself asks end with a number."""
+        return self.escalation_id == offer_id(self.run_id)
+
+
+def offer_id(run_id: str) -> str:
+    """The id of the question whether to undo what a terminated run did (ruling R27)."""
+    return f"{run_id}/undo"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoStep:
+    """One write that would be undone. ``compensation`` is its type, ``command`` its declaration."""
+
+    operation_id: str
+    step_id: str
+    compensation: str
+    command: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoPlan:
+    """What undoing a run that has ended would undo, in that order: last write first. ``digest`` is what an approval is
+    bound to."""
+
+    run_id: str
+    mission: str
+    digest: str
+    steps: tuple[UndoStep, ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:

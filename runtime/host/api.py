@@ -19,6 +19,7 @@ from runtime.events.facts import (
     ReplayReport,
     RunSummary,
     StreamEvent,
+    UndoPlan,
     Verification,
     Violation,
     WatchState,
@@ -191,6 +192,20 @@ class Deck(Protocol):
         """Continue a paused run, or repair and continue a resumable one.
 
         ``unattended`` says whether this face can answer questions of a resumable run; None keeps what it had.
+        """
+        ...
+
+    async def undo_plan(self, run_id: str) -> UndoPlan:
+        """What undoing a run that has ended would undo.
+
+        Raises `Refused` ``UNDO_LIVE``, ``UNDO_NOTHING``, ``UNDO_RECORD``, or the code of a journal that does not verify.
+        """
+        ...
+
+    async def undo(self, run_id: str, reason: str = "", approved: str | None = None) -> RunSummary:
+        """Start a run that undoes what stands of a run that has ended, last write first; ``refused`` as for `launch`.
+
+        ``approved`` is the digest of the plan an operator agreed to. Raises like `undo_plan`, and ``UNDO_CHANGED``.
         """
         ...
 

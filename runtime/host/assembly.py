@@ -98,7 +98,9 @@ async def assemble(prepared: Prepared, shared: Shared, hooks: Hooks) -> Parts:
 async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) -> Parts:
     spec = prepared.mission.spec
     gate = PauseGate(scope)
-    timer = ActiveTimer(shared.clock, limit_seconds=spec.budgets.time or TURN_SECONDS, spent=prepared.spent_seconds)
+    # The mission's time is for its work; putting that back has limits of its own.
+    limit = TURN_SECONDS if prepared.rollback is not None else spec.budgets.time or TURN_SECONDS
+    timer = ActiveTimer(shared.clock, limit_seconds=limit, spent=prepared.spent_seconds)
     questions = Questions(
         run_id=prepared.run_id,
         journal=prepared.journal,
@@ -206,7 +208,8 @@ async def _executor(
     protector = SelfModProtector(root, names=envelope.names)
     declared = mission.spec.sandbox
     sandbox = shared.sandbox.under(declared.confinement, _limits(declared.limits))
-    provider = _provider(mission, shared)
+    # An undo asks no model, and must not fail for want of a key.
+    provider = None if prepared.rollback is not None else _provider(mission, shared)
     if isinstance(provider, ScriptedProvider):
         await _restore(provider, prepared, shared.artifacts)
     settings = HandlerSettings(

@@ -17,6 +17,7 @@ _USAGE_PREFIXES: Final = (
     "RUN_",
     "STEP_",
     "FORK_",
+    "UNDO_",
     "APPROVAL_UNKNOWN",
     "APPROVAL_AMBIGUOUS",
     "EXPORT_",

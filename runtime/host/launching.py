@@ -28,6 +28,7 @@ from runtime.host.refusals import Refusals
 from runtime.host.resuming import read_past
 from runtime.host.settlement import Settlement
 from runtime.host.store_journal import StoreJournal
+from runtime.host.undoing import UNDO, Rollback, read_mission, read_rollback, read_undo
 from runtime.host.versions import BEHAVIOUR_VERSION, code_version
 from runtime.host.words import plain_words
 from runtime.kernel.canonical import canonical_bytes, digest
@@ -64,6 +65,20 @@ class _Identity:
     session_id: str
     lineage_id: str
     recipe_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """One new run, as far as it can be told before its tree is looked at."""
+
+    mission: Mission
+    inputs: Mapping[str, Any]
+    identity: _Identity
+    summary: RunSummary
+    intent: Launch
+    fork: Fork | None = None
+    rollback: Rollback | None = None
+    changes: Sequence[FileChange] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,15 +130,44 @@ class Launcher:
             recipe_hash=recipe_hash(mission, inputs),
         )
         summary = self._summary(mission, inputs, identity, intent, cause_of(intent, parent, inputs))
+        return await self._start(_Start(mission, inputs, identity, summary, intent, fork=fork, changes=changes), ports)
+
+    async def undo(
+        self, run_id: str, of: str, ports: RunPorts, *, reason: str = "", approved: str | None = None
+    ) -> LiveRun | RunSummary:
+        """A live run that will undo what stands of the ended run ``of``, or the summary of a refusal.
+
+        ``approved`` is the digest an operator agreed to. Raises what `read_undo` raises, and ``UNDO_CHANGED``, before
+        anything is recorded.
+        """
+        rollback = await read_undo(self._store, of)
+        if approved is not None and approved != rollback.digest:
+            raise Refused("UNDO_CHANGED", f"what stands of run {of} has changed since", hint="look again")
+        mission, inputs = await read_mission(self._store, of)
+        old = rollback.run
+        identity = _Identity(
+            run_id=run_id,
+            session_id=self._shared.ids.uuid(),
+            lineage_id=old.lineage_id,
+            recipe_hash=rollback.digest,
+        )
+        intent = Launch(path=old.mission_path, trigger=UNDO, reason=reason, parent_run_id=of, unattended=True)
+        summary = self._summary(mission, inputs, identity, intent, f"undo of {of[:8]}")
+        summary = replace(summary, steps_total=0)
+        return await self._start(_Start(mission, inputs, identity, summary, intent, rollback=rollback), ports)
+
+    async def _start(self, start: _Start, ports: RunPorts) -> LiveRun | RunSummary:
+        """Make it ready and open its journal; a refusal leaves its row and its entry, nothing else."""
+        run_id = start.identity.run_id
         try:
-            ready = await self._ready(mission, inputs, identity, summary, intent, fork, ports)
+            ready = await self._ready(start, ports)
         except QuarterdeckError as error:
             await self._ground.discard(run_id)
-            return await self._refusals.record(summary, error)
+            return await self._refusals.record(start.summary, error)
         except BaseException:
             await self._ground.discard(run_id)
             raise
-        return await self._begin(ready, identity, intent, ports, changes)
+        return await self._begin(ready, start, ports)
 
     def _summary(
         self, mission: Mission, inputs: Mapping[str, Any], identity: _Identity, intent: Launch, cause: str | None
@@ -145,19 +189,13 @@ class Launcher:
             confinement=self._shared.sandbox.tier,
         )
 
-    async def _ready(
-        self,
-        mission: Mission,
-        inputs: Mapping[str, Any],
-        identity: _Identity,
-        summary: RunSummary,
-        intent: Launch,
-        fork: Fork | None,
-        ports: RunPorts,
-    ) -> _Ready:
+    async def _ready(self, start: _Start, ports: RunPorts) -> _Ready:
         """Everything up to the first entry: a failure leaves neither lock nor scope nor session behind."""
-        workspace = await self._ground.workspace(mission, inputs, identity.run_id)
-        facts, control = await self._ground.preflight(mission, workspace, _owner(mission, identity), wait=intent.wait)
+        mission, inputs, identity, fork = start.mission, start.inputs, start.identity, start.fork
+        workspace = await self._workspace(mission, inputs, identity.run_id, start.rollback)
+        facts, control = await self._ground.preflight(
+            mission, workspace, _owner(mission, identity), wait=start.intent.wait, resuming=start.rollback is not None
+        )
         hooks = _hooks(workspace)
         try:
             reuse = await self._reuse(mission, workspace, facts, fork)
@@ -174,8 +212,8 @@ class Launcher:
             prepared = Prepared(
                 mission=mission,
                 inputs=inputs,
-                summary=_placed(summary, mission, workspace),
-                unattended=intent.unattended,
+                summary=_placed(start.summary, mission, workspace, undoing=start.rollback is not None),
+                unattended=start.intent.unattended,
                 workspace=workspace,
                 git=workspace.git,
                 baseline=None if facts.fingerprint is None else workspace_state(facts.fingerprint),
@@ -189,6 +227,7 @@ class Launcher:
                 history=History.of(reuse.steps) if fork is not None else None,
                 reused=reuse.steps,
                 carried=reuse.carried,
+                rollback=start.rollback,
             )
             parts = await assemble(prepared, self._shared, hooks)
         except BaseException:
@@ -198,6 +237,23 @@ class Launcher:
         signals = [proposal, *emitter.stamp(opened.signals)]
         return _Ready(prepared=prepared, parts=parts, hooks=hooks, facts=facts, signals=signals, reuse=reuse)
 
+    async def _workspace(
+        self,
+        mission: Mission,
+        inputs: Mapping[str, Any],
+        run_id: str,
+        rollback: Rollback | None,
+        *,
+        resuming: bool = False,
+    ) -> Workspace:
+        """The run's tree; whoever undoes a run works in that run's own."""
+        if rollback is None:
+            return await self._ground.workspace(mission, inputs, run_id, resuming=resuming)
+        await asyncio.to_thread(rollback.check_there)
+        workspace = await self._ground.workspace(mission, inputs, rollback.run.run_id, resuming=True)
+        rollback.check_tree(workspace)
+        return workspace
+
     async def _reuse(self, mission: Mission, workspace: Workspace, facts: PreflightFacts, fork: Fork | None) -> Reuse:
         """What a fork takes over, now that its tree is there and locked; nothing for other runs."""
         if fork is None:
@@ -206,12 +262,10 @@ class Launcher:
         now = None if facts.fingerprint is None else facts.fingerprint.digest
         return await decide(fork, probe, now)
 
-    async def _begin(
-        self, ready: _Ready, identity: _Identity, intent: Launch, ports: RunPorts, changes: Sequence[FileChange]
-    ) -> LiveRun:
+    async def _begin(self, ready: _Ready, start: _Start, ports: RunPorts) -> LiveRun:
         """Open the journal. From the first entry on this is a run: if we fail now, it is resumable, not refused."""
         try:
-            await self._journal_opening(ready, identity, intent, changes)
+            await self._journal_opening(ready, start)
             await ready.prepared.journal.durable
         except BaseException:
             ready.parts.scope.close()
@@ -220,15 +274,14 @@ class Launcher:
             raise
         return self._live(ready.prepared, ready.parts, ready.hooks, ports)
 
-    async def _journal_opening(
-        self, ready: _Ready, identity: _Identity, intent: Launch, changes: Sequence[FileChange]
-    ) -> None:
+    async def _journal_opening(self, ready: _Ready, start: _Start) -> None:
         """The first entries, then what is reused, then the run's row with the mission's bytes (ruling R23).
 
         The row comes last: an entry that cannot be recorded must not leave a row without a journal, and a run that can
         be resumed has in its journal everything it was to reuse.
         """
         prepared, facts = ready.prepared, ready.facts
+        identity, intent, changes = start.identity, start.intent, start.changes
         mission, plan, journal = prepared.mission, prepared.plan, prepared.journal
         document = self._shared.artifacts.put(plan.document())
         # Kept under the mission's own hash, so that a later fork can tell which blocks have changed.
@@ -256,6 +309,7 @@ class Launcher:
             **({"because": [asdict(item) for item in changes[:MAX_BECAUSE]]} if changes else {}),
             **({"resumes": intent.parent_run_id} if intent.parent_run_id else {}),
             **ready.reuse.member(self._shared.artifacts),
+            **({} if start.rollback is None else start.rollback.member()),
         )
         journal.append(
             "plan",
@@ -311,7 +365,8 @@ class Launcher:
             lineage_id=past.summary.lineage_id,
             recipe_hash=past.recipe_hash,
         )
-        workspace = await self._ground.workspace(mission, past.inputs, run_id, resuming=True)
+        rollback = None if past.undoes is None else await read_rollback(self._store, past.undoes)
+        workspace = await self._workspace(mission, past.inputs, run_id, rollback, resuming=True)
         facts, control = await self._ground.preflight(mission, workspace, _owner(mission, identity), resuming=True)
         hooks = _hooks(workspace)
         try:
@@ -324,7 +379,12 @@ class Launcher:
             prepared = Prepared(
                 mission=mission,
                 inputs=past.inputs,
-                summary=_placed(replace(past.summary, status=RunStatus.RUNNING, resumable=False), mission, workspace),
+                summary=_placed(
+                    replace(past.summary, status=RunStatus.RUNNING, resumable=False),
+                    mission,
+                    workspace,
+                    undoing=rollback is not None,
+                ),
                 unattended=past.unattended if unattended is None else unattended,
                 workspace=workspace,
                 git=workspace.git,
@@ -340,6 +400,7 @@ class Launcher:
                 past=past.entries,
                 carried=past.carried,
                 spent_seconds=past.summary.duration_ms / 1000,
+                rollback=rollback,
             )
             parts = await assemble(prepared, self._shared, hooks)
         except BaseException:
@@ -414,7 +475,13 @@ class Launcher:
         journal = prepared.journal
         summary = replace(prepared.summary, entries=journal.entries, head_hash=journal.get_chain_root())
         settlement = Settlement(
-            prepared, parts.executor, hooks, clock=ports.clock, record=ports.record, store_journal=self._journal
+            prepared,
+            parts.executor,
+            hooks,
+            clock=ports.clock,
+            record=ports.record,
+            asked=ports.asked,
+            store_journal=self._journal,
         )
         run = LiveRun(replace(prepared, summary=summary), parts, settlement, ports, closing=hooks.close)
         hooks.on_entry = run.entered
@@ -509,7 +576,7 @@ def recipe_hash(mission: Mission, inputs: Mapping[str, Any]) -> str:
     )
 
 
-def _placed(summary: RunSummary, mission: Mission, workspace: Workspace) -> RunSummary:
-    """With the folders an operator may want to look into."""
+def _placed(summary: RunSummary, mission: Mission, workspace: Workspace, *, undoing: bool) -> RunSummary:
+    """With the folders an operator may want to look into; an undo leaves no files of its own."""
     tree = None if workspace.kind is WorkspaceKind.NONE else str(workspace.root)
-    return replace(summary, work_tree=tree, output_folder=output_folder(mission, workspace))
+    return replace(summary, work_tree=tree, output_folder=None if undoing else output_folder(mission, workspace))

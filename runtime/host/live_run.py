@@ -88,7 +88,7 @@ class LiveRun:
         self._settling = False
         self._ended = False
         self._done: set[str] = set()
-        self._work: asyncio.Task[Response] | None = None
+        self._work: asyncio.Task[Trigger] | None = None
         self._main: asyncio.Task[RunSummary] | None = None
         self._last_gauges = -_GAUGE_SECONDS
         for step in prepared.reused:
@@ -307,7 +307,8 @@ class LiveRun:
         outputs = self._outputs(scope) if terminal.ending.status is RunStatus.SUCCEEDED else None
         final = replace(self.figures(), outputs=outputs)
         pending = (*noticed, *self.parts.loop.queues.flush())
-        self.summary = await self._settlement.close(terminal, final, pending)
+        kept = self._stop is not None and self._stop.verb == "terminate"
+        self.summary = await self._settlement.close(terminal, final, pending, offering=kept)
         self._ended = True
         self._ports.publish(RunChanged(run=self.summary))
         return self.summary
@@ -324,7 +325,7 @@ class LiveRun:
         try:
             if self.prepared.history is not None:
                 await self._settlement.repair()
-            trigger = _trigger_of(await self._execute(scope))
+            trigger = await self._execute(scope)
         except Halted as halted:
             trigger = arbiter.because(arbiter.node_failed(halted.code), halted.message)
         except asyncio.CancelledError:
@@ -341,11 +342,10 @@ class LiveRun:
         self._trip(trigger)
         return self._stop.trigger if self._stop is not None else trigger
 
-    async def _execute(self, scope: BlockScope) -> Response:
+    async def _execute(self, scope: BlockScope) -> Trigger:
         self.parts.scope.check()
-        metadata = {"run_id": self.run_id, "trace_id": self.run_id.replace("-", "")}
-        request = Request(payload=BlockValue.of(dict(self.prepared.inputs)), metadata=metadata)
-        work = self.parts.workflow.execute(request, runner=self.parts.runner, scope=scope)
+        rollback = self.prepared.rollback
+        work = self._workflow(scope) if rollback is None else self._settlement.roll_back(rollback)
         self._work = asyncio.create_task(work, name=f"work-{self.run_id[:8]}")
         try:
             return await self._work
@@ -353,12 +353,19 @@ class LiveRun:
             self._work.cancel()
             await asyncio.wait({self._work})
 
+    async def _workflow(self, scope: BlockScope) -> Trigger:
+        metadata = {"run_id": self.run_id, "trace_id": self.run_id.replace("-", "")}
+        request = Request(payload=BlockValue.of(dict(self.prepared.inputs)), metadata=metadata)
+        return _trigger_of(await self.parts.workflow.execute(request, runner=self.parts.runner, scope=scope))
+
     def _undoes(self, terminal: Terminal) -> bool:
         if terminal.commits or (self._stop is not None and not self._stop.undo):
             return False
         return self.prepared.mission.spec.on_failure == "compensate"
 
-    def _outputs(self, scope: BlockScope) -> Mapping[str, Any]:
+    def _outputs(self, scope: BlockScope) -> Mapping[str, Any] | None:
+        if self.prepared.rollback is not None:
+            return None
         ledger = scope.root.ledger.view if scope.root is not None else {}
         produced = {name: value for name, value in ledger.items() if not name.startswith("$")}
         return run_outputs(self.prepared.mission, self.prepared.inputs, produced)

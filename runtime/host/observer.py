@@ -74,6 +74,9 @@ class Observer(StoreReads):
     async def resume(self, run_id: str, reason: str = "", *, unattended: bool | None = None) -> Ack:
         raise await self._refusal()
 
+    async def undo(self, run_id: str, reason: str = "", approved: str | None = None) -> RunSummary:
+        raise await self._refusal()
+
     async def unlatch(self, path: str, reason: str) -> Ack:
         raise await self._refusal()
 
@@ -256,6 +259,9 @@ class RemoteDeck(Observer):
 
     async def resume(self, run_id: str, reason: str = "", *, unattended: bool | None = None) -> Ack:
         return Ack(**await self._ask("resume", run_id=run_id, reason=reason, unattended=unattended))
+
+    async def undo(self, run_id: str, reason: str = "", approved: str | None = None) -> RunSummary:
+        return summary_of(await self._ask("undo", run_id=run_id, reason=reason, approved=approved))
 
     async def unlatch(self, path: str, reason: str) -> Ack:
         return Ack(**await self._ask("unlatch", path=path, reason=reason))

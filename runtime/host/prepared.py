@@ -9,6 +9,7 @@ from typing import Any
 from runtime.events.emitter import Emitter
 from runtime.events.facts import RunSummary
 from runtime.host.run_control import RunControl
+from runtime.host.undoing import Rollback
 from runtime.kernel.model import Envelope, ExecutionContext
 from runtime.missions.loader import Mission
 from runtime.orchestration.git import Git
@@ -24,7 +25,7 @@ from runtime.turns.session import Session
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """One opened turn, ready to run. ``history`` answers attempts, ``carried`` operations; ``past`` (all its entries) is
-    set when a crash is continued, ``reused`` (what it took over) when a fork begins."""
+    set when a crash is continued, ``reused`` (what it took over) when a fork begins, ``rollback`` when it undoes a run."""
 
     mission: Mission
     inputs: Mapping[str, Any]
@@ -45,6 +46,7 @@ class Prepared:
     reused: tuple[FinishedStep, ...] = ()
     carried: Carried = field(default_factory=Carried)
     spent_seconds: float = 0.0
+    rollback: Rollback | None = None
 
     @property
     def run_id(self) -> str:

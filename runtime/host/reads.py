@@ -18,6 +18,7 @@ from runtime.events.facts import (
     NodeInfo,
     ReplayReport,
     RunSummary,
+    UndoPlan,
     Verification,
     Violation,
 )
@@ -109,6 +110,12 @@ class StoreReads:
     ) -> Comparison:
         sides = [await self._record_of(base), await self._record_of(other)]
         return await self._replaying.compare(sides, timing_ms=timing_ms, expected=expected)
+
+    async def undo_plan(self, run_id: str) -> UndoPlan:
+        # As with replaying: the mission loader comes with it, and verbs that only read must not wait for that.
+        from runtime.host.undoing import read_undo
+
+        return (await read_undo(self._store, run_id)).plan()
 
     async def _record_of(self, run_id: str) -> tuple[RunSummary, list[StoredEntry], Verification]:
         """A run with its journal and the verdict on it."""

@@ -41,6 +41,11 @@ async def _resume(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
     return asdict(await host.resume(run_id, reason, unattended=unattended))
 
 
+async def _undo(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
+    approved = None if arguments.get("approved") is None else _text(arguments, "approved")
+    return summary_record(await host.undo(_text(arguments, "run_id"), str(arguments.get("reason", "")), approved))
+
+
 async def _unlatch(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
     return asdict(await host.unlatch(_text(arguments, "path"), _text(arguments, "reason")))
 
@@ -91,6 +96,7 @@ REMOTE: Final[dict[str, Remote]] = {
     "wait": _wait,
     "answer": _answer,
     "resume": _resume,
+    "undo": _undo,
     "unlatch": _unlatch,
     "watch": _watch,
     "unwatch": _unwatch,

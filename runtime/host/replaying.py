@@ -75,13 +75,14 @@ class Replaying:
     ) -> ReplayReport:
         """Run the mission against the record of ``summary``'s run, whose journal is ``rows``.
 
-        Raises `Refused`: ``REPLAY_LIVE``, ``REPLAY_NO_RECORD``, ``REPLAY_PRUNED``, ``REPLAY_MODE``,
-        ``REPLAY_MISSION``, ``STEP_UNKNOWN``, ``replay_cursor_not_found``, and the ``J_…`` code of a journal that does
-        not verify.
+        Raises `Refused`: ``REPLAY_LIVE``, ``REPLAY_NO_RECORD``, ``REPLAY_PRUNED``, ``REPLAY_UNDO``,
+        ``REPLAY_MODE``, ``REPLAY_MISSION``, ``STEP_UNKNOWN``, ``replay_cursor_not_found``, and the ``J_…`` code of a
+        journal that does not verify.
         """
         async with self._room:
             started = self._clock.monotonic()
             past = await self._recorded(summary, rows, verdict)
+            _check_ran(past)
             _check_mode(past.plan)
             _check_step(past, intent.from_step)
             mission, origin = await self._mission(past, intent.mission)
@@ -243,6 +244,13 @@ def _check_verdict(summary: RunSummary, verdict: Verification) -> None:
             f"bodies the record of run {summary.run_id} names are no longer stored: {errors[0].detail}",
             hint="`--fidelity view` needs none; `--fidelity live` runs the mission again",
         )
+
+
+def _check_ran(past: Recorded) -> None:
+    """An undo ran no mission: there is nothing to execute again."""
+    undid = past.entries[0].get("undoes") if past.entries else None
+    if undid is not None:
+        raise Refused("REPLAY_UNDO", f"it undid run {undid['run']}", hint="`--fidelity view` walks its journal")
 
 
 def _check_mode(plan: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from runtime.events.facts import RunSummary
 from runtime.host.reads import end_findings
 from runtime.host.versions import BEHAVIOUR_VERSION
-from runtime.kernel.canonical import CanonicalizationError, parse_strict
+from runtime.kernel.canonical import CanonicalizationError, digest, parse_strict
 from runtime.kernel.errors import ModelError, QuarterdeckError, Refused
 from runtime.kernel.model import frozen, thawed
 from runtime.kernel.outcomes import RunStatus
@@ -58,6 +58,8 @@ class Past:
     entries: tuple[Mapping[str, Any], ...]
     history: History
     carried: Carried
+    undoes: str | None = None
+    """The run it was undoing, if that is what it did."""
 
     @property
     def signals(self) -> list[Mapping[str, Any]]:
@@ -70,8 +72,9 @@ async def read_journal(store: Store, run_id: str) -> Told:
 
     Raises `Refused` ``RUN_UNKNOWN``, or the code of the first thing that does not hold; `StorageError` for damage.
     """
-    # A run this very process left may have entries on their way to the disk; the chain goes on after the last.
-    await store.flush()
+    if not store.read_only:
+        # A run this very process left may have entries on their way to the disk; the chain goes on after the last.
+        await store.flush()
     record = await store.runs.record(run_id)
     if record is None:
         raise Refused("RUN_UNKNOWN", f"there is no run {run_id}", hint="`quarterdeck runs` lists them")
@@ -106,8 +109,9 @@ async def read_past(store: Store, run_id: str) -> Past:
         raise _manual(
             f"it began under behaviour version {opened.get('behaviour_version')}, this is {BEHAVIOUR_VERSION}"
         )
-    mission = await _mission(store, record.mission_hash, Path(record.summary.mission_path))
-    plan = await _plan(store, record.plan_digest)
+    undoes = opened.get("undoes")
+    mission = await recorded_mission(store, record, files_too=undoes is None)
+    plan = await recorded_plan(store, record.plan_digest)
     return Past(
         summary=record.summary,
         mission=mission,
@@ -120,6 +124,7 @@ async def read_past(store: Store, run_id: str) -> Past:
         entries=entries,
         history=await asyncio.to_thread(told.history),
         carried=await read_carried(store, opened),
+        undoes=None if undoes is None else str(undoes["run"]),
     )
 
 
@@ -166,20 +171,28 @@ async def settle_row(store: Store, run: RunSummary) -> RunSummary | None:
     return replace(run, **changes, resumable=False)
 
 
-async def _mission(store: Store, mission_hash: str, path: Path) -> Mission:
-    kept = await store.missions.get(mission_hash)
+async def recorded_mission(store: Store, record: RunRecord, *, files_too: bool) -> Mission:
+    """The mission a run was launched from. ``files_too``: the files it names must be what they were as well.
+
+    Raises `Refused` ``RECOVERY_MANUAL``.
+    """
+    kept = await store.missions.get(record.mission_hash or "")
     if kept is None:
         raise _manual("its mission file is not in the store")
     try:
-        mission = await asyncio.to_thread(load_bytes, kept.source, path)
+        mission = await asyncio.to_thread(load_bytes, kept.source, Path(record.summary.mission_path))
     except MissionInvalid as invalid:
         raise _manual(f"its mission does not load any more: {invalid}") from None
-    if mission.mission_hash != mission_hash:
+    if mission.mission_hash == record.mission_hash:
+        return mission
+    body = None if files_too else await store.artifacts.get(record.mission_hash or "")
+    then = parse_strict(body) if body is not None else mission.definition
+    if digest({**mission.definition, "files": then["files"]}) != record.mission_hash:
         raise _manual("a file its mission names has changed since")
     return mission
 
 
-async def _plan(store: Store, plan_digest: str) -> ResolvedTurnPlan:
+async def recorded_plan(store: Store, plan_digest: str) -> ResolvedTurnPlan:
     """A run's frozen plan. Raises `Refused` ``RECOVERY_MANUAL``."""
     body = await store.artifacts.get(plan_digest)
     if body is None:

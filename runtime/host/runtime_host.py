@@ -23,6 +23,7 @@ from runtime.events.facts import (
     JournalVerified,
     RunChanged,
     RunSummary,
+    Verification,
     WatchesChanged,
     WatchState,
 )
@@ -32,13 +33,16 @@ from runtime.governance.sandbox import Sandbox
 from runtime.host.api import Ack, Answer, Launch, Watch
 from runtime.host.assembly import Shared, environment
 from runtime.host.control import ControlServer
+from runtime.host.latches import unlatch
 from runtime.host.launching import Launcher
 from runtime.host.live_run import LiveRun, RunPorts
+from runtime.host.offers import Offers
 from runtime.host.reads import StoreReads
 from runtime.host.remote_verbs import REMOTE
 from runtime.host.resuming import settle_row
 from runtime.host.store_journal import StoreJournal
 from runtime.host.stream import EventHub, Feed
+from runtime.host.verifying import verify_live
 from runtime.host.watch_journal import OwnJournals
 from runtime.host.watches import Watches
 from runtime.host.watching import WatchPorts
@@ -47,8 +51,6 @@ from runtime.kernel.clock import Clock
 from runtime.kernel.errors import QuarterdeckError, Refused, StorageError
 from runtime.kernel.ids import IdSource
 from runtime.kernel.outcomes import RunStatus
-from runtime.orchestration.git import find_toplevel
-from runtime.orchestration.run_controller import HaltLatch
 from runtime.storage.escalations import insert_escalation, resolve_escalation
 from runtime.storage.layout import StateDir
 from runtime.storage.runs import update_run
@@ -59,9 +61,6 @@ from runtime.storage.writer import Statement
 MAX_LIVE_RUNS: Final = 64
 #: How long closing waits for runs to stop, in seconds.
 CLOSE_SECONDS: Final = 30.0
-#: A live journal is verified again at most this often, in seconds, and never more than a tenth of the time.
-VERIFY_SECONDS: Final = 2.0
-_VERIFY_SHARE: Final = 10
 _LOG: Final = logging.getLogger(__name__)
 
 _STORED: Final = (
@@ -117,6 +116,8 @@ class RuntimeHost(StoreReads):
             scratch=store.state.work,
             state=store.state.root,
         )
+        self._undoing: dict[str, str] = {}
+        self._offers = Offers(store, journal, clock, self._asked)
         self._launcher = Launcher(store, journal, self._shared)
         self._watches = Watches(self._watch_ports())
         self._server = ControlServer(store.state.socket, self._handle)
@@ -157,6 +158,7 @@ class RuntimeHost(StoreReads):
             if await settle_row(self._store, record.summary) is None:
                 orphans.append(record.summary)
         self._orphans = tuple(orphans)
+        await self._offers.load()
         await self._store.flush()
 
     @property
@@ -178,9 +180,24 @@ class RuntimeHost(StoreReads):
         return await self._launch(self._shared.ids.uuid(), intent)
 
     async def _launch(self, run_id: str, intent: Launch, changes: Sequence[FileChange] = ()) -> RunSummary:
+        return await self._begin(run_id, lambda: self._launcher.launch(run_id, intent, self._ports(), changes))
+
+    async def undo(self, run_id: str, reason: str = "", approved: str | None = None) -> RunSummary:
+        # Two undoings of one run at once would each meet the other's changes: whoever asks meanwhile gets the same run.
+        self._undoing = {old: new for old, new in self._undoing.items() if new in self._held}
+        new = self._undoing.setdefault(run_id, self._shared.ids.uuid())
+        going = self._live(new)
+        if going is not None:
+            return going.figures()
+        return await self._begin(
+            new, lambda: self._launcher.undo(new, run_id, self._ports(), reason=reason, approved=approved)
+        )
+
+    async def _begin(self, run_id: str, work: Callable[[], Coroutine[Any, Any, LiveRun | RunSummary]]) -> RunSummary:
+        """A new run, live or refused."""
         if len(self._held) >= MAX_LIVE_RUNS:
             raise Refused("admission_capacity_reject", f"{MAX_LIVE_RUNS} runs are live; wait for one to end")
-        begun = await self._opened(run_id, lambda: self._launcher.launch(run_id, intent, self._ports(), changes))
+        begun = await self._opened(run_id, work)
         if isinstance(begun, LiveRun):
             return begun.summary
         self._hub.publish(RunChanged(run=begun))
@@ -289,6 +306,9 @@ class RuntimeHost(StoreReads):
         return replace(row, resumable=not row.status.terminal and row.run_id not in self._held)
 
     async def answer(self, intent: Answer) -> Ack:
+        offered = self._offers.about(intent.escalation_id)
+        if offered is not None:
+            return await self._offers.answer(offered, intent, self.undo)
         run = next((item for item in self._runs.values() if intent.escalation_id.startswith(item.run_id)), None)
         if run is None:
             raise Refused(
@@ -356,21 +376,7 @@ class RuntimeHost(StoreReads):
         return self._watches.states
 
     async def unlatch(self, path: str, reason: str) -> Ack:
-        state = self._store.state
-        root = find_toplevel(Path(path)) or Path(path)
-        record = HaltLatch(state.latches, root, clock=self._clock).clear(plain_words(reason))
-        if record is None:
-            return Ack(done=False, run_id="", message=f"{root} is not latched")
-        told = self._journal.append(
-            "latch",
-            action="cleared",
-            code=record.code,
-            run_id=record.run_id,
-            root=str(root),
-            reason=plain_words(reason),
-        )
-        await told.durable
-        return Ack(done=True, run_id=record.run_id, message=f"the latch of {root} is cleared: {record.message}")
+        return await unlatch(self._store, self._journal, self._clock, path, plain_words(reason))
 
     # -- live runs ----------------------------------------------------------------------------------------------
 
@@ -449,32 +455,30 @@ class RuntimeHost(StoreReads):
         self._orphans = tuple(item for item in self._orphans if item.run_id != run.run_id)
         if final.status.terminal:
             await self._close_questions(final)
+        undone = run.prepared.rollback
+        if undone is not None and final.status is RunStatus.SUCCEEDED and self._store.poisoned is None:
+            self._offers.undone(undone.run.run_id, run.run_id)
         if not self._closing and self._store.poisoned is None:
             self._hub.publish(JournalVerified(verification=await self.verify(run.run_id)))
 
     async def _close_questions(self, run: RunSummary) -> None:
         """A run that has ended asks nothing any more, whatever a crash left in the inbox."""
         for question in await self._store.escalations.list(run_id=run.run_id, open_only=True):
-            self._asked(replace(question, resolved_at=run.finished_at, resolution=WITHDRAWN, resolved_by="runtime"))
+            if not question.offers_undo:
+                self._asked(replace(question, resolved_at=run.finished_at, resolution=WITHDRAWN, resolved_by="runtime"))
 
     async def _verify_live(self, run: LiveRun) -> None:
-        """Check the chain on disk while the run goes on, never taking more than a tenth of the time."""
-        checked = -1
-        pause = VERIFY_SECONDS / 4
-        while run.run_id in self._runs and not self._closing and self._store.poisoned is None:
-            await self._shared.clock.sleep(pause)
-            entries = run.prepared.journal.entries
-            if entries == checked or run.run_id not in self._runs:
-                continue
-            try:
-                await self._store.flush()
-                verdict = await self.verify(run.run_id)
-            except StorageError as error:
-                _LOG.warning("run %s cannot be verified now: %s", run.run_id, error)
-                return
-            self._hub.publish(JournalVerified(verification=verdict))
-            checked = entries
-            pause = max(VERIFY_SECONDS, verdict.duration_ms / 1000 * _VERIFY_SHARE)
+        async def verify() -> Verification:
+            await self._store.flush()
+            return await self.verify(run.run_id)
+
+        await verify_live(
+            run,
+            clock=self._shared.clock,
+            going=lambda: run.run_id in self._runs and not self._closing and self._store.poisoned is None,
+            verify=verify,
+            show=lambda verdict: self._hub.publish(JournalVerified(verification=verdict)),
+        )
 
     def _changed(self, run: RunSummary) -> None:
         """Store and show a summary."""
@@ -517,7 +521,9 @@ class RuntimeHost(StoreReads):
         run = self._runs.get(question.run_id)
         if run is not None:
             run.questions_changed()
-        opened = tuple(item for live in self._runs.values() for item in live.parts.questions.open)
+        self._offers.note(question)
+        opened = [item for live in self._runs.values() for item in live.parts.questions.open]
+        opened.extend(self._offers.open)
         self._hub.publish(InboxChanged(escalations=tuple(sorted(opened, key=lambda item: item.created_at))))
 
     def _poisoned(self, error: StorageError) -> None:

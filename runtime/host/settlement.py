@@ -9,32 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from runtime.events.envelope import ControlSignal
-from runtime.events.facts import RunSummary
+from runtime.events.facts import Escalation, RunSummary
+from runtime.execution.questions import asked_members
 from runtime.host.hooks import Hooks
+from runtime.host.offers import offer
 from runtime.host.prepared import Prepared
 from runtime.host.store_journal import StoreJournal
+from runtime.host.undoing import Rollback
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import Halted, QuarterdeckError, StorageError
-from runtime.kernel.model import OperationReceipt
 from runtime.kernel.outcomes import Exit
 from runtime.orchestration.operations import OperationExecutor
+from runtime.orchestration.undo import CompensationOutcome
 from runtime.turns import arbiter
-from runtime.turns.arbiter import Terminal
+from runtime.turns.arbiter import Terminal, Trigger
 
 #: Ruling R25: without an acknowledgement by then the end is shown as not proven.
 ACK_SECONDS: Final = 5.0
 #: All undoing of one run together; each undo has its own 60 s (ruling R26).
 CLEANUP_SECONDS: Final = 600.0
+_NOT_UNDONE: Final = "an effect could not be undone; see the evidence"
 _LOG: Final = logging.getLogger(__name__)
 
 
 class Settlement:
-    """Repairs, undoes and ends one run. ``record`` stores its last summary, ``store_journal`` learns of latches and of its head."""
+    """Repairs, undoes and ends one run. ``record`` stores its last summary, ``asked`` a question it leaves behind, and
+    ``store_journal`` learns of latches, of that question and of the run's head."""
 
     def __init__(
         self,
@@ -44,6 +49,7 @@ class Settlement:
         *,
         clock: Clock,
         record: Callable[[RunSummary], None],
+        asked: Callable[[Escalation], None],
         store_journal: StoreJournal,
     ) -> None:
         self._prepared = prepared
@@ -51,6 +57,7 @@ class Settlement:
         self._hooks = hooks
         self._clock = clock
         self._record = record
+        self._asked = asked
         self._store_journal = store_journal
         self._refused: QuarterdeckError | None = None
 
@@ -81,22 +88,31 @@ class Settlement:
         receipts = self._prepared.journal.operations.successful_writes()
         if not receipts:
             return terminal
-        code = await self._compensate(receipts)
+        try:
+            code = await self._compensated(self._executor.compensate_all(receipts))
+        except Halted as halted:
+            code = halted.code
         if code is None:
             return terminal
         self._latch(code)
-        trigger = replace(arbiter.node_failed(code), reason="an effect could not be undone; see the evidence")
+        trigger = replace(arbiter.node_failed(code), reason=_NOT_UNDONE)
         return Terminal(trigger=trigger, superseded=(terminal.trigger, *terminal.superseded))
 
-    async def _compensate(self, receipts: Sequence[OperationReceipt]) -> str | None:
+    async def roll_back(self, rollback: Rollback) -> Trigger:
+        """Undo what stands of an earlier run; an undo that cannot be proven latches. Raises what the executor raises."""
+        code = await self._compensated(self._executor.compensate_earlier(rollback.operations))
+        if code is None:
+            return arbiter.succeeded()
+        self._latch(code)
+        return replace(arbiter.node_failed(code), reason=_NOT_UNDONE)
+
+    async def _compensated(self, undoing: Coroutine[Any, Any, Sequence[CompensationOutcome]]) -> str | None:
         """The code of the first undo that could not be proven; None when all were."""
         try:
             async with asyncio.timeout(CLEANUP_SECONDS):
-                outcomes = await self._executor.compensate_all(receipts)
+                outcomes = await undoing
         except TimeoutError:
             return "COMP_FAILED"
-        except Halted as halted:
-            return halted.code
         failed = next((item for item in outcomes if not item.verified), None)
         return None if failed is None else failed.code or "COMP_FAILED"
 
@@ -108,8 +124,13 @@ class Settlement:
         if trouble is not None:
             _LOG.error("the work tree of run %s could not be latched: %s", self._prepared.run_id, trouble)
 
-    async def close(self, terminal: Terminal, summary: RunSummary, pending: Sequence[ControlSignal]) -> RunSummary:
-        """Append and await the end; returns the summary to show. Raises what the store raises."""
+    async def close(
+        self, terminal: Terminal, summary: RunSummary, pending: Sequence[ControlSignal], *, offering: bool = False
+    ) -> RunSummary:
+        """Append and await the end; returns the summary to show. Raises what the store raises.
+
+        ``offering``: what stands was left on purpose, so undoing it is offered in the inbox (ruling R27).
+        """
         if self._refused is not None:
             raise self._refused
         prepared = self._prepared
@@ -133,6 +154,8 @@ class Settlement:
         final = _final(terminal, summary, journal.entries, journal.get_chain_root(), timestamp(self._clock.now()))
         self._record(final)
         self._store_journal.run_ended(final)
+        if offering:
+            self._offer(final)
         try:
             async with asyncio.timeout(ACK_SECONDS):
                 await appended.durable
@@ -144,6 +167,13 @@ class Settlement:
             ) from None
         self._hooks.show()
         return final
+
+    def _offer(self, run: RunSummary) -> None:
+        """In the batch of the end: no run is terminated without its offer. Its own journal is closed by now."""
+        question = offer(run, self._prepared.journal.operations)
+        if question is not None:
+            self._store_journal.append("escalation", run_id=run.run_id, **asked_members(question))
+            self._asked(question)
 
     async def _head(self) -> str | None:
         git = self._prepared.git

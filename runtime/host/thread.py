@@ -21,6 +21,7 @@ from runtime.events.facts import (
     ReplayReport,
     RunSummary,
     StreamEvent,
+    UndoPlan,
     Verification,
     Violation,
     WatchState,
@@ -92,6 +93,12 @@ class ThreadedDeck:
 
     async def resume(self, run_id: str, reason: str = "", *, unattended: bool | None = None) -> Ack:
         return await self._there(self._deck.resume(run_id, reason, unattended=unattended))
+
+    async def undo_plan(self, run_id: str) -> UndoPlan:
+        return await self._there(self._deck.undo_plan(run_id))
+
+    async def undo(self, run_id: str, reason: str = "", approved: str | None = None) -> RunSummary:
+        return await self._there(self._deck.undo(run_id, reason, approved))
 
     async def unlatch(self, path: str, reason: str) -> Ack:
         return await self._there(self._deck.unlatch(path, reason))

@@ -114,7 +114,8 @@ class _States:
     open_steps: set[tuple[str, ...]] = field(default_factory=set)
     finished_steps: set[tuple[str, ...]] = field(default_factory=set)
     due_receipts: set[str] = field(default_factory=set)
-    undoing: int = 0
+    undoing: set[str] = field(default_factory=set)
+    """Receipts, of this journal or an earlier run's, whose undo has begun."""
 
     def feed(self, entry: Mapping[str, Any]) -> Iterator[str]:
         kind = entry["kind"]
@@ -131,8 +132,8 @@ class _States:
         elif kind in ("operation_started", "operation_denied"):
             self.due_receipts.add(str(entry["idempotency_key"]))
         elif kind == "compensation_started":
-            self.undoing += 1
-        elif kind == "compensation_finished" and self.undoing == 0:
+            self.undoing.add(str(entry["compensates"]))
+        elif kind == "compensation_finished" and str(entry["compensates"]) not in self.undoing:
             yield "an undo is finished that was never started"
         elif kind == "receipt":
             yield from self._receipt(entry["receipt"])
@@ -153,7 +154,7 @@ class _States:
     def _receipt(self, receipt: Mapping[str, Any]) -> Iterator[str]:
         key = str(receipt.get("idempotency_key"))
         if receipt.get("compensates") is not None:
-            if self.undoing == 0:
+            if str(receipt["compensates"]) not in self.undoing:
                 yield "a receipt speaks of an undo that was never started"
         elif key in self.due_receipts:
             self.due_receipts.discard(key)

@@ -96,6 +96,12 @@ class OperationTable:
         done = (item.receipt for item in self._by_key.values() if item.state is Known.DONE)
         return tuple(receipt for receipt in done if receipt is not None and receipt.effect == "write")
 
+    def standing(self) -> tuple[KnownOperation, ...]:
+        """Writes that changed the world and are not proven undone, in the order they were done."""
+        undone = (Known.OPEN, Known.RETRYABLE)
+        found = (item for item in self._by_key.values() if item.state not in undone)
+        return tuple(item for item in found if item.receipt is not None and left_changes(item.receipt))
+
     @property
     def touched(self) -> frozenset[str]:
         """Every path this run has changed or may have changed."""
@@ -117,12 +123,12 @@ class OperationTable:
             self._touched.update(entry["affected_paths"])
 
     def _receipt(self, receipt: OperationReceipt) -> None:
-        known = self._by_key.get(receipt.idempotency_key)
-        self._key_of.setdefault(receipt.operation_id, receipt.idempotency_key)
         if receipt.compensates is not None:
             verdict = Known.RETRYABLE if receipt.compensation_verified else Known.STUCK
             self._undo(receipt.operation_id, receipt.compensates, verdict)
             return
+        known = self._by_key.get(receipt.idempotency_key)
+        self._key_of.setdefault(receipt.operation_id, receipt.idempotency_key)
         if receipt.idempotency_key in self._denied:
             self._denied.discard(receipt.idempotency_key)
             if known is not None:

@@ -233,6 +233,25 @@ class OperationExecutor:
                     break
         return tuple(outcomes)
 
+    async def compensate_earlier(self, operations: Sequence[KnownOperation]) -> tuple[CompensationOutcome, ...]:
+        """Undo what an earlier run did, strictly last to first; ``operations`` in the order they were done.
+
+        Where others have changed what one of them left, nothing is touched and that one alone is recorded as drift.
+        Stops at the first undo that is not verified. Raises `Halted` before an undo, `QuarterdeckError` when the work
+        tree cannot be looked at.
+        """
+        async with self._gate.hold(Effect.WRITE):
+            drifted = await self._undo.foreseen(operations)
+            outcomes: list[CompensationOutcome] = []
+            for known in reversed(operations) if drifted is None else (drifted,):
+                self._guard()
+                assert known.receipt is not None, "only what has a receipt can be undone"
+                work = self._undo.undo(known.receipt, known.started, drifted=drifted is not None)
+                outcomes.append(await shielded(work))
+                if not outcomes[-1].verified:
+                    break
+            return tuple(outcomes)
+
     async def recover(self, operation: KnownOperation) -> RecoveryAction:
         """Decide about one operation a crash left unresolved (operations spec §10.6, ruling R20)."""
         async with self._gate.hold(Effect.WRITE):

@@ -8,7 +8,7 @@ the verdict is not "verified" nothing further is tried: the caller sets the halt
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,6 +28,7 @@ from runtime.kernel.ports import ArtifactStore
 from runtime.orchestration.compensation import (
     GIT_TYPES,
     Compensation,
+    covers,
     is_relative,
     validate_compensation,
     verification,
@@ -42,6 +43,7 @@ from runtime.orchestration.operation_ports import (
     WorkspaceState,
 )
 from runtime.orchestration.operation_records import UNKNOWN_STATE, ReceiptFacts, Recorder, Verdict
+from runtime.orchestration.operation_table import KnownOperation
 from runtime.orchestration.snapshots import Entry, Snapshot, take
 
 #: Ruling R26: each undo is capped at 60 s.
@@ -69,8 +71,8 @@ class CompensationOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Case:
-    """Everything recorded about the operation to undo."""
+class Case:
+    """Everything recorded about the operation to undo. Build with `read_case`."""
 
     receipt: OperationReceipt
     compensation: Compensation
@@ -108,6 +110,47 @@ class _Finding:
     after: _Look | None
 
 
+async def read_case(artifacts: ArtifactStore, receipt: OperationReceipt, started: Mapping[str, Any]) -> Case:
+    """What an undo of ``receipt``'s operation works from; ``started`` is the entry that announced it.
+
+    Raises `Refused` ``COMP_FAILED`` when it is not stored (any more), `QuarterdeckError` when it does not decode.
+    """
+    if "snapshot" not in started:
+        raise Refused("COMP_FAILED", f"nothing was recorded to undo {receipt.operation_id} with")
+    evidence = await _fetch(artifacts, receipt.evidence_hash)
+    before, after = started.get("workspace"), evidence.get("after")
+    return Case(
+        receipt=receipt,
+        compensation=validate_compensation(receipt.compensation_type, receipt.compensation_command),
+        snapshot=Snapshot.from_record(await _fetch(artifacts, started["snapshot"])),
+        before=None if before is None else WorkspaceState.from_record(await _fetch(artifacts, before)),
+        after=None if after is None else WorkspaceState.from_record(await _fetch(artifacts, after)),
+        undeclared=tuple(evidence.get("undeclared", ())),
+    )
+
+
+async def check_stored(artifacts: ArtifactStore, known: KnownOperation) -> None:
+    """Is everything an undo of ``known`` needs still there, contents included? Raises like `read_case`."""
+    if known.receipt is None:
+        raise Refused("COMP_FAILED", f"{known.operation_id} has no receipt")
+    case = await read_case(artifacts, known.receipt, known.started)
+    if case.compensation.type is CompensationType.FILESYSTEM_RESTORE:
+        for name in {entry.digest for entry in case.snapshot.entries.values() if entry.kind == "file"}:
+            await _body(artifacts, str(name))
+
+
+async def _fetch(artifacts: ArtifactStore, name: str) -> dict[str, Any]:
+    record: dict[str, Any] = parse_strict(await _body(artifacts, name), limit=MAX_BODY_BYTES)
+    return record
+
+
+async def _body(artifacts: ArtifactStore, name: str) -> bytes:
+    body = await artifacts.get(name)
+    if body is None:
+        raise Refused("COMP_FAILED", f"artifact {name} is not stored")
+    return body
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undo:
     """The undo engine of one run; the caller holds the work-tree gate."""
@@ -121,9 +164,18 @@ class Undo:
     context: ExecutionContext
     strict: bool
 
-    async def undo(self, receipt: OperationReceipt) -> CompensationOutcome:
-        """Undo ``receipt``'s operation and record the verdict. Raises `JournalError` only."""
-        started = self.records.append(
+    async def undo(
+        self, receipt: OperationReceipt, started: Mapping[str, Any] | None = None, *, drifted: bool = False
+    ) -> CompensationOutcome:
+        """Undo ``receipt``'s operation and record the verdict. Raises `JournalError` only.
+
+        ``started`` is what announced it, for an operation of an earlier run; None looks it up in this run's journal.
+        ``drifted``: `foreseen` says that it cannot be undone, so nothing is tried.
+        """
+        if started is None:
+            known = self.records.table.by_operation(receipt.operation_id)
+            started = {} if known is None else known.started
+        intention = self.records.append(
             "compensation_started",
             operation_id=receipt.operation_id,
             compensates=receipt.receipt_hash,
@@ -131,15 +183,47 @@ class Undo:
             verified=False,
             checks={},
         )
-        await self.records.settled(started)
-        return await self._record(receipt, await self._try(receipt))
+        await self.records.settled(intention)
+        return await self._record(receipt, await self._try(receipt, started, drifted=drifted))
 
-    async def _try(self, receipt: OperationReceipt) -> _Finding:
+    async def foreseen(self, operations: Sequence[KnownOperation]) -> KnownOperation | None:
+        """The newest of ``operations`` (in the order they were done) that others have changed already.
+
+        Whoever undoes them last to first would meet drift there, with the later ones gone. What later operations
+        cover cannot be told yet. Raises `QuarterdeckError` when the world cannot be looked at.
+        """
+        now = await self.workspace.state()
+        later: set[str] = set()
+        books = False
+        for known in reversed(operations):
+            receipt = known.receipt
+            assert receipt is not None, "only what has a receipt can be undone"
+            paths = receipt.affected_paths
+            case = await read_case(self.artifacts, receipt, known.started)
+            if case.by_git:
+                if not books and not _same_books(case.before, now) and _git_moved(case, now, later):
+                    return known
+                books = True
+            apart = not any(covers(later, path) or covers((path,), other) for path in paths for other in later)
+            if apart and await self._foreign(case, now):
+                return known
+            later.update(paths)
+        return None
+
+    async def _foreign(self, case: Case, now: WorkspaceState | None) -> bool:
+        """Are its paths neither as it left them nor as it found them?"""
+        receipt = case.receipt
+        state = await self.workspace.state_hash(receipt.affected_paths)
+        if state == receipt.pre_state_hash or receipt.post_state_hash == UNKNOWN_STATE:
+            return False
+        return state != receipt.post_state_hash or await self._claimed(case, now)
+
+    async def _try(self, receipt: OperationReceipt, started: Mapping[str, Any], *, drifted: bool) -> _Finding:
         looked: _Look | None = None
         try:
-            case = await self._case(receipt)
+            case = await read_case(self.artifacts, receipt, started)
             looked = await self._look(receipt)
-            outcome, checks = await self._decide(case, looked)
+            outcome, checks = ("drift", self._checks(case, looked)) if drifted else await self._decide(case, looked)
             if outcome != "completed":
                 return _judged(outcome, checks, looked, looked)
             after = await self._look(receipt)
@@ -153,32 +237,10 @@ class Undo:
             message = f"the undo failed: {reason}"
         return _Finding("failed", {}, "COMP_FAILED", message, looked, None)
 
-    async def _case(self, receipt: OperationReceipt) -> _Case:
-        known = self.records.table.by_operation(receipt.operation_id)
-        if known is None or "snapshot" not in known.started:
-            raise Refused("COMP_FAILED", f"nothing was recorded to undo {receipt.operation_id} with")
-        started, evidence = known.started, await self._fetch(receipt.evidence_hash)
-        before, after = started.get("workspace"), evidence.get("after")
-        return _Case(
-            receipt=receipt,
-            compensation=validate_compensation(receipt.compensation_type, receipt.compensation_command),
-            snapshot=Snapshot.from_record(await self._fetch(started["snapshot"])),
-            before=None if before is None else WorkspaceState.from_record(await self._fetch(before)),
-            after=None if after is None else WorkspaceState.from_record(await self._fetch(after)),
-            undeclared=tuple(evidence.get("undeclared", ())),
-        )
-
-    async def _fetch(self, name: str) -> dict[str, Any]:
-        body = await self.artifacts.get(name)
-        if body is None:
-            raise Refused("COMP_FAILED", f"artifact {name} is not stored")
-        record: dict[str, Any] = parse_strict(body, limit=MAX_BODY_BYTES)
-        return record
-
     async def _look(self, receipt: OperationReceipt) -> _Look:
         return _Look(await self.workspace.state_hash(receipt.affected_paths), await self.workspace.state())
 
-    def _checks(self, case: _Case, look: _Look) -> dict[str, bool]:
+    def _checks(self, case: Case, look: _Look) -> dict[str, bool]:
         return verification(
             before=case.before,
             now=look.workspace,
@@ -189,7 +251,7 @@ class Undo:
             ignored=case.undeclared,
         )
 
-    async def _decide(self, case: _Case, look: _Look) -> tuple[str, dict[str, bool]]:
+    async def _decide(self, case: Case, look: _Look) -> tuple[str, dict[str, bool]]:
         checks = self._checks(case, look)
         if all(checks.values()):
             return "already_satisfied", checks
@@ -199,23 +261,33 @@ class Undo:
             await self._apply(case)
         return "completed", checks
 
-    async def _drifted(self, case: _Case, look: _Look) -> bool:
+    async def _drifted(self, case: Case, look: _Look) -> bool:
         """Has anybody changed what the operation left behind?"""
         recorded = case.receipt.post_state_hash
         if recorded != UNKNOWN_STATE and look.state != recorded:
             return True
         if not case.by_git:
-            return False
-        before, after, now = case.before, case.after, look.workspace
-        if before is None or before.head is None or after is None or now is None:
+            return await self._claimed(case, look.workspace)
+        before, target = case.before, case.compensation.target
+        if before is None or before.head is None or _git_moved(case, look.workspace):
             return True
-        if (now.head, now.ref) != (after.head, after.ref) or now.index != after.index:
-            return True
-        target = case.compensation.target
         if target is not None and is_relative(target):
             return await self._git().resolve(target) != before.head
-        hard = case.compensation.type is CompensationType.GIT_RESET_HARD
-        return (target is not None and target != before.head) or (hard and bool(after.changed(now)))
+        return target is not None and target != before.head
+
+    async def _claimed(self, case: Case, now: WorkspaceState | None) -> bool:
+        """Has anybody staged or committed what the operation left? Then putting contents back would not make the work
+        tree what it was."""
+        before, after, git = case.before, case.after, self.workspace.git
+        if case.by_git or git is None or before is None or after is None or now is None:
+            return False
+        mine = case.snapshot.roots
+        if any(covers(mine, path) for path in after.changed(now)):
+            return True
+        if now.index == after.index:
+            return False
+        fresh = [line for line in await git.status() if line.path not in before.worktree and covers(mine, line.path)]
+        return any(line.index not in (" ", "?") for line in fresh)
 
     # applying
 
@@ -225,7 +297,7 @@ class Undo:
             raise Refused("COMP_FAILED", "this undo needs git, and the workspace has none")
         return git
 
-    async def _apply(self, case: _Case) -> None:
+    async def _apply(self, case: Case) -> None:
         kind = case.compensation.type
         for path in case.paths:
             verdict = self.protector.validate(path, self.context.acting_role or DEFAULT_ROLE, Access.MODIFY.value)
@@ -244,7 +316,7 @@ class Undo:
         else:
             raise Refused("COMP_FAILED", "the operation declared no undo")
 
-    async def _apply_git(self, kind: CompensationType, case: _Case) -> None:
+    async def _apply_git(self, kind: CompensationType, case: Case) -> None:
         git = self._git()
         commit = case.before.head if case.before is not None else None
         if commit is None:
@@ -271,9 +343,7 @@ class Undo:
         if entry.kind == "dir":
             await self._use(path, Access.CREATE, "mkdir")
         elif entry.kind == "file" and entry.digest is not None:
-            body = await self.artifacts.get(entry.digest)
-            if body is None:
-                raise Refused("COMP_FAILED", f"the content of {path} from before is not stored")
+            body = await _body(self.artifacts, entry.digest)
             await self._use(path, Access.WRITE, "write", body, entry.mode & _PERMISSIONS)
 
     async def _remove(self, path: str) -> None:
@@ -376,6 +446,22 @@ class Undo:
             before=looked.workspace,
             after=after.workspace,
         )
+
+
+def _same_books(one: WorkspaceState | None, other: WorkspaceState | None) -> bool:
+    """Does git itself stand the same: commit, branch, index?"""
+    if one is None or other is None:
+        return False
+    return (one.head, one.ref, one.index) == (other.head, other.ref, other.index)
+
+
+def _git_moved(case: Case, now: WorkspaceState | None, later: Collection[str] = ()) -> bool:
+    """Does git, or a path outside ``later``, stand otherwise than the operation left it? Its undo is proven over the
+    whole work tree, so a change anywhere would make the proof fail after the fact."""
+    after = case.after
+    if after is None or now is None or not _same_books(after, now):
+        return True
+    return any(not covers(later, path) for path in after.changed(now))
 
 
 def _in_the_way(now: Entry, then: Entry | None) -> bool:

@@ -20,7 +20,18 @@ from console.screens.home import HomeScreen
 from console.screens.launch import LaunchScreen
 from console.screens.leave import LeaveScreen
 from console.screens.run import RunScreen
-from runtime.events.facts import Escalation, Finding, Holder, InboxChanged, RunChanged, Verification, Violation
+from runtime.events.facts import (
+    Escalation,
+    Finding,
+    Holder,
+    InboxChanged,
+    RunChanged,
+    UndoPlan,
+    UndoStep,
+    Verification,
+    Violation,
+    offer_id,
+)
 from runtime.host.api import InputInfo, Refused, RunStatus, StorageError
 
 QUESTION = Escalation(
@@ -174,6 +185,56 @@ async def test_terminate_wants_the_id_and_a_reason() -> None:
         await pilot.press("enter")
         await settle(pilot)
     assert fake.intents == [("terminate", RUN, "it hangs")]
+
+
+async def test_undoing_an_ended_run_shows_what_goes_and_wants_the_digest() -> None:
+    steps = tuple(
+        UndoStep(operation_id=name, step_id=name, compensation=kind, command="", paths=(path,))
+        for name, kind, path in (("commit.0", "git_reset_soft", "src/a.py"), ("apply.0", "fs_restore", "src/a.py"))
+    )
+    digest = "sha256:" + "c0ffee42" * 8
+    fake = deck(
+        runs_list=[run_summary(status=RunStatus.SUCCEEDED, entries=1)],
+        standing=UndoPlan(run_id=RUN, mission="fix-the-build", digest=digest, steps=steps),
+    )
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await open_run(pilot)
+        await pilot.press("U")
+        await settle(pilot)
+        picture = drawn(pilot)
+        assert digest[:23] in picture
+        assert picture.index("commit.0  git_reset_soft  src/a.py") < picture.index("apply.0   fs_restore  src/a.py")
+        box = pilot.app.screen.query_one("#confirmation", Input)
+        box.value = f"{RUN[:8]} not wanted"
+        await pilot.press("enter")
+        await settle(pilot)
+        assert fake.intents == []
+        box.value = "c0ffee42 not wanted"
+        await pilot.press("enter")
+        await settle(pilot)
+        await settle(pilot)
+        assert f"undo of {RUN[:8]}" in drawn(pilot), "its run is opened"
+        await pilot.press("U")
+        assert "has not ended" in notices(pilot)
+    assert fake.intents == [("undo", RUN, "not wanted", digest)]
+
+
+async def test_an_ended_run_asks_whether_to_undo_it() -> None:
+    offer = replace(QUESTION, escalation_id=offer_id(RUN), choices=("undo", "keep"), reason="Undo it?")
+    fake = deck(runs_list=[run_summary(status=RunStatus.CANCELLED)], inbox=[offer])
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("exclamation_mark")
+        await settle(pilot)
+        assert "Undo it?" in drawn(pilot)
+        await pilot.press("a")
+        assert "this question offers undo, keep; enter chooses" in notices(pilot)
+        await pilot.press("3", "enter")
+        await settle(pilot)
+        await pilot.press("down", "enter")
+        await settle(pilot)
+    ((verb, answer),) = fake.intents
+    assert (verb, answer.escalation_id, answer.resolution) == ("answer", offer.escalation_id, "keep")
 
 
 async def test_approving_the_open_question_is_one_key() -> None:

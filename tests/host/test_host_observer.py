@@ -57,6 +57,7 @@ async def test_an_observer_says_who_holds_the_store(observer: Deck, tmp_path: Pa
         observer.terminate("x"),
         observer.pause("x"),
         observer.resume("x", unattended=True),
+        observer.undo("x"),
         observer.unlatch("x", "y"),
         observer.answer(answer),
     ):
@@ -143,6 +144,8 @@ async def test_every_verb_through_the_holder(remote: Deck, host: RuntimeHost, tm
     assert (await remote.wait(second.run_id)).exit_code == 130
     third = await remote.launch(Launch(path=asking(tmp_path / "m")))
     assert (await remote.terminate(third.run_id)).done
+    with pytest.raises(Refused, match="UNDO_NOTHING"):
+        await remote.undo(begun.run_id, "it wrote nothing")
     assert not (await remote.unlatch(str(tmp_path), "nothing there")).done
 
 

@@ -17,7 +17,7 @@ from runtime.kernel.ports import StoredEntry
 from runtime.orchestration.journal_format import sealed
 from runtime.orchestration.journal_verify import JournalVerification, export_jsonl, verify_entries, verify_jsonl
 from runtime.orchestration.stream_index import MAX_LEVELS, SCHEMA, WIDTH, StreamIndex
-from tests.support.journals import JOURNAL_ID, new_journal, receipt, run_of, start_operation
+from tests.support.journals import JOURNAL_ID, NOTHING, RECIPE, new_journal, receipt, run_of, start_operation
 
 Entries = list[StoredEntry]
 
@@ -183,11 +183,13 @@ def test_what_may_not_follow_is_found(seq: int, change: Callable[[dict[str, Any]
     assert "J_STATE" in codes(verify_entries(rebuilt(WHOLE, seq, change)))
 
 
-def test_an_undo_receipt_needs_an_undo() -> None:
+def test_an_undo_receipt_needs_an_undo_of_the_same_receipt() -> None:
+    """The operation itself may be an earlier run's, and stand in its journal."""
     journal, store, _ = new_journal()
-    start_operation(journal, "k", effect="write")
-    done = journal.append_receipt(receipt("k", effect="write"))
-    journal.append_receipt(receipt("k", compensates=done.receipt_hash, compensation_verified=True))
+    journal.append("compensation_started", operation_id="s1.0", compensates=NOTHING)
+    journal.append_receipt(receipt("k", compensates=NOTHING, compensation_verified=True))
+    assert codes(verify_entries(store.entries)) == set()
+    journal.append_receipt(receipt("k", compensates=RECIPE, compensation_verified=True))
     assert codes(verify_entries(store.entries)) == {"J_STATE"}
 
 

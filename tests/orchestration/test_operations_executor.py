@@ -28,7 +28,7 @@ from runtime.kernel.ports import Denial
 from runtime.orchestration.journal_verify import verify_entries
 from runtime.orchestration.operation_ports import HandlerOutcome, RunCall
 from runtime.orchestration.operation_table import Known
-from runtime.orchestration.operations import HaltRequired, InvalidCompensation, Recorded
+from runtime.orchestration.operations import HaltRequired, Recorded
 from runtime.orchestration.undo import CompensationOutcome
 from tests.support.operation_rig import FakeHandler, Rig, never
 
@@ -166,12 +166,6 @@ async def test_a_hanging_handler_ends_at_the_smallest_limit(rig: Rig) -> None:
 async def test_no_time_left_for_the_mission(rig: Rig) -> None:
     rig.remaining_seconds = 0
     assert (await rig.tool("filesystem.read_file", path="docs/a.md")).reason_code == "ENV_DEADLINE"
-
-
-async def test_a_raw_write_without_undo_is_refused(rig: Rig) -> None:  # 6.h
-    with pytest.raises(InvalidCompensation, match="COMP_REQUIRED"):
-        await rig.do("tool_invoke", {"tool": "filesystem.write_file", "path": "x", "content": ""}, fill_default=False)
-    assert rig.kinds() == ["operation_denied", "receipt"]
 
 
 async def test_a_foreign_edit_on_a_touched_path_halts(rig: Rig) -> None:  # X8, relaxation 1

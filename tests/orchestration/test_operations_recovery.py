@@ -130,7 +130,7 @@ async def test_a_half_done_process_is_undone_and_may_run_again(rig: Rig, monkeyp
 async def test_a_crash_during_compensation_repeats_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:  # C7
     await rig.tool("filesystem.write_file", path="a.txt", content="two\n")
 
-    async def gone(*args: Any) -> Any:
+    async def gone(*args: Any, **members: Any) -> Any:
         raise Crash
 
     with monkeypatch.context() as patched:

@@ -17,6 +17,7 @@ from runtime.events.facts import (
     ReplayReport,
     RunSummary,
     StreamEvent,
+    UndoPlan,
     Verification,
     Violation,
     WatchState,
@@ -76,6 +77,7 @@ class FakeDeck:
     refuse_reads: QuarterdeckError | None = None
     replay_report: ReplayReport | None = None
     comparison: Comparison | None = None
+    standing: UndoPlan | None = None
     watch_list: list[WatchState] = field(default_factory=list)
     closed: bool = False
     reads: list[tuple[int, int]] = field(default_factory=list)
@@ -118,6 +120,19 @@ class FakeDeck:
 
     async def resume(self, run_id: str, reason: str = "", *, unattended: bool | None = None) -> Ack:
         return await self._ack("resume", run_id, reason)
+
+    async def undo_plan(self, run_id: str) -> UndoPlan:
+        if self.standing is None:
+            raise Refused("UNDO_NOTHING", f"nothing that run {run_id} wrote stands")
+        return self.standing
+
+    async def undo(self, run_id: str, reason: str = "", approved: str | None = None) -> RunSummary:
+        self.intents.append(("undo", run_id, reason, approved))
+        begun = run_summary(
+            run_id=f"5{run_id[1:]}", parent_run_id=run_id, trigger="undo", cause=f"undo of {run_id[:8]}"
+        )
+        self.runs_list.append(begun)
+        return begun
 
     async def unlatch(self, path: str, reason: str) -> Ack:
         return await self._ack("unlatch", path, reason)

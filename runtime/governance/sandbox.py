@@ -8,6 +8,10 @@ B      the same, made by our own standard-library launcher         CONFINED (fal
 D      none; only the process tree is kept together                UNCONFINED
 =====  ==========================================================  ===================
 
+Both confining tiers also filter system calls (`seccomp`); tier B has file rules of the kernel behind its mounts
+(`landlock`). The identity inside is mapped onto our own, root's included: dropping to a spare one would shut out the
+interpreters, work trees and scratch folders that lie below a folder of root's own, which is nearly always.
+
 Tier C of the research (file rules without namespaces) is left out: no mission can ask for it since R48 knows only
 ``required`` and ``best_effort``. A tier counts only after its self-test passed here and now; there is no silent
 step down and no environment switch. A confined child never shares the host's network: with ``hosts`` it gets a proxy
@@ -107,8 +111,14 @@ class Sandbox:
         return self.self_tests[-1] if self.self_tests else None
 
     def record(self) -> dict[str, object]:
-        """For the journal: tier and every probe, canonicalisable."""
-        return {"tier": self.tier, "self_tests": [test.record() for test in self.self_tests]}
+        """For the journal: the tier, what holds besides its namespaces, the limits, and every probe; canonicalisable."""
+        walls = self._backend.walls(self._limits)
+        return {
+            "tier": self.tier,
+            **walls.record(),
+            "limits": self._limits.record(walls.counting),
+            "self_tests": [test.record() for test in self.self_tests],
+        }
 
     async def run(self, spec: ProcessSpec, on_output: OnOutput | None = None) -> ProcessResult:
         """See `ProcessRunner.run`. Raises `Refused` ``SANDBOX_UNAVAILABLE``, ``SANDBOX_PATH``, ``PROCESS_SPAWN``.

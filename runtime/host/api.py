@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Protocol
 
 from runtime.events.facts import (
@@ -144,6 +145,24 @@ class Ack:
     done: bool
     run_id: str
     message: str
+
+
+class Health(Enum):
+    """``FAIL``: something a mission needs by default does not work here."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One finding; ``fix`` says what to do and is empty where nothing needs to be done."""
+
+    name: str
+    status: Health
+    detail: str
+    fix: str = ""
 
 
 class Subscription(Protocol):

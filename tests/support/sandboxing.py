@@ -122,6 +122,70 @@ if kind != "left":
     linger()
 """
 
+#: Tries what its first argument names, says what it met, and is the same for a mission and for a sandbox alone.
+INTRUDER = """
+import ctypes, os, socket, sys, time
+what, *given = sys.argv[1:]
+def tried(name, action):
+    try:
+        action()
+    except OSError as problem:
+        print(name + ":", problem.strerror)
+    else:
+        print(name + ": possible")
+def trace():
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(ctypes.c_long(0x4206), ctypes.c_long(os.getppid()), None, None) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+def connect(address):
+    with socket.socket() as handle:
+        handle.settimeout(2)
+        handle.connect(address)
+if what == "look":
+    home, outside, port = given
+    tried("write in the tree", lambda: open("mine", "w"))
+    tried("write to the system", lambda: open("/usr/mine", "w"))
+    try:
+        open(outside, "w").close()
+    except OSError:
+        pass
+    tried("read a key", lambda: open(home + "/.ssh/id_ed25519"))
+    tried("connect", lambda: connect(("127.0.0.1", int(port))))
+    tried("trace", trace)
+elif what == "bomb":
+    count, most = 0, int(given[0])
+    try:
+        while count < most:
+            if os.fork() == 0:
+                time.sleep(60)
+                os._exit(0)
+            count += 1
+    except OSError as problem:
+        print(count, "forks:", problem.strerror, flush=True)
+        sys.exit(7)
+elif what == "hog":
+    kept = []
+    while True:
+        kept.append(bytearray(16 << 20))
+elif what == "fill":
+    try:
+        with open(given[0] + "/full", "wb", 0) as file:
+            while True:
+                file.write(bytes(1 << 16))
+    except OSError as problem:
+        print("fill:", problem.strerror)
+        sys.exit(8)
+elif what == "daemon":
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            for number in range(3):
+                os.close(number)
+            time.sleep(60)
+        os._exit(0)
+    print("left")
+"""
+
 CONSOLE = """
 import asyncio, sys
 from pathlib import Path
@@ -170,3 +234,29 @@ async def kill_console(tier: str, tree: Path) -> float:
     await console.wait()
     await until(lambda: not alive(token))
     return time.perf_counter() - started
+
+
+class Pulse:
+    """How often the event loop came round while something ran, and the most this process worked between two rounds.
+
+    Processor time, not wall time: a loaded machine lets everybody wait, and says nothing about us.
+    """
+
+    def __init__(self) -> None:
+        self.beats = 0
+        self.longest = 0.0
+
+    async def __aenter__(self) -> Pulse:
+        self._beating = asyncio.ensure_future(self._beat())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._beating.cancel()
+        await asyncio.wait([self._beating])
+
+    async def _beat(self) -> None:
+        last = time.process_time()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.process_time()
+            self.beats, self.longest, last = self.beats + 1, max(self.longest, now - last), now

@@ -7,24 +7,18 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
 
-from console.model.safe import safe
+from console.model.examination import examination_rows
 from console.verbs.output import plain, print_json
 from runtime.host.api import Check, Exit, Health
 
-if TYPE_CHECKING:
-    from runtime.host.doctor import Examination
-
-_MARKS: Final = {Health.OK: "✓", Health.WARN: "▲", Health.FAIL: "✗"}
-_ADVICE: Final = {Health.OK: "optional: "}
 #: The smallest terminal every screen is drawn for.
 _COLUMNS, _LINES = 80, 24
 
 
 async def doctor(options: argparse.Namespace) -> int:
-    """``--json``: ok, tier, checks[] (name, status ok|warn|fail, detail, fix), self_tests[] (tier, failure, milliseconds,
-    identity, probes[] with name, blocked, pinned, detail). Exit 1 when a check fails."""
+    """``--json``: ok, tier, checks[] (name, status ok|warn|fail, detail, fix), probes[] (tier, name, blocked, ok, detail).
+    Exit 1 when a check fails."""
     from runtime.host.doctor import examine
 
     found = await examine(getattr(options, "store", None))
@@ -35,7 +29,8 @@ async def doctor(options: argparse.Namespace) -> int:
     if options.json:
         print_json({**plain(found), "checks": plain(checks), "ok": good})
     else:
-        _print(checks, found)
+        for row in examination_rows(checks, found.probes):
+            print("".join(text for text, _ in row).rstrip())
     return Exit.OK if good else Exit.FAILED
 
 
@@ -69,20 +64,3 @@ def terminal_checks(
             detail=f"{size.columns} × {size.lines}",
             fix="" if room else f"make it at least {_COLUMNS} × {_LINES}",
         )
-
-
-def _print(checks: tuple[Check, ...], found: Examination) -> None:
-    width = max(len(check.name) for check in checks)
-    for check in checks:
-        print(f"{_MARKS[check.status]} {check.name.ljust(width)}  {safe(check.detail)}")
-        if check.fix:
-            print(f"  {' ' * width}  → {_ADVICE.get(check.status, '')}{safe(check.fix)}")
-    for test in found.self_tests:
-        if not test.probes:
-            continue
-        print(f"\nprobes of tier {test.tier}")
-        width = max(len(probe.name) for probe in test.probes)
-        for probe in test.probes:
-            result = "held back" if probe.blocked else "possible" if probe.pinned else "possible, and harmless"
-            mark = _MARKS[Health.OK if probe.ok else Health.FAIL]
-            print(f"{mark} {probe.name.ljust(width)}  {result}: {safe(probe.detail)}")

@@ -165,6 +165,26 @@ class Check:
     fix: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeOutcome:
+    """One probe of one tier's self-test: was it held back, and is that as pinned; ``detail`` is what it met."""
+
+    tier: str
+    name: str
+    blocked: bool
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """Every check, the confinement tier in force, and the probes of each tier that was tried, best first."""
+
+    checks: tuple[Check, ...]
+    tier: str
+    probes: tuple[ProbeOutcome, ...]
+
+
 class Subscription(Protocol):
     """A bounded feed of `StreamEvent`; safe to drain from another thread than the runtime's."""
 

@@ -14,15 +14,13 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from runtime.governance.environment import rebuilt
 from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_advice import repairs
-from runtime.governance.sandbox_selftest import SelfTest
-from runtime.host.api import Check, Health
+from runtime.host.api import Check, Examination, Health, ProbeOutcome
 from runtime.host.opening import state_dir
 from runtime.kernel.clock import Clock, SystemClock
 from runtime.kernel.errors import QuarterdeckError, StorageError
@@ -38,15 +36,6 @@ _MIB: Final = 1024 * 1024
 _GIT_SECONDS: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Examination:
-    """Every check, the confinement tier in force, and the self-tests that led to it, best tier first."""
-
-    checks: tuple[Check, ...]
-    tier: str
-    self_tests: tuple[SelfTest, ...]
-
-
 async def examine(store: str | None = None, *, clock: Clock | None = None) -> Examination:
     """Look at everything. Does not raise for what is wrong: that is what the checks say."""
     sandbox = await Sandbox.detect("best_effort", clock=clock or SystemClock())
@@ -59,14 +48,19 @@ async def examine(store: str | None = None, *, clock: Clock | None = None) -> Ex
         await _git(sandbox),
         *await asyncio.to_thread(lambda: (*state_checks(state_dir(store)), extras())),
     )
-    return Examination(checks=checks, tier=sandbox.tier, self_tests=sandbox.self_tests)
+    probes = tuple(
+        ProbeOutcome(tier=test.tier, name=probe.name, blocked=probe.blocked, ok=probe.ok, detail=probe.detail)
+        for test in sandbox.self_tests
+        for probe in test.probes
+    )
+    return Examination(checks=checks, tier=sandbox.tier, probes=probes)
 
 
 def confinement(sandbox: Sandbox) -> Check:
     """The tier in force, and why there is no better one."""
     tests = sandbox.self_tests
     told = [f"tier {sandbox.tier}, {sandbox.badge}"]
-    told += [f"tier {test.tier}: {test.summary}" for test in tests]
+    told += [f"tier {test.tier}: {test.summary} in {test.milliseconds} ms" for test in tests]
     passed = tests[-1] if tests and tests[-1].ok else None
     if passed is not None and passed.identity is not None:
         who = passed.identity

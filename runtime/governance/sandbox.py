@@ -105,8 +105,14 @@ class Sandbox:
         return self.self_tests[-1] if self.self_tests else None
 
     def record(self) -> dict[str, object]:
-        """For the journal: tier and every probe, canonicalisable."""
-        return {"tier": self.tier, "self_tests": [test.record() for test in self.self_tests]}
+        """For the journal: the tier, what holds besides its namespaces, the limits, and every probe; canonicalisable."""
+        walls = self._backend.walls(self._limits)
+        return {
+            "tier": self.tier,
+            **walls.record(),
+            "limits": self._limits.record(walls.counting),
+            "self_tests": [test.record() for test in self.self_tests],
+        }
 
     async def run(self, spec: ProcessSpec, on_output: OnOutput | None = None) -> ProcessResult:
         """See `ProcessRunner.run`. Raises `Refused` ``SANDBOX_UNAVAILABLE``, ``SANDBOX_PATH``, ``PROCESS_SPAWN``.

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from runtime.governance import landlock, seccomp
+from runtime.governance.sandbox_counting import Counting, exempt
 from runtime.governance.sandbox_layout import Mount, MountKind, open_unfollowed, plan_mounts
 from runtime.governance.sandbox_limits import Limits
 from runtime.kernel.errors import Refused
@@ -45,6 +47,25 @@ class Channels:
     go: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walls:
+    """What a tier has besides its namespaces. ``identity`` is whose rights over host files its children have."""
+
+    identity: str
+    seccomp: bool
+    landlock: bool
+    counting: Counting
+
+    def record(self) -> dict[str, object]:
+        """For the journal."""
+        return {
+            "identity": self.identity,
+            "seccomp": self.seccomp,
+            "landlock": self.landlock,
+            "processes_held_by": self.counting.value,
+        }
+
+
 class Backend(Protocol):
     """One way to start a child."""
 
@@ -63,9 +84,21 @@ class Backend(Protocol):
         """Does the backend apply the limits itself? Otherwise they are set from outside before *go*."""
         ...
 
+    def walls(self, limits: Limits) -> Walls:
+        """What holds besides namespaces and rlimits on this machine."""
+        ...
+
     def launch(self, spec: ProcessSpec, limits: Limits, channels: Channels) -> Launch:
         """Compose the start. Raises `Refused` ``SANDBOX_PATH``."""
         ...
+
+
+def identity() -> str:
+    """Whose rights over host files a confined child has. Inside it is a user of its own, outside it is us.
+
+    Root's are without any capability, and over nothing but what is mounted (dependencies §8b).
+    """
+    return "mapped root" if exempt() else "own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +109,23 @@ class OwnLauncher:
     namespaced: bool = True
     sets_limits: bool = True
 
+    def walls(self, limits: Limits) -> Walls:
+        return Walls(
+            identity=identity(),
+            seccomp=seccomp.program() is not None,
+            landlock=landlock.version() > 0,
+            counting=limits.counting(tree_of_its_own=True, enters=True),
+        )
+
     def launch(self, spec: ProcessSpec, limits: Limits, channels: Channels) -> Launch:
         mounts = plan_mounts(spec)
         held = hold_writable(mounts)
+        rules = landlock.ruleset(mounts, landlock.version())
         task = {
             **_task("namespaces", spec, limits, channels),
+            "seccomp": seccomp.program(),
+            "landlock": None if rules is None else [rules.attributes, list(rules.rules)],
+            "highest_pid": limits.highest_pid(),
             "network": bool(spec.hosts),
             "inside_id": INSIDE_ID,
             "scratch_bytes": limits.scratch_bytes,
@@ -96,6 +141,10 @@ class Unconfined:
     tier: str = "D"
     namespaced: bool = False
     sets_limits: bool = True
+
+    def walls(self, limits: Limits) -> Walls:
+        counting = limits.counting(tree_of_its_own=False, enters=False)
+        return Walls(identity="own", seccomp=False, landlock=False, counting=counting)
 
     def launch(self, spec: ProcessSpec, limits: Limits, channels: Channels) -> Launch:
         return Launch(argv=_argv(channels), payload=_encode(_task("subreaper", spec, limits, channels)))
@@ -129,7 +178,7 @@ def _task(mode: str, spec: ProcessSpec, limits: Limits, channels: Channels) -> d
         "argv": list(spec.argv),
         "env": dict(spec.env),
         "cwd": str(spec.cwd),
-        "limits": [[number, value] for number, value in limits.kernel().items()],
+        "limits": [[number, *pair] for number, pair in limits.kernel(tree_of_its_own=mode == "namespaces").items()],
         "status": channels.status,
         "go": channels.go,
         "parent": os.getpid(),

@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.governance.sandbox_backends import INSIDE_ID, Channels, Launch, hold_writable
+from runtime.governance import seccomp
+from runtime.governance.sandbox_backends import INSIDE_ID, Channels, Launch, Walls, hold_writable, identity
+from runtime.governance.sandbox_counting import may_enter_trees
 from runtime.governance.sandbox_layout import Mount, MountKind, plan_mounts
 from runtime.governance.sandbox_limits import Limits
 from runtime.kernel.ports import ProcessSpec
@@ -37,19 +39,38 @@ class Bubblewrap:
     namespaced: bool = True
     sets_limits: bool = False
 
+    def walls(self, limits: Limits) -> Walls:
+        return Walls(
+            identity=identity(),
+            seccomp=seccomp.program() is not None,
+            landlock=False,
+            counting=limits.counting(tree_of_its_own=True, enters=may_enter_trees()),
+        )
+
     def launch(self, spec: ProcessSpec, limits: Limits, channels: Channels) -> Launch:
         mounts = plan_mounts(spec)
         held = hold_writable(mounts)
+        calls = seccomp.program()
+        filters = () if calls is None else (_kept(calls),)
         options = [
             *_isolation(bool(spec.hosts)),
             *_file_system(mounts, held, limits.scratch_bytes),
             *_environment(spec.env),
             *("--chdir", str(spec.cwd)),
+            *(word for descriptor in filters for word in ("--seccomp", str(descriptor))),
             *("--json-status-fd", str(channels.status), "--block-fd", str(channels.go)),
         ]
         payload = b"".join(os.fsencode(option) + b"\0" for option in options)
         argv = (self.program, "--args", str(channels.payload), "--", *spec.argv)
-        return Launch(argv=argv, payload=payload, inherited=tuple(held.values()))
+        return Launch(argv=argv, payload=payload, inherited=(*held.values(), *filters))
+
+
+def _kept(program: bytes) -> int:
+    """A descriptor bubblewrap reads the filter of system calls from."""
+    descriptor = os.memfd_create("seccomp")
+    os.write(descriptor, program)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def _isolation(network: bool) -> Iterator[str]:

@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 from runtime.governance import process_tree
 from runtime.governance.sandbox_backends import Backend, Channels, Launch
 from runtime.governance.sandbox_capture import Capture, StatusReader
+from runtime.governance.sandbox_counting import Counting, cap_numbers
 from runtime.governance.sandbox_limits import Limits, lower
 from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ProcessSpec
@@ -157,12 +158,42 @@ class Child(asyncio.SubprocessProtocol):
             if self._pidfd is None:
                 self._abandon()
                 return
-        if not self._backend.sets_limits:
-            lower(pid, self._limits.kernel())
-        if not self._turn.done():
+        if self._backend.sets_limits or self._limited(pid):
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if not self._turn.done() and self._go >= 0:
             self._started = True
             with suppress(BrokenPipeError):  # died in between: reported by its exit
                 os.write(self._go, b"g")
+
+    def _limited(self, pid: int) -> bool:
+        """Limit the tree from outside; False while that is not finished, or if it cannot be done."""
+        try:
+            lower(pid, self._limits.kernel(tree_of_its_own=self._backend.namespaced))
+        except OSError as problem:
+            self._error = f"its limits cannot be set: {problem.strerror}"
+            self._abandon()
+            return False
+        highest = self._limits.highest_pid()
+        if self._backend.walls(self._limits).counting is not Counting.NUMBERS or self._pidfd is None or highest is None:
+            return True
+        try:
+            helper = cap_numbers(self._pidfd, highest)
+        except OSError as problem:
+            self._notes.append(f"PROCESSES_UNLIMITED: {problem.strerror}")
+            return True
+        asyncio.get_running_loop().add_reader(helper, self._numbers_capped, helper)
+        return False
+
+    def _numbers_capped(self, helper: int) -> None:
+        """The helper has ended. Until it is reaped its namespace cannot end, so this waits for nothing else."""
+        asyncio.get_running_loop().remove_reader(helper)
+        result = os.waitid(os.P_PIDFD, helper, os.WEXITED)
+        os.close(helper)
+        if (result is None or result.si_status != 0) and not self._turn.done():
+            self._notes.append("PROCESSES_UNLIMITED: the kernel refused to lower pid_max")
+        self._let_go()
 
     def _abandon(self) -> None:
         """The first process died during set-up: whatever the starter has to say about it comes with its own end."""

@@ -10,7 +10,7 @@ The protocol is described in ``sandbox_backends``.
 """
 
 # Every import is paid by every child: without json, pathlib, signal, socket and typing the start takes half the time.
-# ruff: noqa: PTH102, PTH103, PTH112, PTH116, PTH120, PTH123, PTH208, PTH211
+# ruff: noqa: PTH102, PTH103, PTH110, PTH112, PTH116, PTH120, PTH123, PTH208, PTH211
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _SYS_MOUNT_SETATTR: Final = 442  # the same number on every architecture
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 1, 4, 24
-_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
+_PR_SET_SECCOMP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 22, 36, 38
+_SECCOMP_MODE_FILTER: Final = 2
+_SYS_LANDLOCK_CREATE_RULESET, _SYS_LANDLOCK_ADD_RULE, _SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
+_RULE_PATH_BENEATH: Final = 1
+_RESERVED_NUMBERS: Final = 300  # never given out again by a namespace that has counted past them
 _CAP_VERSION_3: Final = 0x20080522
 _LAST_POSSIBLE_CAPABILITY: Final = 63
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
@@ -68,8 +72,13 @@ def call(name: str, *arguments: Any) -> int:
     return result
 
 
-def prctl(option: int, value: int = 0) -> None:
-    call("prctl", option, ctypes.c_ulong(value), *(ctypes.c_ulong(0),) * 3)
+def system_call(number: int, *arguments: Any) -> int:
+    """A system call the C library has no function for."""
+    return call("syscall", ctypes.c_long(number), *arguments)
+
+
+def prctl(option: int, value: int = 0, address: Any = None) -> None:
+    call("prctl", option, ctypes.c_ulong(value), address, *(ctypes.c_ulong(0),) * 2)
 
 
 def report(status: int, key: str, value: int | str) -> None:
@@ -139,9 +148,8 @@ def set_attributes(place: str, attributes: int, *, deep: bool) -> None:
     """Restrict a mount, with everything mounted below it if ``deep`` (needs Linux 5.12)."""
     wanted = struct.pack("QQQQ", attributes, 0, 0, 0)
     flags = _AT_RECURSIVE if deep else 0
-    call(
-        "syscall",
-        ctypes.c_long(_SYS_MOUNT_SETATTR),
+    system_call(
+        _SYS_MOUNT_SETATTR,
         ctypes.c_int(_AT_FDCWD),
         os.fsencode(place),
         ctypes.c_uint(flags),
@@ -154,7 +162,7 @@ def pivot(new_root: str, put_old: str) -> None:
     number = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}.get(os.uname().machine)
     if number is None:
         raise OSError(0, f"pivot_root: not known for {os.uname().machine}")
-    call("syscall", ctypes.c_long(number), os.fsencode(new_root), os.fsencode(put_old))
+    system_call(number, os.fsencode(new_root), os.fsencode(put_old))
 
 
 def build_root(task: dict[str, Any]) -> None:
@@ -168,7 +176,7 @@ def build_root(task: dict[str, Any]) -> None:
     os.chdir("/")
     size = f"mode=1777,size={task['scratch_bytes']}"
     mount("tmpfs", "/new", "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=0755")
-    mount_proc("/new/proc")
+    mount_proc("/new/proc", task["highest_pid"])
     mount_devices("/new/dev", size)
     for kind, place, source, descriptor in task["mounts"]:
         add_mount(kind, place, source, descriptor, size)
@@ -214,16 +222,25 @@ def make_mount_point(source: str, place: str) -> None:
     os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-def mount_proc(place: str) -> None:
+def mount_proc(place: str, highest_pid: int | None) -> None:
     os.mkdir(place)
     mount("proc", place, "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    # None below ours; the capability to raise it again is dropped.
+    # None below ours; the capability to raise either again is dropped.
     write_file(f"{place}/sys/user/max_user_namespaces", "0")
+    if highest_pid is not None:
+        limit_numbers(f"{place}/sys/kernel", highest_pid)
     for name in _COVERED_PROC:
         covered = f"{place}/{name}"
         if os.path.lexists(covered):
             mount(covered, covered, None, _MS_BIND | _MS_REC)
             set_attributes(covered, _ATTR_RDONLY, deep=True)
+
+
+def limit_numbers(settings: str, highest: int) -> None:
+    """No more processes than numbers, see ``sandbox_counting``; both files mean the writer's own namespace."""
+    write_file(f"{settings}/pid_max", str(highest))
+    if os.path.exists(f"{settings}/ns_last_pid"):  # in kernels built with checkpoints
+        write_file(f"{settings}/ns_last_pid", str(_RESERVED_NUMBERS))
 
 
 def mount_devices(place: str, size: str) -> None:
@@ -262,6 +279,26 @@ def drop_capabilities() -> None:
     header = struct.pack("Ii", _CAP_VERSION_3, 0)
     call("capset", header, bytes(24))
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def restrict_files(attributes: bytes, rules: list[tuple[str, int]]) -> None:
+    """Landlock behind the mounts: only what is below the private root can be opened, whatever way is found to it."""
+    handle = system_call(_SYS_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
+    for place, rights in rules:
+        below = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        rule = struct.pack("=Qi", rights, below)
+        system_call(_SYS_LANDLOCK_ADD_RULE, ctypes.c_int(handle), _RULE_PATH_BENEATH, rule, ctypes.c_uint(0))
+        os.close(below)
+    system_call(_SYS_LANDLOCK_RESTRICT_SELF, ctypes.c_int(handle), ctypes.c_uint(0))
+    os.close(handle)
+
+
+def restrict_calls(program: bytes) -> None:
+    """Install the filter of system calls; nothing but the program may follow."""
+    code = ctypes.create_string_buffer(program, len(program))
+    # struct sock_fprog: how many instructions of eight bytes, and where they are.
+    counted = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
+    prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, counted)
 
 
 # --- subreaper ------------------------------------------------------------------------------------------------
@@ -380,10 +417,14 @@ def execute(task: dict[str, Any]) -> NoReturn:
     for number in (_SIGPIPE, _SIGXFSZ, _SIGTERM, _SIGINT, _SIGHUP):
         _libc.signal(number, None)
     os.chdir(task["cwd"])
-    for number, value in task["limits"]:
-        _, hard = resource.getrlimit(number)
-        ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(number, (ceiling, ceiling))
+    if task.get("landlock"):
+        restrict_files(*task["landlock"])
+    for number, *wanted in task["limits"]:
+        _, top = resource.getrlimit(number)
+        soft, hard = wanted if top == resource.RLIM_INFINITY else (min(value, top) for value in wanted)
+        resource.setrlimit(number, (soft, hard))
+    if task.get("seccomp"):
+        restrict_calls(task["seccomp"])
     os.execve(task["argv"][0], task["argv"], task["env"])
 
 
@@ -403,4 +444,6 @@ def main() -> NoReturn:
     for descriptor in (task["status"], task["go"], *(entry[3] for entry in task.get("mounts", ()))):
         if descriptor >= 0:
             os.set_inheritable(descriptor, False)
+    # Here, while our own entry is still ours to write: everything below us goes first when memory runs out.
+    write_file("/proc/self/oom_score_adj", "1000")
     guarded(task["status"], lambda: confine(task) if task["mode"] == "namespaces" else supervise(task))

@@ -204,8 +204,6 @@ async def _executor(
     root = workspace.root
     envelope = mission.spec.envelope
     protector = SelfModProtector(root, names=envelope.names)
-    declared = mission.spec.sandbox
-    sandbox = shared.sandbox.under(declared.confinement, _limits(declared.limits))
     probe = TreeProbe(
         None if workspace.kind is WorkspaceKind.NONE else root, prepared.git, writable=writable_roots(mission)
     )
@@ -217,7 +215,7 @@ async def _executor(
         clock=shared.clock,
         output=workspace.output,
         is_protected=protector.is_protected,
-        runner=sandbox,
+        runner=wall(mission, shared),
         scratch_root=shared.scratch,
         git=prepared.git,
         python=mission.spec.commands.python,
@@ -297,12 +295,19 @@ async def _restore(provider: ScriptedProvider, prepared: Prepared, artifacts: Ar
                 provider.restore(told["role"], told["ordinal"] + 1, told["asked"])
 
 
+def wall(mission: Mission, shared: Shared) -> Sandbox:
+    """What the mission's processes run behind."""
+    declared = mission.spec.sandbox
+    return shared.sandbox.under(declared.confinement, _limits(declared.limits))
+
+
 def _limits(declared: LimitsSpec) -> SandboxLimits:
     """The mission's limits in bytes; what it leaves open keeps the sandbox's own number."""
     given = {
         "memory_bytes": None if declared.memory_mb is None else declared.memory_mb * MIB,
         "file_bytes": None if declared.file_mb is None else declared.file_mb * MIB,
         "processes": declared.processes,
+        "cpu_seconds": declared.cpu_seconds,
         "open_files": declared.open_files,
     }
     return SandboxLimits(**{name: value for name, value in given.items() if value is not None})

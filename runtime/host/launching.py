@@ -16,7 +16,7 @@ from runtime.events.emitter import Emitter
 from runtime.events.envelope import ControlSignal
 from runtime.events.facts import EntryAppended, FileChange, RunSummary
 from runtime.host.api import Launch
-from runtime.host.assembly import Parts, Shared, assemble, writable_roots
+from runtime.host.assembly import Parts, Shared, assemble, wall, writable_roots
 from runtime.host.contract import plan_inputs
 from runtime.host.ground import Ground, leave_empty, output_folder
 from runtime.host.hooks import Hooks
@@ -246,6 +246,7 @@ class Launcher:
             lineage_id=identity.lineage_id,
             workspace=prepared.workspace.describe(),
             confinement=self._shared.sandbox.tier,
+            sandbox=wall(mission, self._shared).record(),
             protected_hash=facts.protected_hash,
             governance_hash=facts.governance_hash,
             code_version=code_version(),

@@ -55,10 +55,17 @@ class WorkspaceSpec(Part):
 
 
 class LimitsSpec(Part):
-    """What one confined process may use."""
+    """What confined processes may use: of memory, time and files each one, of processes all those of one operation."""
 
-    memory_mb: Annotated[int, Field(ge=16)] | None = Field(default=None, description="Memory in MiB.")
-    processes: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Processes and threads.")
+    memory_mb: Annotated[int, Field(ge=16)] | None = Field(
+        default=None, description="Address space in MiB; by default half the machine's memory, as data."
+    )
+    processes: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Processes and threads; 512 by default."
+    )
+    cpu_seconds: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Processor time in seconds; by default only the operation's own time counts."
+    )
     file_mb: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Largest file written, in MiB.")
     open_files: Annotated[int, Field(ge=16)] | None = Field(default=None, description="Open files.")
 

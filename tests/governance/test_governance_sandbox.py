@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 
+from runtime.governance import landlock
 from runtime.governance.environment import rebuilt
 from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_backends import Unconfined
 from runtime.governance.sandbox_bwrap import Bubblewrap
-from runtime.governance.sandbox_limits import Limits
+from runtime.governance.sandbox_limits import Limits, usual_memory
 from runtime.governance.sandbox_probes import PROBES
 from runtime.governance.sandbox_selftest import PINNED
+from runtime.governance.seccomp import MACHINES
 from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ProcessSpec
 from tests.support.sandboxing import (
@@ -160,7 +162,10 @@ async def test_the_self_test_passes_within_its_budget(confined: Sandbox) -> None
     assert found.tier == confined.tier
     assert found.self_test.milliseconds < 1500  # 45 to 80 ms on an idle machine; a loaded one only informs
     assert found.badge.startswith("CONFINED")
-    json.dumps(found.record())
+    record = json.loads(json.dumps(found.record()))
+    assert record["identity"] == ("mapped root" if os.geteuid() == 0 else "own")
+    assert record["seccomp"] is (os.uname().machine in MACHINES)
+    assert record["limits"]["open_files"] == 4096
 
 
 class _Bare:
@@ -169,6 +174,9 @@ class _Bare:
     tier = "A"
     namespaced = False
     sets_limits = True
+
+    def walls(self, limits: Limits) -> Any:
+        return Unconfined().walls(limits)
 
     def launch(self, spec: ProcessSpec, limits: Limits, channels: Any) -> Any:
         return Unconfined().launch(replace(spec, env={**spec.env, "CANARY_TOKEN": "canary"}), limits, channels)
@@ -235,13 +243,128 @@ async def test_no_inherited_descriptor_reaches_the_program(runner: Sandbox, tree
     assert (await runner.run(python(tree, program))).stdout == b"[0, 1, 2]\n"
 
 
+_CALLS = """
+import ctypes, errno, json, sys
+numbers, libc = json.loads(sys.argv[1]), ctypes.CDLL(None, use_errno=True)
+def attempt(name, *arguments):
+    ctypes.set_errno(0)
+    libc.syscall(ctypes.c_long(numbers[name]), *(ctypes.c_ulong(argument) for argument in arguments))
+    return errno.errorcode.get(ctypes.get_errno())
+found = {name: attempt(name, *(0,) * 6) for name in numbers if name != "clone"}
+found["clone"] = attempt("clone", 0x10000011, *(0,) * 4)
+found["unshare"] = attempt("unshare", 0x20000000)
+found["unshare files"] = attempt("unshare", 0x400)
+found["socket"] = [attempt("socket", family, 1, 0) for family in (1, 2, 10, 16, 40, 38)]
+found["multipath"] = attempt("socket", 2, 1, 262)
+found["personality"] = [attempt("personality", kind) for kind in (0xffffffff, 0, 8)]
+found["socketpair"] = attempt("socketpair", 40, 1, 0, 0)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(os.uname().machine not in MACHINES, reason="no system call numbers are known for this machine")
+async def test_system_calls_that_lead_round_the_wall_are_refused(confined: Sandbox, tree: Path) -> None:
+    numbers = MACHINES[os.uname().machine].numbers
+    result = await confined.run(python(tree, _CALLS, json.dumps(dict(numbers))))
+    found = json.loads(result.stdout)
+    assert found.pop("clone3") == "ENOSYS"
+    assert found.pop("socket") == [None, None, None, "ESOCKTNOSUPPORT", "EAFNOSUPPORT", "EAFNOSUPPORT"]
+    assert found.pop("socketpair") == "EAFNOSUPPORT"
+    assert found.pop("multipath") == "EPROTONOSUPPORT"
+    assert found.pop("personality") == [None, None, "EPERM"]
+    assert found.pop("unshare files") is None
+    assert set(found.values()) == {"EPERM"}, found
+
+
+_WORK = """
+import multiprocessing, subprocess, threading
+for how in ("fork", "spawn"):
+    child = multiprocessing.get_context(how).Process(target=print, args=(how,))
+    child.start()
+    child.join()
+threads = [threading.Thread(target=int) for _ in range(20)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(subprocess.run("exit 3", shell=True).returncode)
+"""
+_GIT = "git init -q . && git add . && git -c user.name=a -c user.email=a@b commit -qm first && git clone -q . ../b"
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        ((sys.executable, "-c", _WORK), b"fork\nspawn\n3\n"),
+        (("/bin/sh", "-c", f"mkdir a && cd a && touch file && {_GIT} && ls ../b"), b"file\n"),
+        (("/bin/sh", "-c", "mkdir -p a/b c; touch a/x; mv a/x a/b; mv a/b c; ln c/b/x y; ls c/b"), b"x\n"),
+        ((sys.executable, "-m", "pytest", "-qq", "-p", "no:cacheprovider", "."), b".      "),
+    ],
+    ids=["processes", "git", "files", "pytest"],
+)
+async def test_ordinary_tools_go_on_working(confined: Sandbox, tree: Path, argv: tuple[str, ...], shown: bytes) -> None:
+    (tree / "out" / "test_it.py").write_text("def test_it(tmp_path): (tmp_path / 'x').write_text('x')")
+    packages = Path(pytest.__file__).parents[1]  # of the tests' own interpreter, however it finds them
+    env = rebuilt({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(packages)})
+    spec = shell(tree, "", argv=argv, cwd=tree / "out", env=env, readable=(packages,), writable=(tree / "out",))
+    result = await confined.run(spec)
+    assert (result.exit_code, result.stdout[: len(shown)], result.stderr) == (0, shown, b"")
+
+
+async def test_nothing_outside_the_tree_can_be_signalled_under_landlock(tree: Path) -> None:
+    sandbox = Sandbox(backend("B"))
+    if landlock.version() < 6:
+        pytest.skip("this kernel's Landlock does not know signals")
+    result = await sandbox.run(shell(tree, "kill -0 $$ && kill -0 1"))  # the first process is the launcher's
+    assert b"not permitted" in result.stderr
+
+
 async def test_limits_hold(runner: Sandbox, tree: Path) -> None:
-    limited = runner.under("best_effort", Limits(file_bytes=1000, open_files=64))
+    limited = runner.under("best_effort", Limits(file_bytes=1000, open_files=64, cpu_seconds=5, memory_bytes=1 << 30))
     program = (
         "import resource as r; print(r.getrlimit(r.RLIMIT_CORE), r.getrlimit(r.RLIMIT_FSIZE)[1],"
-        " r.getrlimit(r.RLIMIT_NOFILE)[1])"
+        " r.getrlimit(r.RLIMIT_NOFILE)[1], r.getrlimit(r.RLIMIT_CPU), r.getrlimit(r.RLIMIT_AS)[1])"
     )
-    assert (await limited.run(python(tree, program))).stdout == b"(0, 0) 1000 64\n"
+    assert (await limited.run(python(tree, program))).stdout == b"(0, 0) 1000 64 (5, 6) 1073741824\n"
+
+
+async def test_endless_memory_is_refused_and_its_owner_goes_first(runner: Sandbox, tree: Path) -> None:
+    program = f"print(open('/proc/self/oom_score_adj').read().strip(), flush=True); bytearray({usual_memory()})"
+    result = await runner.run(python(tree, program))
+    assert (result.exit_code, result.stdout) == (1, b"1000\n")
+    assert result.stderr.endswith(b"MemoryError\n")
+
+
+_FORKS = """
+import os, signal
+made = 1
+try:
+    while made < 100:
+        if os.fork() == 0:
+            signal.pause()
+        made += 1
+except BlockingIOError:
+    print(made)
+"""
+
+
+async def test_processes_are_counted_whoever_runs_the_console(confined: Sandbox, tree: Path) -> None:
+    limited = confined.under("required", Limits(processes=40))
+    if limited.record()["processes_held_by"] == "nothing":
+        pytest.skip("this kernel (before 6.14) counts no processes of root's")
+    machine = Path("/proc/sys/kernel/pid_max")
+    before = machine.read_text()
+    made = int((await limited.run(python(tree, _FORKS))).stdout)
+    assert made in (40, 41)  # as an ordinary user under bubblewrap, one of the two starters is left for the program
+    assert machine.read_text() == before
+
+
+async def test_a_tree_that_cannot_be_limited_does_not_start(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("runtime.governance.sandbox_child.lower", denied)
+    with pytest.raises(Refused, match=r"PROCESS_SPAWN.*limits"):
+        await Sandbox(backend("A")).run(shell(tree, "echo x > out/proof", writable=(tree / "out",)))
+    assert not (tree / "out" / "proof").exists()
 
 
 async def test_a_declared_preload_never_runs_outside(runner: Sandbox, tree: Path) -> None:

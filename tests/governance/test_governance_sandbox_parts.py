@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
+import struct
+import subprocess
 import sys
 from dataclasses import replace
+from errno import EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.governance import process_tree
+from runtime.governance import landlock, process_tree, sandbox_launcher, seccomp
 from runtime.governance.environment import PRIVATE_HOME, named, rebuilt, relocate
 from runtime.governance.sandbox_backends import Channels
 from runtime.governance.sandbox_bwrap import Bubblewrap
 from runtime.governance.sandbox_capture import Capture, StatusReader
+from runtime.governance.sandbox_counting import Counting
 from runtime.governance.sandbox_layout import Mount, MountKind, open_unfollowed, plan_mounts, program_roots
 from runtime.governance.sandbox_limits import Limits
 from runtime.governance.secrets import resolve_secret
@@ -137,6 +142,161 @@ def test_values_of_the_environment_stay_out_of_the_process_list(spec: ProcessSpe
     assert b"--setenv\0TOKEN\0canary\0" in launch.payload
     for flag in (b"--die-with-parent", b"--disable-userns", b"--unshare-net", b"--unshare-user", b"--clearenv"):
         assert flag + b"\0" in launch.payload
+
+
+# --- system calls -----------------------------------------------------------------------------------------------------
+
+
+def judged(program: bytes, architecture: int, number: int, *arguments: int) -> int | str:
+    """What a classic BPF machine says to one system call: ``allow``, ``kill`` or an error number."""
+    data = struct.pack("<iIQ6Q", number, architecture, 0, *arguments, *(0,) * (6 - len(arguments)))
+    lines = list(struct.iter_unpack("HBBI", program))
+    value, at = 0, 0
+    while True:
+        operation, then, otherwise, operand = lines[at]
+        at += 1
+        if operation == 0x20:  # load a word
+            value = struct.unpack_from("<I", data, operand)[0]
+        elif operation == 0x06:  # return
+            return {0x7FFF0000: "allow", 0x80000000: "kill"}.get(operand, operand & 0xFFFF)
+        else:
+            holds = {0x15: value == operand, 0x35: value >= operand, 0x45: bool(value & operand)}[operation]
+            at += then if holds else otherwise
+
+
+_NEW_USER, _THREAD = 0x10000000, 0x003D0F00
+_VERDICTS = [
+    ("ptrace", (), EPERM),
+    ("setns", (), EPERM),
+    ("mount", (), EPERM),
+    ("open_tree_attr", (), EPERM),
+    ("io_uring_setup", (), EPERM),
+    ("bpf", (), EPERM),
+    ("keyctl", (), EPERM),
+    ("userfaultfd", (), EPERM),
+    ("clone3", (), ENOSYS),
+    ("clone", (_THREAD,), "allow"),
+    ("clone", (17,), "allow"),
+    ("clone", (_THREAD | _NEW_USER,), EPERM),
+    ("clone", (0x40000000,), EPERM),
+    ("unshare", (0x400,), "allow"),
+    ("unshare", (0x80,), EPERM),
+    ("unshare", (_NEW_USER,), EPERM),
+    ("unshare", (0xFFFFFFFF_00000400,), "allow"),  # the kernel looks at the low half of a flag word as well
+    ("socket", (1, 1, 0), "allow"),
+    ("socket", (2, 1, 6), "allow"),
+    ("socket", (10, 2, 0), "allow"),
+    ("socket", (16, 3, 0), "allow"),
+    ("socket", (2, 1, 262), EPROTONOSUPPORT),
+    ("socket", (10, 1, 262), EPROTONOSUPPORT),
+    ("socket", (40, 1, 0), EAFNOSUPPORT),
+    ("socket", (0, 1, 0), EAFNOSUPPORT),
+    ("socketpair", (1, 1, 0), "allow"),
+    ("socketpair", (40, 1, 0), EAFNOSUPPORT),
+    ("personality", (0xFFFFFFFF,), "allow"),
+    ("personality", (0,), "allow"),
+    ("personality", (0x0040000,), EPERM),
+]
+
+
+@pytest.mark.parametrize("machine", sorted(seccomp.MACHINES))
+@pytest.mark.parametrize(("name", "arguments", "verdict"), _VERDICTS)
+def test_system_calls_are_judged(machine: str, name: str, arguments: tuple[int, ...], verdict: int | str) -> None:
+    known, program = seccomp.MACHINES[machine], seccomp.program(machine)
+    assert program is not None
+    assert judged(program, known.architecture, known.numbers[name], *arguments) == verdict
+    foreign = 0x40000003  # i386, whose numbers mean something else
+    assert judged(program, foreign, known.numbers[name], *arguments) == "kill"
+
+
+@pytest.mark.parametrize("machine", sorted(seccomp.MACHINES))
+def test_every_system_call_that_is_not_listed_is_allowed(machine: str) -> None:
+    known, program = seccomp.MACHINES[machine], seccomp.program(machine)
+    assert program is not None
+    listed = {number: name for name, number in known.numbers.items()}
+    refused = {number for number in range(700) if judged(program, known.architecture, number, 2, 1, 0) != "allow"}
+    assert refused <= listed.keys()
+    # With these arguments they are a new process, an unshare of nothing and ordinary sockets.
+    assert {listed[number] for number in listed.keys() - refused} == {"clone", "unshare", "socket", "socketpair"}
+    assert judged(program, known.architecture, 0x40000000 + 1) == (ENOSYS if machine == "x86_64" else "allow")
+
+
+def test_a_machine_whose_numbers_are_unknown_has_no_filter() -> None:
+    assert seccomp.program("riscv64") is None
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_granted_may_be_written(spec: ProcessSpec) -> None:
+    (spec.root / "file").touch()
+    mounts = plan_mounts(replace(spec, writable=(spec.root / "out", spec.root / "file")))
+    rules = landlock.ruleset(mounts, 5)
+    assert rules is not None
+    granted = dict(rules.rules)
+    assert struct.unpack("Q", rules.attributes) == (0xFFFF,)
+    assert granted["/"] & 0x7FF2 == 0  # read, list, execute, and device requests; nothing that changes
+    assert granted[str(spec.root / "out")] == granted["/tmp"] == 0xFFFF
+    assert granted[str(spec.root / "file")] == 0xC007  # the kernel refuses rights of folders on a file
+    assert str(spec.root) not in granted
+
+
+def test_rights_are_those_the_kernel_knows(spec: ProcessSpec) -> None:
+    assert landlock.ruleset(plan_mounts(spec), 0) is None
+    first, scoped = landlock.ruleset(plan_mounts(spec), 1), landlock.ruleset(plan_mounts(spec), 7)
+    assert first is not None
+    assert scoped is not None
+    assert max(rights for _, rights in first.rules) == 0x1FFF
+    assert struct.unpack("QQQ", scoped.attributes) == (0xFFFF, 0, 3)
+
+
+@pytest.mark.skipif(landlock.version() == 0, reason="this kernel has no Landlock")
+def test_the_launcher_puts_the_rules_in_force(spec: ProcessSpec, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("seen")
+    (spec.root / "inside").write_text("seen")
+    rules = landlock.ruleset([], landlock.version())
+    assert rules is not None
+    program = f"""
+import os, sys
+sys.path.append({str(Path(sandbox_launcher.__file__).parent)!r})
+import sandbox_launcher
+sandbox_launcher.prctl(38, 1)
+sandbox_launcher.restrict_files({rules.attributes!r}, [({str(spec.root)!r}, {rules.rules[0][1]})])
+print(open({str(spec.root / "inside")!r}).read())
+open({str(tmp_path / "outside")!r})
+"""
+    ended = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, check=False)
+    assert ended.stdout == b"seen\n", ended.stderr
+    assert b"PermissionError" in ended.stderr
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_limits_have_sane_defaults() -> None:
+    usual = Limits().kernel(tree_of_its_own=True)
+    assert usual[resource.RLIMIT_CORE] == (0, 0)
+    assert usual[resource.RLIMIT_DATA][0] >= 1 << 30
+    assert resource.RLIMIT_AS not in usual
+    assert resource.RLIMIT_NPROC not in Limits().kernel(tree_of_its_own=False)  # it would count the operator's own
+
+
+def test_declared_limits_take_their_place() -> None:
+    declared = Limits(memory_bytes=1000, cpu_seconds=3, processes=7)
+    limits = declared.kernel(tree_of_its_own=False)
+    assert limits[resource.RLIMIT_AS] == (1000, 1000)
+    assert limits[resource.RLIMIT_CPU] == (3, 4)
+    assert limits[resource.RLIMIT_NPROC] == (7, 7)
+    assert resource.RLIMIT_DATA not in limits
+
+
+def test_the_whole_machine_is_never_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.governance.sandbox_limits.numbers_each_tree", lambda: False)
+    monkeypatch.setattr("runtime.governance.sandbox_limits.exempt", lambda: True)
+    assert Limits().highest_pid() is None
+    counting = Limits().counting(tree_of_its_own=True, enters=True)
+    assert counting is Counting.NONE
+    assert Limits().record(counting)["processes"] is None
 
 
 # --- output and status ------------------------------------------------------------------------------------------------

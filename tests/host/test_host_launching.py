@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,15 @@ async def test_clearing_a_latch_needs_a_reason_and_is_recorded(host: RuntimeHost
     assert [(item["action"], item["reason"]) for item in await told(host, "latch")] == [("cleared", "restored by hand")]
     run_id = (await host.launch(intent)).run_id
     assert live(host, run_id).run_id == run_id
+
+
+async def test_the_journal_says_what_held_the_processes(tmp_path: Path) -> None:
+    limits = "sandbox: {limits: {cpu_seconds: 7, processes: 9, memory_mb: 100}}\n"
+    path = plain(tmp_path / "m", "  a: {type: template, template: hi}", more=limits)
+    async with hosting(tmp_path / "store") as host:
+        done = await run_to_end(host, path)
+        held = (await entries(host, done.run_id, "journal_opened"))[0]["sandbox"]
+    assert (held["tier"], held["identity"], held["seccomp"], held["landlock"]) == ("D", "own", False, False)
+    assert (held["limits"]["cpu_seconds"], held["limits"]["memory_bytes"]) == (7, 100 << 20)
+    # Unconfined, only an ordinary user's processes are counted.
+    assert held["limits"]["processes"] == (None if os.geteuid() == 0 else 9)

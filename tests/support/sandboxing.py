@@ -76,6 +76,12 @@ def descriptors() -> list[str]:
     return sorted(path.name for path in Path("/proc/self/fd").iterdir())
 
 
+def counts_processes(sandbox: Sandbox) -> bool:
+    """Can this kernel hold the number of processes for the user we are?"""
+    limits: Any = sandbox.record()["limits"]
+    return limits["processes"] is not None
+
+
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():

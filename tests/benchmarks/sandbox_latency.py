@@ -2,7 +2,7 @@
 
 Interleaved rounds of a program that does nothing, so that a noisy machine is noisy for all of them. Prints one JSON line:
 milliseconds at p50 and p95 of each way to start it, and how much that is above the plain start; targets are 5 and 12 ms
-for tier A and 20 ms at p50 for tier B (reliability §5, S6).
+for tier A and 20 ms at p50 for tier B (reliability §5, S6), set where a plain start took 0.4 ms and bubblewrap alone 2.4.
 Run it with ``PYTHONPATH=. python tests/benchmarks/sandbox_latency.py [rounds]``; it is not part of the suite.
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from runtime.governance.environment import rebuilt
 from runtime.governance.sandbox import Sandbox, confining_backends
 from runtime.governance.sandbox_backends import Unconfined
+from runtime.governance.sandbox_bwrap import find_bwrap
 from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ProcessSpec
 
@@ -37,6 +38,17 @@ async def piped() -> None:
     await child.communicate()
 
 
+def bare(bwrap: str) -> Callable[[], Awaitable[None]]:
+    """What bubblewrap costs by itself on this machine, with the least of a root that starts a program."""
+    links = [part for name in ("bin", "lib", "lib64") for part in ("--symlink", f"usr/{name}", f"/{name}")]
+    argv = [bwrap, "--unshare-all", "--ro-bind", "/usr", "/usr", *links, "--proc", "/proc", "--dev", "/dev", NOTHING]
+
+    async def start() -> None:
+        subprocess.run(argv, check=True, env={})
+
+    return start
+
+
 def confined(sandbox: Sandbox, folder: Path) -> Callable[[], Awaitable[None]]:
     spec = ProcessSpec(argv=(NOTHING,), cwd=folder, root=folder, env=rebuilt())
 
@@ -49,6 +61,9 @@ def confined(sandbox: Sandbox, folder: Path) -> Callable[[], Awaitable[None]]:
 
 async def measure(folder: Path, rounds: int) -> dict[str, object]:
     ways: dict[str, Callable[[], Awaitable[None]]] = {"plain": plain, "asyncio with pipes": piped}
+    bwrap = find_bwrap()
+    if bwrap is not None:
+        ways["bubblewrap alone"] = bare(bwrap)
     for backend in (Unconfined(), *reversed(confining_backends())):
         start = confined(Sandbox(backend, confinement="best_effort"), folder)
         try:

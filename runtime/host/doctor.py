@@ -20,6 +20,7 @@ from typing import Final
 from runtime.governance.environment import rebuilt
 from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_advice import repairs
+from runtime.governance.sandbox_counting import Counting
 from runtime.host.api import Check, Examination, Health, ProbeOutcome
 from runtime.host.opening import state_dir
 from runtime.kernel.clock import Clock, SystemClock
@@ -41,6 +42,7 @@ async def examine(store: str | None = None, *, clock: Clock | None = None) -> Ex
     sandbox = await Sandbox.detect("best_effort", clock=clock or SystemClock())
     checks = (
         confinement(sandbox),
+        walls(sandbox),
         Check(
             name="python", status=Health.OK, detail=f"{platform.python_version()} on {platform.platform(terse=True)}"
         ),
@@ -60,13 +62,28 @@ def confinement(sandbox: Sandbox) -> Check:
     """The tier in force, and why there is no better one."""
     tests = sandbox.self_tests
     told = [f"tier {sandbox.tier}, {sandbox.badge}"]
-    told += [f"tier {test.tier}: {test.summary} in {test.milliseconds} ms" for test in tests]
-    passed = tests[-1] if tests and tests[-1].ok else None
-    if passed is not None and passed.identity is not None:
-        who = passed.identity
+    told += [f"tier {test.tier}: {test.summary}" for test in tests if not test.ok]
+    told += [f"{test.summary} in {test.milliseconds} ms" for test in tests if test.ok]
+    who = tests[-1].identity if tests else None
+    if who is not None and sandbox.confined:
         told.append(f"processes are user {who.user} inside and {who.outside} outside")
     health = {"A": Health.OK, "B": Health.WARN}.get(sandbox.tier, Health.FAIL)
     return Check(name="confinement", status=health, detail="; ".join(told), fix="; ".join(repairs(tests)))
+
+
+def walls(sandbox: Sandbox) -> Check:
+    """What holds besides the namespaces, and whether a fork bomb can be held."""
+    found = sandbox.record()
+    told = [f"identity {found['identity']}"]
+    told += [f"{name} {'on' if found[name] else 'off'}" for name in ("seccomp", "landlock")]
+    told.append(f"processes held by {found['processes_held_by']}")
+    counted = found["processes_held_by"] != Counting.NONE.value
+    return Check(
+        name="walls",
+        status=Health.OK if counted else Health.WARN,
+        detail=", ".join(told),
+        fix="" if counted else "allow confinement; as root use Linux 6.14, as an ordinary user 5.14 or newer",
+    )
 
 
 def sqlite(version: str) -> Check:

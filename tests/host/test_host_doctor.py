@@ -14,7 +14,7 @@ from runtime.governance.sandbox_advice import repairs
 from runtime.governance.sandbox_backends import OwnLauncher, Unconfined
 from runtime.governance.sandbox_selftest import Probe, SelfTest
 from runtime.host.api import Check, Exit, Health
-from runtime.host.doctor import confinement, sqlite, state_checks
+from runtime.host.doctor import confinement, sqlite, state_checks, walls
 from runtime.storage.layout import StateDir
 from tests.support.deckhand import deckhand
 from tests.support.hosting import hosting
@@ -49,9 +49,18 @@ def test_the_verb_makes_no_store_and_its_exit_code_is_its_worst_check(tmp_path: 
         (report,) = done.lines
         worst = [check["name"] for check in report["checks"] if check["status"] == "fail"]
         assert (done.code, report["ok"]) == ((Exit.FAILED, False) if worst else (Exit.OK, True)), done
-        assert {"confinement", "python", "sqlite", "git", "state folder", "disk", "holder", "extras", "terminal"} <= {
-            check["name"] for check in report["checks"]
-        }
+        assert {
+            "confinement",
+            "walls",
+            "python",
+            "sqlite",
+            "git",
+            "state folder",
+            "disk",
+            "holder",
+            "extras",
+            "terminal",
+        } <= {check["name"] for check in report["checks"]}
         assert all(check["fix"] for check in report["checks"] if check["status"] != "ok")
         assert report["tier"] in ("A", "B", "D")
         names = [probe["name"] for probe in report["probes"] if probe["tier"] == report["tier"]]
@@ -90,6 +99,12 @@ def test_a_missing_tier_is_explained(
     assert found.status is status
     assert found.fix
     assert all(word in found.detail for word in words), found
+
+
+def test_a_fork_bomb_that_nothing_holds_is_told() -> None:
+    found = walls(Sandbox(Unconfined()))
+    assert (found.status, "processes held by nothing" in found.detail) == (Health.WARN, True)
+    assert found.fix
 
 
 @pytest.mark.parametrize(

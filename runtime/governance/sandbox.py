@@ -8,6 +8,10 @@ B      the same, made by our own standard-library launcher         CONFINED (fal
 D      none; only the process tree is kept together                UNCONFINED
 =====  ==========================================================  ===================
 
+Both confining tiers also filter system calls (`seccomp`); tier B has file rules of the kernel behind its mounts
+(`landlock`). The identity inside is mapped onto our own, root's included: dropping to a spare one would shut out the
+interpreters, work trees and scratch folders that lie below a folder of root's own, which is nearly always.
+
 Tier C of the research (file rules without namespaces) is left out: no mission can ask for it since R48 knows only
 ``required`` and ``best_effort``. A tier counts only after its self-test passed here and now; there is no silent
 step down and no environment switch. A spec with ``hosts`` shares the host's network.

@@ -125,7 +125,7 @@ class OwnLauncher:
             **_task("namespaces", spec, limits, channels),
             "seccomp": seccomp.program(),
             "landlock": None if rules is None else [rules.attributes, list(rules.rules)],
-            "highest_pid": limits.highest_pid(),
+            "highest_pid": limits.highest_pid() if self.walls(limits).counting is Counting.NUMBERS else None,
             "network": bool(spec.hosts),
             "inside_id": INSIDE_ID,
             "scratch_bytes": limits.scratch_bytes,

@@ -93,6 +93,7 @@ def report(status: int, key: str, value: int | str) -> None:
 
 def confine(task: dict[str, Any]) -> NoReturn:
     """Enter the namespaces, start their first process and stay as its parent, which outside signals can see."""
+    go_first()
     user, group = os.geteuid(), os.getegid()
     call("unshare", _NEW_NAMESPACES | (0 if task["network"] else _NEW_NETWORK))
     write_file("/proc/self/setgroups", "deny")
@@ -282,7 +283,7 @@ def drop_capabilities() -> None:
 
 
 def restrict_files(attributes: bytes, rules: list[tuple[str, int]]) -> None:
-    """Landlock behind the mounts: only what is below the private root can be opened, whatever way is found to it."""
+    """Landlock behind the mounts, computed in ``landlock``: only what is below the private root can be opened, whatever way is found to it."""
     handle = system_call(_SYS_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
     for place, rights in rules:
         below = os.open(place, os.O_PATH | os.O_CLOEXEC)
@@ -306,6 +307,7 @@ def restrict_calls(program: bytes) -> None:
 
 def supervise(task: dict[str, Any]) -> NoReturn:
     """Run the program unconfined; when it ends, or *go* is closed, end everything below us, then report."""
+    go_first()
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     woken = watch_children()
     report(task["status"], "child-pid", os.getpid())
@@ -403,6 +405,11 @@ def wait_for_go(go: int) -> None:
         os._exit(1)  # the console changed its mind, or died
 
 
+def go_first() -> None:
+    """When memory runs out, end us and all below us before anything else. Later our entry is no longer ours to write."""
+    write_file("/proc/self/oom_score_adj", "1000")
+
+
 def start(task: dict[str, Any]) -> int:
     """Fork the program into its own session, with default signals and its limits."""
     program = os.fork()
@@ -444,6 +451,4 @@ def main() -> NoReturn:
     for descriptor in (task["status"], task["go"], *(entry[3] for entry in task.get("mounts", ()))):
         if descriptor >= 0:
             os.set_inheritable(descriptor, False)
-    # Here, while our own entry is still ours to write: everything below us goes first when memory runs out.
-    write_file("/proc/self/oom_score_adj", "1000")
     guarded(task["status"], lambda: confine(task) if task["mode"] == "namespaces" else supervise(task))

@@ -20,6 +20,7 @@ from runtime.governance.environment import rebuilt
 from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_backends import Unconfined
 from runtime.governance.sandbox_bwrap import Bubblewrap
+from runtime.governance.sandbox_counting import Counting
 from runtime.governance.sandbox_limits import Limits, usual_memory
 from runtime.governance.sandbox_probes import PROBES
 from runtime.governance.sandbox_selftest import PINNED
@@ -355,6 +356,15 @@ async def test_processes_are_counted_whoever_runs_the_console(confined: Sandbox,
     made = int((await limited.run(python(tree, _FORKS))).stdout)
     assert made in (40, 41)  # as an ordinary user under bubblewrap, one of the two starters is left for the program
     assert machine.read_text() == before
+
+
+async def test_a_tree_whose_processes_cannot_be_counted_is_told(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ordinary user may not enter the namespace at all; for root the kernel is made to refuse the number."""
+    monkeypatch.setattr("runtime.governance.sandbox_limits.Limits.counting", lambda *_, **__: Counting.NUMBERS)
+    monkeypatch.setattr("runtime.governance.sandbox_limits.Limits.highest_pid", lambda _: 300)
+    result = await Sandbox(backend("A")).run(shell(tree, "true"))
+    assert result.exit_code == 0
+    assert any(note.startswith("PROCESSES_UNLIMITED") for note in result.notes)
 
 
 async def test_a_tree_that_cannot_be_limited_does_not_start(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

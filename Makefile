@@ -5,7 +5,7 @@ BIN  := $(VENV)/bin
 # One more than there are cores: many tests wait for a process or a quiet terminal.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: setup run test check format snapshots bench clean
+.PHONY: setup run test torture check format snapshots bench clean
 
 setup: $(VENV)/.ok
 
@@ -20,6 +20,11 @@ run: setup
 
 test: setup
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+# Long forms of what the suite shows briefly, with figures; ten minutes, half of them for a million racing opens.
+torture: setup
+	QUARTERDECK_RACE_ROUNDS=333334 $(BIN)/python -m pytest -q -s -n0 --timeout 3600 tests/torture \
+		tests/governance/test_governance_races.py::test_fifty_thousand_swaps_lead_nowhere
 
 check: setup
 	$(BIN)/ruff check .
@@ -40,6 +45,7 @@ bench: setup
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/console_feed.py
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/storm_memory.py --items 200000 --telemetry 400000
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/watch_latency.py 500
+	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/sandbox_latency.py
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .hypothesis snapshot_report.html

@@ -24,6 +24,7 @@ from console.assets import mission_folders
 from console.commands import DeckCommands
 from console.journal_reader import JournalReader
 from console.lookback import Lookback
+from console.model.examination import examination_rows
 from console.model.fold import RunState
 from console.model.home import HomeState, title_text, watch_of_mission
 from console.model.reasons import again_reason
@@ -487,6 +488,16 @@ class ConsoleApp(App[int]):
     def action_watches(self) -> None:
         self._show(WatchScreen)
 
+    def action_self_test(self) -> None:
+        """Run the checks of ``quarterdeck doctor`` that are not about the terminal, and show them."""
+        self.run_worker(partial(self.guarded, self._examine), group="self-test", exclusive=True, exit_on_error=False)
+
+    async def _examine(self) -> None:
+        from runtime.host.doctor import examine
+
+        found = await examine(self.deck.store_path)
+        self.push_screen(DetailScreen(safe("self-test"), list(examination_rows(found.checks, found.probes))))
+
     def _show(self, kind: type[ApprovalsScreen | ViolationsScreen | WatchScreen]) -> None:
         if isinstance(self.screen, DeckScreen) and not isinstance(self.screen, kind):
             self.push_screen(kind())
@@ -499,6 +510,7 @@ class ConsoleApp(App[int]):
         yield SystemCommand("Violations", "Refused operations of all runs", self.action_violations)
         yield SystemCommand("Watches", "Missions that rerun when files change", self.action_watches)
         yield SystemCommand("Theme", "Change the theme", self.action_change_theme)
+        yield SystemCommand("Self-test", "Confinement, machine and store, with what to do", self.action_self_test)
         yield SystemCommand("Quit", "Leave the console", self.action_quit)
 
 

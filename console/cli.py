@@ -320,7 +320,7 @@ def _reading_verbs(verbs: Any) -> None:
 
 
 def _authoring_verbs(verbs: Any) -> None:
-    from console.verbs import authoring
+    from console.verbs import authoring, doctor
 
     lint = _verb(
         verbs,
@@ -340,6 +340,13 @@ def _authoring_verbs(verbs: Any) -> None:
     )
     init = _verb(verbs, "init", "Create a first mission to edit.", "quarterdeck init my-mission", authoring.init)
     init.add_argument("path", metavar="DIR", nargs="?", default=".", help="folder to create it in (default: here)")
+    _verb(
+        verbs,
+        "doctor",
+        "Say what this machine offers: confinement, programs, terminal, store. Exit 1 when a check fails.",
+        "quarterdeck doctor --json",
+        doctor.doctor,
+    )
 
 
 if __name__ == "__main__":

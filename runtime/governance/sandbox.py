@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Final, Literal, Self
 
 from runtime.governance.environment import proxied, relocate
+from runtime.governance.sandbox_advice import repairs
 from runtime.governance.sandbox_backends import Backend, OwnLauncher, Unconfined
 from runtime.governance.sandbox_bwrap import Bubblewrap, find_bwrap
 from runtime.governance.sandbox_child import Child, Ended, OnOutput, Turn
@@ -139,8 +140,8 @@ class Sandbox:
         reasons = "; ".join(f"tier {test.tier}: {test.summary}" for test in self.self_tests)
         raise Refused(
             "SANDBOX_UNAVAILABLE",
-            f"confinement is required but not available here ({reasons or 'bubblewrap or user namespaces needed'})",
-            hint="allow user namespaces or install bubblewrap, or set 'sandbox: confinement: best_effort'",
+            f"confinement is required: need A or B, have {self.tier}: {reasons or 'no other tier was tried'}",
+            hint="; ".join((*repairs(self.self_tests), "or set 'sandbox: confinement: best_effort'")),
         )
 
     async def _run(self, spec: ProcessSpec, on_output: OnOutput | None) -> ProcessResult:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Protocol
 
 from runtime.events.facts import (
@@ -145,6 +146,44 @@ class Ack:
     done: bool
     run_id: str
     message: str
+
+
+class Health(Enum):
+    """``FAIL``: something a mission needs by default does not work here."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One finding; ``fix`` says what to do and is empty where nothing needs to be done."""
+
+    name: str
+    status: Health
+    detail: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeOutcome:
+    """One probe of one tier's self-test: was it held back, and is that as pinned; ``detail`` is what it met."""
+
+    tier: str
+    name: str
+    blocked: bool
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """Every check, the confinement tier in force, and the probes of each tier that was tried, best first."""
+
+    checks: tuple[Check, ...]
+    tier: str
+    probes: tuple[ProbeOutcome, ...]
 
 
 class Subscription(Protocol):

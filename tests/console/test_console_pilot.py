@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.fake_deck import AT, NODES, RUN, FakeDeck, entry, mission, run_summary
 from textual.pilot import Pilot
-from textual.widgets import Input, OptionList
+from textual.widgets import Input, OptionList, Static
 
 from console.app import ConsoleApp
 from console.panels.keys import KeyBar
@@ -32,7 +32,7 @@ from runtime.events.facts import (
     Violation,
     offer_id,
 )
-from runtime.host.api import InputInfo, Refused, RunStatus, StorageError
+from runtime.host.api import Check, Examination, Health, InputInfo, ProbeOutcome, Refused, RunStatus, StorageError
 
 QUESTION = Escalation(
     escalation_id=f"{RUN}/ask.0",
@@ -499,6 +499,28 @@ async def test_the_theme_can_be_switched_from_the_palette() -> None:
         await pilot.pause()
         await pilot.press(*"Theme")
         await found_in_palette(pilot, "Change the theme")
+
+
+async def test_the_self_test_shows_what_was_found_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Examination(
+        checks=(Check(name="confinement", status=Health.FAIL, detail="tier D\x1b[1m", fix="install bubblewrap"),),
+        tier="D",
+        probes=(ProbeOutcome(tier="B", name="bpf", blocked=False, ok=False, detail="nothing in the way"),),
+    )
+    monkeypatch.setattr("runtime.host.doctor.examine", lambda store: asyncio.sleep(0, found))
+    async with ConsoleApp(deck()).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        pilot.app.action_self_test()
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, DetailScreen)
+        shown = str(pilot.app.screen.query_one(".text", Static).content)
+    assert shown.splitlines() == [
+        "✗ confinement  tier D",
+        "               → install bubblewrap",
+        "",
+        "probes of tier B",
+        "✗ bpf  possible: nothing in the way",
+    ]
 
 
 async def test_answer_keys_are_off_without_a_question() -> None:

@@ -9,10 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,45 +19,38 @@ import pytest
 from runtime.governance import landlock
 from runtime.governance.environment import PROXY_PORT, rebuilt
 from runtime.governance.sandbox import Sandbox
-from runtime.governance.sandbox_backends import Backend, OwnLauncher, Unconfined
-from runtime.governance.sandbox_bwrap import Bubblewrap, find_bwrap
+from runtime.governance.sandbox_backends import Unconfined
+from runtime.governance.sandbox_bwrap import Bubblewrap
 from runtime.governance.sandbox_counting import Counting
 from runtime.governance.sandbox_limits import Limits, usual_memory
+from runtime.governance.sandbox_probes import PROBES
+from runtime.governance.sandbox_selftest import PINNED
 from runtime.governance.seccomp import MACHINES
 from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ProcessSpec
-
-_UNSHARE = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x10000000 | 0x00020000 | 0x20000000) != 0)"
-
-
-@cache
-def _denied(tier: str) -> str | None:
-    """Why the kernel (not our code) refuses this tier, or None."""
-    if tier == "D":
-        return None
-    bwrap = find_bwrap()
-    if tier == "A" and bwrap is None:
-        return "bubblewrap is not installed"
-    program = [str(bwrap), "--unshare-all", "--ro-bind", "/", "/", "true"] if tier == "A" else None
-    plain = subprocess.run(program or [sys.executable, "-c", _UNSHARE], capture_output=True, check=False)
-    return f"user namespaces are denied: {plain.stderr.decode()[:100]}" if plain.returncode else None
-
-
-def _backend(tier: str) -> Backend:
-    reason = _denied(tier)
-    if reason is not None:
-        pytest.skip(reason)
-    return {"A": lambda: Bubblewrap(str(find_bwrap())), "B": OwnLauncher, "D": Unconfined}[tier]()
+from tests.support.sandboxing import (
+    HOSTILE,
+    KINDS,
+    alive,
+    backend,
+    cancel_hostile,
+    children,
+    descriptors,
+    kill_console,
+    python,
+    shell,
+    until,
+)
 
 
 @pytest.fixture(params=["A", "B"])
 def confined(request: pytest.FixtureRequest) -> Sandbox:
-    return Sandbox(_backend(request.param))
+    return Sandbox(backend(request.param))
 
 
 @pytest.fixture(params=["A", "B", "D"])
 def runner(request: pytest.FixtureRequest) -> Sandbox:
-    return Sandbox(_backend(request.param), confinement="best_effort")
+    return Sandbox(backend(request.param), confinement="best_effort")
 
 
 @pytest.fixture
@@ -68,44 +59,6 @@ def tree(tmp_path: Path) -> Path:
     (folder / "out").mkdir(parents=True)
     (folder / "file.txt").write_text("content")
     return folder
-
-
-def shell(tree: Path, command: str, **changes: Any) -> ProcessSpec:
-    spec = ProcessSpec(argv=("/bin/sh", "-c", command), cwd=tree, root=tree, env=rebuilt(), timeout=20)
-    return replace(spec, **changes)
-
-
-def python(tree: Path, program: str, *arguments: str, **changes: Any) -> ProcessSpec:
-    return shell(tree, "", argv=(sys.executable, "-I", "-S", "-c", program, *arguments), **changes)
-
-
-def alive(token: str) -> list[int]:
-    """Processes on this machine with ``token`` on their command line, other than zombies."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if token.encode() in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
-
-def children() -> list[int]:
-    """The test process's own children; earlier tests of the session may have left long-lived ones."""
-    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-
-
-def descriptors() -> list[str]:
-    # iterdir() lists eagerly, with its own descriptor open: the same one extra every time
-    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
-
-
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 # --- ordinary work ----------------------------------------------------------------------------------------------------
@@ -253,8 +206,14 @@ async def test_the_self_test_passes_within_its_budget(confined: Sandbox) -> None
     found = await Sandbox.detect(backends=[confined._backend])
     assert found.self_test is not None
     assert found.self_test.ok, found.self_test.summary
+    assert {probe.name: probe.blocked for probe in found.self_test.probes} == {
+        name: name in PINNED[confined.tier] for name in PROBES
+    }
+    assert (len(PROBES), found.self_test.summary) == (28, "all 28 probes as pinned")
+    assert found.self_test.identity is not None
+    assert found.self_test.identity.user != 0
     assert found.tier == confined.tier
-    assert found.self_test.milliseconds < 1500  # 40 to 80 ms on an idle machine; a loaded one only informs
+    assert found.self_test.milliseconds < 1500  # 45 to 80 ms on an idle machine; a loaded one only informs
     assert found.badge.startswith("CONFINED")
     record = json.loads(json.dumps(found.record()))
     assert record["identity"] == ("mapped root" if os.geteuid() == 0 else "own")
@@ -262,26 +221,8 @@ async def test_the_self_test_passes_within_its_budget(confined: Sandbox) -> None
     assert record["limits"]["open_files"] == 4096
 
 
-async def test_every_probe_succeeds_without_a_wall() -> None:
-    """The self-test can fail: unconfined, nearly everything it tries is possible."""
-    found = await Sandbox.detect("best_effort", backends=[_Bare()])
-    assert found.tier == "D"
-    assert found.self_test is not None
-    possible = {probe.name for probe in found.self_test.probes if not probe.blocked}
-    assert possible >= {
-        "write_work_tree",
-        "write_outside",
-        "read_canary",
-        "list_outside",
-        "tcp_connect",
-        "unix_connect",
-        "abstract_connect",
-        "signal_console",
-    }
-
-
 class _Bare:
-    """Claims to confine, does not."""
+    """Claims to confine; hands on a secret instead."""
 
     tier = "A"
     namespaced = False
@@ -291,7 +232,26 @@ class _Bare:
         return Unconfined().walls(limits)
 
     def launch(self, spec: ProcessSpec, limits: Limits, channels: Any) -> Any:
-        return Unconfined().launch(spec, limits, channels)
+        return Unconfined().launch(replace(spec, env={**spec.env, "CANARY_TOKEN": "canary"}), limits, channels)
+
+
+async def test_every_probe_can_fail_and_is_named_in_the_refusal(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a wall all is possible but what this kernel or account cannot do anyway, and it is nobody's default."""
+    monkeypatch.setenv("CANARY_TOKEN", "canary")
+    found = await Sandbox.detect("required", backends=[_Bare()])
+    assert found.tier == "D"
+    assert found.self_test is not None
+    off = {probe.name for probe in found.self_test.off}
+    machine = {"setxattr_outside", "ptrace_console", "mptcp_connect", "nested_user_namespace", "io_uring", "key_ring"}
+    root = {"write_core_pattern", "device_node", "nested_mount_namespace", "bpf", "cgroup_write", "raw_disk"}
+    assert off >= PROBES.keys() - machine - root
+    with pytest.raises(
+        Refused, match=r"need A or B, have D: tier A: read_outside, .* and \d+ more were possible"
+    ) as it:
+        await found.run(shell(tree, "echo ran > out/proof"))
+    assert it.value.code == "SANDBOX_UNAVAILABLE"
+    assert "best_effort" in str(it.value.hint)
+    assert not (tree / "out" / "proof").exists()
 
 
 async def test_nothing_beyond_the_grant_can_be_written(confined: Sandbox, tree: Path) -> None:
@@ -404,7 +364,7 @@ async def test_ordinary_tools_go_on_working(confined: Sandbox, tree: Path, argv:
 
 
 async def test_nothing_outside_the_tree_can_be_signalled_under_landlock(tree: Path) -> None:
-    sandbox = Sandbox(_backend("B"))
+    sandbox = Sandbox(backend("B"))
     if landlock.version() < 6:
         pytest.skip("this kernel's Landlock does not know signals")
     result = await sandbox.run(shell(tree, "kill -0 $$ && kill -0 1"))  # the first process is the launcher's
@@ -455,7 +415,7 @@ async def test_a_tree_whose_processes_cannot_be_counted_is_told(tree: Path, monk
     """An ordinary user may not enter the namespace at all; for root the kernel is made to refuse the number."""
     monkeypatch.setattr("runtime.governance.sandbox_limits.Limits.counting", lambda *_, **__: Counting.NUMBERS)
     monkeypatch.setattr("runtime.governance.sandbox_limits.Limits.highest_pid", lambda _: 300)
-    result = await Sandbox(_backend("A")).run(shell(tree, "true"))
+    result = await Sandbox(backend("A")).run(shell(tree, "true"))
     assert result.exit_code == 0
     assert any(note.startswith("PROCESSES_UNLIMITED") for note in result.notes)
 
@@ -466,7 +426,7 @@ async def test_a_tree_that_cannot_be_limited_does_not_start(tree: Path, monkeypa
 
     monkeypatch.setattr("runtime.governance.sandbox_child.lower", denied)
     with pytest.raises(Refused, match=r"PROCESS_SPAWN.*limits"):
-        await Sandbox(_backend("A")).run(shell(tree, "echo x > out/proof", writable=(tree / "out",)))
+        await Sandbox(backend("A")).run(shell(tree, "echo x > out/proof", writable=(tree / "out",)))
     assert not (tree / "out" / "proof").exists()
 
 
@@ -483,17 +443,9 @@ async def test_a_declared_preload_never_runs_in_the_starter(
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-async def test_required_confinement_is_refused_where_there_is_none(tree: Path) -> None:
-    sandbox = await Sandbox.detect("required", backends=[])
-    with pytest.raises(Refused) as refused:
-        await sandbox.run(shell(tree, "echo ran > out/proof"))
-    assert refused.value.code == "SANDBOX_UNAVAILABLE"
-    assert not (tree / "out" / "proof").exists()
-
-
 async def test_a_denied_namespace_is_named_in_the_refusal(tree: Path) -> None:
     sandbox = await Sandbox.detect("required", backends=[Bubblewrap("/bin/false")])
-    with pytest.raises(Refused, match=r"tier A: PROCESS_SPAWN"):
+    with pytest.raises(Refused, match=r"need A or B, have D: tier A: PROCESS_SPAWN"):
         await sandbox.run(shell(tree, "true"))
     assert (await sandbox.under("best_effort").run(shell(tree, "true"))).tier == "D"
 
@@ -521,56 +473,10 @@ async def test_a_missing_working_folder_is_refused(runner: Sandbox, tree: Path) 
 
 # --- everything dies --------------------------------------------------------------------------------------------------
 
-_HOSTILE = """
-import os, signal, sys, time
-kind = sys.argv[1]
-def linger():
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    time.sleep(120)
-def fork(action):
-    if os.fork() == 0:
-        action()
-        os._exit(0)
-def daemon():
-    os.setsid()
-    fork(lambda: ([os.close(n) for n in range(3)], linger()))
-def stopped():
-    os.kill(os.getpid(), signal.SIGSTOP)
-def chain():
-    while True:
-        if os.fork():
-            os._exit(0)
-if kind in ("forker", "all"):
-    fork(chain)
-if kind in ("setsid", "all"):
-    fork(lambda: (os.setsid(), fork(linger), linger()))
-if kind in ("daemon", "all"):
-    fork(daemon)
-if kind in ("stopped", "all"):
-    fork(stopped)
-if kind in ("subreaper", "all"):
-    import ctypes
-    fork(lambda: (ctypes.CDLL(None).prctl(36, 1, 0, 0, 0), fork(daemon), linger()))
-time.sleep(0.05)
-print("ready", flush=True)
-if kind != "left":
-    linger()
-"""
 
-
-@pytest.mark.parametrize("kind", ["plain", "setsid", "daemon", "stopped", "subreaper", "forker", "all"])
+@pytest.mark.parametrize("kind", ["plain", *KINDS])
 async def test_cancelling_ends_the_whole_tree_first(runner: Sandbox, tree: Path, kind: str) -> None:
-    token = f"hostile-{os.getpid()}-{runner.tier}-{kind}"
-    ready = asyncio.Event()
-    task = asyncio.ensure_future(runner.run(python(tree, _HOSTILE, kind, token), lambda *_: ready.set()))
-    async with asyncio.timeout(10):
-        await ready.wait()
-    assert alive(token)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert alive(token) == []
+    await cancel_hostile(runner, tree, kind)
 
 
 async def test_cancelling_at_any_early_moment_leaves_nothing(runner: Sandbox, tree: Path) -> None:
@@ -590,7 +496,7 @@ async def test_cancelling_at_any_early_moment_leaves_nothing(runner: Sandbox, tr
 
 async def test_daemons_left_behind_end_with_the_program(runner: Sandbox, tree: Path) -> None:
     token = f"left-{os.getpid()}-{runner.tier}"
-    program = _HOSTILE.replace('("daemon", "all")', '("left",)')
+    program = HOSTILE.replace('("daemon", "all")', '("left",)')
     result = await runner.run(python(tree, program, "left", token))
     assert (result.exit_code, result.stdout) == (0, b"ready\n")
     assert alive(token) == []
@@ -604,7 +510,7 @@ async def test_a_grandchild_holding_the_pipe_does_not_hold_the_result(runner: Sa
 
 async def test_a_timeout_kills_what_ignores_polite_signals(runner: Sandbox, tree: Path) -> None:
     token = f"timeout-{os.getpid()}-{runner.tier}"
-    result = await runner.run(python(tree, _HOSTILE, "all", token, timeout=0.4, stop_grace=0.1))
+    result = await runner.run(python(tree, HOSTILE, "all", token, timeout=0.4, stop_grace=0.1))
     assert (result.timed_out, result.exit_code) == (True, -signal.SIGKILL)
     assert result.duration < 3
     assert alive(token) == []
@@ -633,38 +539,12 @@ async def test_an_error_of_the_listener_ends_the_tree_and_comes_out(runner: Sand
         raise ValueError("listener")
 
     with pytest.raises(ValueError, match="listener"):
-        await runner.run(python(tree, _HOSTILE, "plain", token), broken)
+        await runner.run(python(tree, HOSTILE, "plain", token), broken)
     assert alive(token) == []
 
 
-_CONSOLE = """
-import asyncio, sys
-from pathlib import Path
-from runtime.governance.sandbox import Sandbox
-from runtime.governance.sandbox_backends import OwnLauncher, Unconfined
-from runtime.governance.sandbox_bwrap import Bubblewrap, find_bwrap
-from runtime.kernel.ports import ProcessSpec
-tier, folder, hostile, token = sys.argv[1:]
-backend = {"A": lambda: Bubblewrap(find_bwrap()), "B": OwnLauncher, "D": Unconfined}[tier]()
-spec = ProcessSpec(argv=(sys.executable, "-I", "-S", "-c", hostile, "all", token), cwd=Path(folder),
-                   root=Path(folder), env={}, timeout=60)
-asyncio.run(Sandbox(backend, confinement="best_effort").run(spec, lambda *it: print(it, flush=True)))
-"""
-
-
 async def test_nothing_outlives_a_killed_console(runner: Sandbox, tree: Path) -> None:
-    token = f"orphan-{os.getpid()}-{runner.tier}"
-    console = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _CONSOLE, runner.tier, str(tree), _HOSTILE, token),
-        stdout=subprocess.PIPE,
-        env={"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert console.stdout is not None
-    assert b"ready" in await console.stdout.readline()
-    assert len(alive(token)) > 3
-    console.kill()
-    await console.wait()
-    await until(lambda: not alive(token))
+    await kill_console(runner.tier, tree)
 
 
 # --- nothing leaks ----------------------------------------------------------------------------------------------------

@@ -26,18 +26,20 @@ _LOOK: Final = 0.002
 
 
 @asynccontextmanager
-async def hosting(folder: Path, *, clock: Clock | None = None) -> AsyncIterator[RuntimeHost]:
-    """Hold the store in ``folder``; closed at the end, whatever happened."""
-    host = await open_host(folder, clock=clock)
+async def hosting(
+    folder: Path, *, clock: Clock | None = None, sandbox: Sandbox | None = None
+) -> AsyncIterator[RuntimeHost]:
+    """Hold the store in ``folder``; closed at the end, whatever happened. Unconfined without a ``sandbox``."""
+    host = await open_host(folder, clock=clock, sandbox=sandbox)
     try:
         yield host
     finally:
         await host.close()
 
 
-async def open_host(folder: Path, *, clock: Clock | None = None) -> RuntimeHost:
+async def open_host(folder: Path, *, clock: Clock | None = None, sandbox: Sandbox | None = None) -> RuntimeHost:
     clock = clock or SystemClock()
-    sandbox = Sandbox(Unconfined(), confinement="best_effort", clock=clock)
+    sandbox = sandbox or Sandbox(Unconfined(), confinement="best_effort", clock=clock)
     return await RuntimeHost.open(StateDir(folder), missions=(), clock=clock, ids=SystemIds(), sandbox=sandbox)
 
 

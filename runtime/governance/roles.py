@@ -103,8 +103,8 @@ def check_capability(role: str, operation_type: str, tool: str | None = None) ->
 
 
 def able(needed: Capability) -> tuple[str, ...]:
-    """The named roles that hold any of these capabilities."""
-    return tuple(role for role, held in _ROLES.items() if needed & held)
+    """The named roles that hold any of these capabilities; writing declared state files only does not count."""
+    return tuple(role for role, held in _ROLES.items() if needed & held & ~Capability.WRITE_STATE)
 
 
 def _deny(text: str, operation_type: str, *, role: str = "", needed: str = "") -> ValidationResult:

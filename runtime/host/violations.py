@@ -15,7 +15,7 @@ from typing import Any, Final
 from runtime.events.facts import Place, Violation, violation
 from runtime.kernel.canonical import CanonicalizationError, parse_strict
 from runtime.kernel.errors import Refused
-from runtime.kernel.outcomes import RunStatus, block_code
+from runtime.kernel.outcomes import block_code
 from runtime.kernel.ports import StoredEntry
 from runtime.kernel.refusals import STEP
 from runtime.missions.files import read_mission
@@ -33,12 +33,23 @@ _KEPT_FILES: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What the refusals of one run are explained by. ``ends`` holds the latest end of each step."""
+    """What the refusals of one run are explained by: ``ended`` are the ends of its steps, newest first."""
 
     record: RunRecord | None
-    ends: Mapping[str, Mapping[str, Any]]
+    ended: Sequence[Mapping[str, Any]]
     document: Document | None
     since: str
+
+    def accepted(self, step_id: str) -> bool:
+        """Did the step take its refusal for a result in the end?"""
+        return any(entry["step_id"] == step_id and bool(entry.get("accepted")) for entry in self.ended)
+
+    def ended_by(self, step_id: str) -> bool:
+        """Is this, or a step around it, the one whose failure became the run's?"""
+        code = None if self.record is None else self.record.summary.code
+        failures = (entry for entry in self.ended if entry.get("code") == code and not entry.get("accepted"))
+        last = next(failures, None)
+        return last is not None and f"{step_id}/".startswith(f"{last['step_id']}/")
 
 
 class Violations:
@@ -65,14 +76,13 @@ class Violations:
     async def _run(self, run_id: str) -> _Run:
         record = await self._store.runs.record(run_id)
         ended = parsed_rows(await self._store.journals.by_kind("step_finished", run_id, _MAX_VIOLATIONS))
-        ends = {str(entry["step_id"]): entry for entry in reversed(ended)}
         kept = None
         if record is not None and record.mission_hash is not None:
             kept = await self._store.missions.get(record.mission_hash)
         if record is None or kept is None:
-            return _Run(record, ends, None, "")
+            return _Run(record, ended, None, "")
         document, since = await asyncio.to_thread(self._look, kept, Path(record.summary.mission_path))
-        return _Run(record, ends, document, since)
+        return _Run(record, ended, document, since)
 
     def _look(self, kept: MissionRecord, path: Path) -> tuple[Document | None, str]:
         """The recorded file with its places, and what became of it. Blocking."""
@@ -108,7 +118,7 @@ def _explained(entry: Mapping[str, Any], run: _Run) -> Violation:
     summary = None if run.record is None else run.record.summary
     mission = "" if summary is None else summary.mission
     found = violation(str(entry["journal_id"]), entry["seq"], entry["at"], entry, mission=mission)
-    accepted = bool(run.ends.get(found.step_id, {}).get("accepted"))
+    accepted = run.accepted(found.step_id)
     found = replace(found, accepted=accepted, outcome=_outcome(found, run, accepted=accepted))
     if summary is None or run.document is None:
         return found
@@ -126,8 +136,8 @@ def _outcome(found: Violation, run: _Run, *, accepted: bool) -> str:
         return "accepted"
     if run.record is None or not run.record.summary.status.terminal:
         return "open"
-    ended = run.record.summary.status is RunStatus.FAILED and run.record.summary.code == block_code(found.code)
-    return "ended" if ended else "survived"
+    same = run.record.summary.code == block_code(found.code)
+    return "ended" if same and run.ended_by(found.step_id) else "survived"
 
 
 def _block(data: Any, step_id: str) -> Where | None:

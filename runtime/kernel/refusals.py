@@ -51,7 +51,7 @@ class Tried:
         """What it names: a path, a command, a check, a role."""
         for name in _ABOUT:
             if text := _text(self.params.get(name)):
-                return text
+                return f"asking {text}" if name == "role" else text
         for name in _SEVERAL:
             several = self.params.get(name)
             if isinstance(several, list | tuple) and several:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
 
-from console.model.rows import Piece, Role, Row, piece
+from console.model.rows import Role, Row, piece
 from console.model.words import WARNING_GLYPH
 from runtime.events.facts import Place, Violation
 
@@ -22,15 +23,35 @@ _SINCE: Final = {
 }
 
 
-def violation_row(item: Violation, *, with_run: bool = False) -> Row:
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """How wide the names of a list of refusals are; long ones push the rest of their line to the right."""
+
+    step: int
+    code: int
+    mission: int | None = None  # None: the list is of one run
+
+    @classmethod
+    def of(cls, items: Sequence[Violation], *, with_run: bool = False) -> Self:
+        mission = _widest((item.mission for item in items), 14) if with_run else None
+        return cls(_widest((item.step_id for item in items), 14), _widest((item.code for item in items), 22), mission)
+
+
+def _widest(names: Iterable[str], most: int) -> int:
+    return min(most, max(map(len, names), default=0))
+
+
+def violation_row(item: Violation, columns: Columns) -> Row:
     """One refused operation; an expected one is amber, others red. The rule comes last, as the code hints at it."""
     role = _role(item)
-    run = (piece(f"{item.run_id[:8]} {item.mission:<14} ", "dim"),) if with_run else ()
+    run: Row = ()
+    if columns.mission is not None:
+        run = (piece(f"{item.run_id[:8]} {item.mission:<{columns.mission}}  ", "dim"),)
     return (
         piece(f"{WARNING_GLYPH if item.accepted else '✗'} ", role),
         *run,
-        piece(f"{item.step_id:<11} "),
-        piece(f"{item.code:<22} ", role),
+        piece(f"{item.step_id:<{columns.step}}  "),
+        piece(f"{item.code:<{columns.code}}  ", role),
         piece(f"{item.attempted}  "),
         piece(item.rule, "dim"),
     )
@@ -75,9 +96,8 @@ def _line(label: str, value: str, role: Role = "plain") -> Row:
 def _place(place: Place | None) -> Iterator[Row]:
     if place is None:
         return
-    indent: Piece = piece(" " * 11)
-    yield (indent, piece(f"{place.path}:{place.line}:{place.column}", "dim"))
-    yield from ((indent, piece(line, "dim")) for line in place.snippet.splitlines())
+    yield (piece(f"{'at':<11}{place.path}:{place.line}:{place.column}", "dim"),)
+    yield from ((piece(f"   {line}", "dim"),) for line in place.snippet.splitlines())
 
 
 def _since(item: Violation) -> Iterator[Row]:

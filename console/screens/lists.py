@@ -12,7 +12,7 @@ from textual.widgets import Input
 
 from console.model.home import question_row
 from console.model.reasons import answer_reason
-from console.model.violations import matches, violation_row
+from console.model.violations import Columns, matches, violation_row
 from console.panels.lines import LinesPanel
 from console.screens.base import DeckScreen
 from runtime.events.facts import Escalation, Violation
@@ -139,7 +139,7 @@ class ViolationsScreen(DeckScreen):
         self.panel.border_title = f"violations  {some}{len(self._violations)}{more}"
         self.panel.show(
             found,
-            partial(violation_row, with_run=True),
+            partial(violation_row, columns=Columns.of(found, with_run=True)),
             mark=(id(self._violations), text),
             empty="nothing matches; esc clears the filter" if text and self._violations else self._empty,
         )

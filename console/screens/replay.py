@@ -21,7 +21,7 @@ from console.model.reasons import position_reason
 from console.model.replay import PAGE, Replay, as_it_was, elapsed_ms, step_at
 from console.model.safe import safe
 from console.model.seek import HINT, seek
-from console.model.violations import violation_row
+from console.model.violations import Columns, violation_row
 from console.panels.lines import LinesPanel
 from console.panels.scrub import ScrubBar
 from console.screens.base import DeckScreen
@@ -182,7 +182,9 @@ class ReplayScreen(DeckScreen):
         violations = self._panel("violations")
         violations.border_title = f"5 violations  {view.violation_count}"
         violations.set_class(bool(view.violation_count), "-some")
-        violations.show(tuple(view.violations), violation_row, mark=view.marks["violations"])
+        refused = tuple(view.violations)
+        draw_refused = partial(violation_row, columns=Columns.of(refused))
+        violations.show(refused, draw_refused, mark=view.marks["violations"])
         self._shown_at = replay.here
 
     def _draw_journal(self) -> None:

@@ -27,6 +27,8 @@ from runtime.storage.store import Store
 
 _KIND: Final = "operation_denied"
 _MAX_VIOLATIONS: Final = 1000
+#: Room for the line in a dialog of an 80-column terminal.
+_SNIPPET_WIDTH: Final = 54
 #: Mission files kept parsed: a list of refusals names few, and reads them again whenever it is looked at.
 _KEPT_FILES: Final = 32
 
@@ -190,5 +192,5 @@ class _Placing:
         if where is None:
             return None
         line, column = self.document.at(where, key=True)
-        shown = snippet(self.document.lines[line - 1], line, column)
+        shown = snippet(self.document.lines[line - 1], line, column, _SNIPPET_WIDTH)
         return Place(path=self.path, line=line, column=column, snippet=shown, since=self.since)

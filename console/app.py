@@ -31,6 +31,7 @@ from console.model.reasons import again_reason
 from console.model.rows import Row, entry_details, piece
 from console.model.safe import safe
 from console.model.undo import undo_rows, undo_word
+from console.model.violations import violation_details
 from console.screens.base import DeckScreen
 from console.screens.compare import CompareScreen
 from console.screens.detail import RunDetailScreen
@@ -46,7 +47,7 @@ from console.screens.run import RunScreen
 from console.screens.runs import RunsScreen
 from console.screens.watch import WatchScreen
 from console.themes import load_bundled_themes, load_own_themes
-from runtime.events.facts import Escalation, RunSummary, StreamEvent, UndoPlan
+from runtime.events.facts import Escalation, RunSummary, StreamEvent, UndoPlan, Violation
 from runtime.host.api import Ack, Answer, Deck, Exit, MissionInfo, QuarterdeckError, RunStatus, Subscription, Watch
 
 TICK_SECONDS: Final = 0.1
@@ -349,6 +350,15 @@ class ConsoleApp(App[int]):
             there = bool(found) and found[0].seq == seq
             details = entry_details(found[0]) if there else [unreadable]
             self.push_screen(DetailScreen(safe(f"entry #{seq:04d} {found[0].kind if there else ''}"), details))
+
+        self.run_worker(partial(self.guarded, show), group="entry", exclusive=True, exit_on_error=False)
+
+    def explain(self, item: Violation) -> None:
+        """Show why an operation was refused, with its places in the mission file."""
+
+        async def show() -> None:
+            found = await self.deck.violation(item.run_id, item.seq)
+            self.push_screen(DetailScreen(safe(f"why {found.code}"), violation_details(found)))
 
         self.run_worker(partial(self.guarded, show), group="entry", exclusive=True, exit_on_error=False)
 

@@ -290,14 +290,17 @@ def _reading_verbs(verbs: Any) -> None:
     )
     logs.add_argument("--step", metavar="STEP", help="print the captured output of this step")
     logs.add_argument("--follow", "-f", action="store_true", help="keep printing until the run ends")
-    _verb(
+    refused = _verb(
         verbs,
         "violations",
-        "List refused operations, of one run or all.",
-        "quarterdeck violations @latest",
+        "List refused operations, of one run or all, or say why one was refused.",
+        "quarterdeck violations @latest --code 'PATH_*'",
         reading.violations,
         run_id="?",
     )
+    refused.add_argument("--code", default="*", metavar="GLOB", help="only these codes, such as 'PATH_*'")
+    refused.add_argument("--step", default="*", metavar="GLOB", help="only these steps")
+    refused.add_argument("--why", type=int, metavar="ENTRY", help="explain the refusal of this journal entry of RUN")
     _verb(verbs, "approvals", "List open questions.", "quarterdeck approvals", reading.approvals)
     _verb(
         verbs,

@@ -32,6 +32,7 @@ from runtime.events.facts import (
     StreamGap,
     Verification,
     Violation,
+    violation,
 )
 
 JOURNAL_TAIL: Final = 400
@@ -449,9 +450,9 @@ def _stop_waiting(made: Attempt, at: str) -> None:
 
 def _mark_accepted(state: RunState, row: StepRow) -> None:
     """The refusals of an accepted step were expected; say so where they are listed."""
-    for index, violation in enumerate(state.violations):
-        if violation.step_id == row.step_id and not violation.accepted:
-            state.violations[index] = replace(violation, accepted=True)
+    for index, refused in enumerate(state.violations):
+        if refused.step_id == row.step_id and not refused.accepted:
+            state.violations[index] = replace(refused, accepted=True)
             state.touch("violations")
 
 
@@ -467,20 +468,7 @@ def _operation_started(state: RunState, event: EntryAppended, entry: Mapping[str
 
 def _operation_denied(state: RunState, event: EntryAppended, entry: Mapping[str, Any]) -> None:
     state.violation_count += 1
-    state.violations.append(
-        Violation(
-            run_id=state.run.run_id,
-            mission=state.run.mission,
-            seq=event.seq,
-            at=event.at,
-            step_id=str(entry["step_id"]),
-            operation_id=str(entry["operation_id"]),
-            code=str(entry["code"]),
-            reason=str(entry.get("reason") or entry["code"]),
-            check=str(entry.get("check") or ""),
-            path=entry.get("path"),
-        )
-    )
+    state.violations.append(violation(state.run.run_id, event.seq, event.at, entry, mission=state.run.mission))
     state.touch("violations", "head")
 
 

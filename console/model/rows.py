@@ -18,7 +18,7 @@ from console.model.words import (
     status_glyph,
     status_word,
 )
-from runtime.events.facts import EntryAppended, LaneState, RunSummary, Verification, Violation
+from runtime.events.facts import EntryAppended, LaneState, RunSummary, Verification
 from runtime.host.api import RunStatus
 
 Role = Literal["plain", "dim", "good", "warn", "bad", "accent", "mark"]
@@ -375,35 +375,6 @@ def verdict_words(verdict: Verification | None, entries: int) -> tuple[SafeText,
         else ""
     )
     return safe(f"✗ BROKEN at {place} · {verdict.trusted_prefix} trusted"), "bad"
-
-
-def violation_row(item: Violation, *, with_run: bool = False) -> Row:
-    """One refused operation; an expected one is amber, others red."""
-    role: Role = "warn" if item.accepted else "bad"
-    run = (piece(f"{item.run_id[:8]} {item.mission:<14} ", "dim"),) if with_run else ()
-    return (
-        piece(f"{WARNING_GLYPH if item.accepted else '✗'} ", role),
-        *run,
-        piece(f"{item.step_id:<11} "),
-        piece(f"{item.code:<22} ", role),
-        piece(item.path or "", "dim"),
-    )
-
-
-def violation_details(item: Violation) -> list[Row]:
-    """One refused operation in full."""
-    members = (
-        ("reason", item.reason),
-        ("code", item.code),
-        ("check", item.check or "–"),
-        ("path", item.path or "–"),
-        ("run", f"{item.run_id[:8]} {item.mission}"),
-        ("step", item.step_id),
-        ("operation", item.operation_id),
-        ("entry", f"#{item.seq:04d} {item.at}"),
-        ("expected", "yes, the mission accepts this code" if item.accepted else "no"),
-    )
-    return [(piece(f"{label:<10}", "dim"), piece(value)) for label, value in members]
 
 
 def log_row(line: LogLine) -> Row:

@@ -8,14 +8,13 @@ from typing import ClassVar, Final
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.widgets import Input
 
 from console.model.home import question_row
 from console.model.reasons import answer_reason
-from console.model.rows import violation_details, violation_row
-from console.model.safe import safe
+from console.model.violations import Columns, matches, violation_row
 from console.panels.lines import LinesPanel
 from console.screens.base import DeckScreen
-from console.screens.dialogs import DetailScreen
 from runtime.events.facts import Escalation, Violation
 
 VIOLATIONS_PAGE: Final = 500
@@ -90,8 +89,13 @@ class ApprovalsScreen(DeckScreen):
 class ViolationsScreen(DeckScreen):
     """Refused operations of all runs, newest first."""
 
-    HELP = "Refused operations of all runs, newest first: amber where the mission expected it, red elsewhere."
+    HELP = (
+        "Refused operations of all runs, newest first: amber where the mission expected it, red elsewhere. Enter or w"
+        " says why: the rule and its place, and what it would have taken. / filters by what the line says."
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("w", "why", "Why", id="violation.why"),
+        Binding("slash", "filter", "Filter", key_display="/", id="violation.filter"),
         Binding("o", "open", "Open run", id="violation.run"),
         Binding("ctrl+r", "reload", "Reload", id="violation.reload"),
         Binding("escape,q", "back", "Back", id="list.back"),
@@ -104,11 +108,21 @@ class ViolationsScreen(DeckScreen):
         self._refused = -1
 
     def body(self) -> ComposeResult:
+        yield Input(placeholder="code, step, mission, rule or path", id="filter", select_on_focus=False)
         yield LinesPanel(id="refused", selectable=True, empty="reading …")
 
     def on_mount(self) -> None:
-        self.query_one("#refused").focus()
+        self.box.display = False
+        self.panel.focus()
         super().on_mount()
+
+    @property
+    def box(self) -> Input:
+        return self.query_one("#filter", Input)
+
+    @property
+    def panel(self) -> LinesPanel:
+        return self.query_one("#refused", LinesPanel)
 
     def draw(self) -> None:
         refused = sum(run.violations for run in self.console_app.home.recent())
@@ -118,11 +132,16 @@ class ViolationsScreen(DeckScreen):
         self._show()
 
     def _show(self) -> None:
-        panel = self.query_one("#refused", LinesPanel)
+        text = self.box.value
+        found = [item for item in self._violations if matches(item, text)]
         more = "+" if len(self._violations) == VIOLATIONS_PAGE else ""
-        panel.border_title = f"violations  {len(self._violations)}{more}"
-        panel.show(
-            self._violations, partial(violation_row, with_run=True), mark=id(self._violations), empty=self._empty
+        some = f"{len(found)} of " if text else ""
+        self.panel.border_title = f"violations  {some}{len(self._violations)}{more}"
+        self.panel.show(
+            found,
+            partial(violation_row, columns=Columns.of(found, with_run=True)),
+            mark=(id(self._violations), text),
+            empty="nothing matches; esc clears the filter" if text and self._violations else self._empty,
         )
 
     def action_reload(self) -> None:
@@ -138,16 +157,36 @@ class ViolationsScreen(DeckScreen):
         self._refresh_keys()
 
     def off_here(self, action: str, choice: str) -> str | None:
-        return "nothing is selected" if action == "open" and not self._violations else None
+        return "nothing is selected" if action in ("open", "why") and self.panel.item is None else None
+
+    def action_filter(self) -> None:
+        self.box.display = True
+        self.box.focus()
+
+    def action_why(self) -> None:
+        self.console_app.explain(self.panel.item)
 
     def action_open(self) -> None:
-        item = self.query_one("#refused", LinesPanel).item
-        if isinstance(item, Violation):
-            self.console_app.open_run(item.run_id)
+        self.console_app.open_run(self.panel.item.run_id)
 
     def action_back(self) -> None:
-        self.app.pop_screen()
+        """Clear the filter, then leave."""
+        if self.box.display or self.box.value:
+            self.box.value, self.box.display = "", False
+            self.panel.focus()
+        else:
+            self.app.pop_screen()
+
+    @on(Input.Changed, "#filter")
+    def _filter_changed(self) -> None:
+        self._show()
+        self._refresh_keys()
+
+    @on(Input.Submitted, "#filter")
+    def _filter_done(self) -> None:
+        self.box.display = False
+        self.panel.focus()
 
     @on(LinesPanel.Chosen)
     def _chosen(self, event: LinesPanel.Chosen) -> None:
-        self.app.push_screen(DetailScreen(safe(event.item.code), violation_details(event.item)))
+        self.console_app.explain(event.item)

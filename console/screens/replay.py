@@ -21,11 +21,12 @@ from console.model.reasons import position_reason
 from console.model.replay import PAGE, Replay, as_it_was, elapsed_ms, step_at
 from console.model.safe import safe
 from console.model.seek import HINT, seek
+from console.model.violations import Columns, violation_row
 from console.panels.lines import LinesPanel
 from console.panels.scrub import ScrubBar
 from console.screens.base import DeckScreen
 from console.screens.dialogs import AskScreen, DetailScreen, PickScreen
-from runtime.events.facts import Comparison, Violation
+from runtime.events.facts import Comparison
 from runtime.host import api
 
 _PANELS = ("turn", "steps", "journal", "entry", "violations")
@@ -181,7 +182,9 @@ class ReplayScreen(DeckScreen):
         violations = self._panel("violations")
         violations.border_title = f"5 violations  {view.violation_count}"
         violations.set_class(bool(view.violation_count), "-some")
-        violations.show(tuple(view.violations), rows.violation_row, mark=view.marks["violations"])
+        refused = tuple(view.violations)
+        draw_refused = partial(violation_row, columns=Columns.of(refused))
+        violations.show(refused, draw_refused, mark=view.marks["violations"])
         self._shown_at = replay.here
 
     def _draw_journal(self) -> None:
@@ -362,8 +365,7 @@ class ReplayScreen(DeckScreen):
 
     @on(LinesPanel.Chosen, "#violations")
     def _violation_chosen(self, event: LinesPanel.Chosen) -> None:
-        item: Violation = event.item
-        self.app.push_screen(DetailScreen(safe(item.code), rows.violation_details(item)))
+        self.console_app.explain(event.item)
 
     def action_panel(self, name: str) -> None:
         panel = self.query_one(f"#{name}")

@@ -15,10 +15,11 @@ from console.model import rows
 from console.model.fold import RunState, StepRow
 from console.model.reasons import run_reason
 from console.model.safe import safe
+from console.model.violations import Columns, violation_row
 from console.panels.lines import LinesPanel
 from console.screens.dialogs import ConfirmScreen, DetailScreen
 from console.screens.onrun import OnRunScreen
-from runtime.events.facts import RunSummary, Violation
+from runtime.events.facts import RunSummary
 
 _PANELS = ("lanes", "steps", "journal", "violations", "log")
 
@@ -88,7 +89,9 @@ class RunScreen(OnRunScreen):
         violations.border_title = f"4 violations  {state.violation_count}"
         violations.set_class(bool(state.violation_count), "-some")
         base = state.violation_count - len(state.violations)
-        violations.show(tuple(state.violations), rows.violation_row, mark=state.marks["violations"], base=base)
+        shown = tuple(state.violations)
+        draw_refused = partial(violation_row, columns=Columns.of(shown))
+        violations.show(shown, draw_refused, mark=state.marks["violations"], base=base)
         self._draw_log(state)
 
     def _draw_notice(self, state: RunState) -> None:
@@ -212,8 +215,7 @@ class RunScreen(OnRunScreen):
 
     @on(LinesPanel.Chosen, "#violations")
     def _violation_chosen(self, event: LinesPanel.Chosen) -> None:
-        item: Violation = event.item
-        self.app.push_screen(DetailScreen(safe(item.code), rows.violation_details(item)))
+        self.console_app.explain(event.item)
 
     @on(LinesPanel.Chosen, "#steps")
     def _step_chosen(self, event: LinesPanel.Chosen) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.kernel.outcomes import RunStatus
+from runtime.kernel.refusals import Tried, why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +62,27 @@ class NodeInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A place in the mission file a run read, as it was then. ``line`` and ``column`` count from 1; ``snippet`` is
+    the line with a caret under the column. ``since`` is what became of the file: nothing, ``changed`` or ``gone``."""
+
+    path: str
+    line: int
+    column: int
+    snippet: str = ""
+    since: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """One refused operation. ``accepted`` says the mission expected it (ruling R16)."""
+    """One refused operation, or with ``during`` something an operation was refused while it ran.
+
+    ``rule`` decided, ``attempted`` says what it decided about, ``needed`` what it would have taken. ``accepted`` says
+    the mission expected it (ruling R16). ``position`` is the block that tried, ``rule_position`` where the mission
+    file has the rule. ``outcome`` is what became of it: ``accepted``, ``went_on`` (the operation, without it),
+    ``ended`` (the run, by this), ``survived`` (by the run, which did not end by this) or ``open`` (the run has not
+    ended). Both positions and the outcome are left out where only the journal entry is at hand.
+    """
 
     run_id: str
     mission: str
@@ -75,6 +95,36 @@ class Violation:
     check: str = ""
     path: str | None = None
     accepted: bool = False
+    rule: str = ""
+    attempted: str = ""
+    needed: str = ""
+    during: bool = False
+    position: Place | None = None
+    rule_position: Place | None = None
+    outcome: str = ""
+
+
+def violation(run_id: str, seq: int, at: str, entry: Mapping[str, Any], *, mission: str = "") -> Violation:
+    """What an ``operation_denied`` entry tells; one without the words for it gets those that follow from the rest."""
+    code, path = str(entry["code"]), entry.get("path")
+    told = {name: str(entry[name]) for name in ("rule", "attempted", "needed") if entry.get(name)}
+    words = why(code, {**told, "requested_path": path}, Tried())
+    return Violation(
+        run_id=run_id,
+        mission=mission,
+        seq=seq,
+        at=at,
+        step_id=str(entry["step_id"]),
+        operation_id=str(entry["operation_id"]),
+        code=code,
+        reason=str(entry.get("reason") or code),
+        check=str(entry.get("check") or ""),
+        path=path,
+        during=bool(entry.get("during")),
+        rule=words.rule,
+        attempted=words.attempted,
+        needed=words.needed,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

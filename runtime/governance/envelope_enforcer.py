@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from runtime.governance.path_lexical import WAIVABLE, Finding, lexical_finding, normalise_request
 from runtime.governance.path_ticket import MAX_WRITE_BYTES, PathTicket, denial
 from runtime.governance.path_walk import PathDenied, Place, Root, examine, resolve_links, walk
-from runtime.governance.roles import Capability, capabilities, check_capability, may_be_called
+from runtime.governance.roles import Capability, able, capabilities, check_capability, may_be_called
 from runtime.governance.self_mod_protection import SelfModProtector
 from runtime.kernel import globs
 from runtime.kernel.errors import ContractError
@@ -30,6 +30,7 @@ from runtime.kernel.model import (
     OperationPlan,
     ValidationResult,
 )
+from runtime.kernel.refusals import STEP
 
 __all__ = ["EnvelopeEnforcer", "EnvelopeViolation", "PathTicket", "normalise_request"]
 
@@ -130,7 +131,9 @@ class EnvelopeEnforcer:
             return None
         if self._state_files.issuperset(plan.affected_paths):
             return None
-        return _deny("ENV_ROLE", f"role {role} may write declared state files only", "envelope.role", operation)
+        text = f"role {role} may write declared state files only"
+        needed = f"acting_role: {' or '.join(able(Capability.WRITE))}, or one of the declared state files"
+        return _deny("ENV_ROLE", text, "envelope.role", operation, role=role, rule=f"roles: {role}", needed=needed)
 
     def _check_paths(self, plan: OperationPlan, envelopes: Sequence[Envelope]) -> ValidationResult | None:
         parents = bool(plan.data.get("create_parents"))
@@ -241,18 +244,25 @@ class EnvelopeEnforcer:
         found = self._forbidden(path, access, envelopes)
         if found is not None:
             return found
-        allowed = bool(envelopes) and all(_any(envelope.allowed_paths, path) for envelope in envelopes)
-        if allowed and self._write_paths is not None and not access.reads_only:
-            allowed = _any(self._write_paths, path)
-        return None if allowed else Finding("POLICY_NOT_ALLOWED", "no allowed pattern covers the path")
+        index = _refusing([_any(envelope.allowed_paths, path) for envelope in envelopes])
+        if index is not None:
+            rule = _rule(index, "allowed_paths")
+        elif self._write_paths is not None and not access.reads_only and not _any(self._write_paths, path):
+            rule = _rule(0, "write_paths")
+        else:
+            return None
+        return Finding("POLICY_NOT_ALLOWED", "no allowed pattern covers the path", {"rule": rule})
 
     def _forbidden(self, path: str, access: Access, envelopes: Sequence[Envelope]) -> Finding | None:
         """What no allow list can outweigh."""
-        if not access.reads_only and _any(self._reserved, path, fold=True):
-            return Finding("PATH_RUNTIME_RESERVED", "the name is reserved for the runtime")
-        for envelope in envelopes:
-            if _any(envelope.denied_paths, path, fold=True):
-                return Finding("POLICY_DENIED", "a denied pattern covers the path")
+        reserved = None if access.reads_only else _matching(self._reserved, path, fold=True)
+        if reserved is not None:
+            return Finding("PATH_RUNTIME_RESERVED", "the name is reserved for the runtime", {"pattern": reserved})
+        for index, envelope in enumerate(envelopes):
+            denied = _matching(envelope.denied_paths, path, fold=True)
+            if denied is not None:
+                rule = _rule(index, "denied_paths", denied)
+                return Finding("POLICY_DENIED", "a denied pattern covers the path", {"rule": rule})
         return self._protected.finding(path, access.value)
 
     def _resolved(self, path: str, access: Access, envelopes: Sequence[Envelope]) -> tuple[str, ...]:
@@ -307,8 +317,22 @@ def _name(access: Access | str) -> str:
     return access.value if isinstance(access, Access) else str(access)
 
 
-def _any(patterns: Sequence[str], path: str, *, fold: bool = False) -> bool:
-    return any(globs.matches(pattern, path, fold=fold) for pattern in patterns)
+def _any(patterns: Sequence[str], path: str) -> bool:
+    return _matching(patterns, path) is not None
+
+
+def _matching(patterns: Sequence[str], path: str, *, fold: bool = False) -> str | None:
+    return next((pattern for pattern in patterns if globs.matches(pattern, path, fold=fold)), None)
+
+
+def _rule(index: int, member: str, pattern: str | None = None) -> str:
+    """How evidence names what decided: the member of the mission's envelope, or of the block's own on top of it."""
+    return f"{STEP if index else ''}envelope.{member}{'' if pattern is None else f': {pattern}'}"
+
+
+def _refusing(allowing: Sequence[bool]) -> int | None:
+    """The first envelope of a stack that does not allow; an empty stack allows nothing."""
+    return next((index for index, allows in enumerate(allowing) if not allows), None if allowing else 0)
 
 
 def _deny(code: str, text: str, check: str, operation: Operation, **evidence: Any) -> ValidationResult:
@@ -324,9 +348,12 @@ def _first_denial(*checks: Callable[[], ValidationResult | None]) -> ValidationR
 
 
 def _check_type(operation: Operation, envelopes: Sequence[Envelope]) -> ValidationResult | None:
-    if envelopes and all(envelope.allow_ops is None or operation.type in envelope.allow_ops for envelope in envelopes):
+    allowing = [envelope.allow_ops is None or operation.type in envelope.allow_ops for envelope in envelopes]
+    index = _refusing(allowing)
+    if index is None:
         return None
-    return _deny("ENV_OP", f"operation type {operation.type} is not allowed", "envelope.op", operation)
+    text = f"operation type {operation.type} is not allowed"
+    return _deny("ENV_OP", text, "envelope.op", operation, rule=_rule(index, "allow_ops"))
 
 
 def _check_roles(
@@ -336,14 +363,17 @@ def _check_roles(
     verdict = check_capability(role, operation.type, plan.tool)
     if not verdict:
         return verdict
-    needed = [role]
+    roles = [role]
     if operation.type == "llm_call":
         if not plan.role or not may_be_called(plan.role):
-            return _deny("ENV_ROLE", f"no model may answer as {plan.role!r}", "envelope.role", operation)
-        needed.append(plan.role)
-    for name in needed:
-        if not all(name in envelope.allowed_roles for envelope in envelopes):
-            return _deny("ENV_ROLE", f"role {name} is not in allowed_roles", "envelope.role", operation, role=name)
+            text, needed = f"no model may answer as {plan.role!r}", "a role of `prompts` that cannot act itself"
+            return _deny("ENV_ROLE", text, "envelope.role", operation, rule="roles", needed=needed)
+        roles.append(plan.role)
+    for name in roles:
+        index = _refusing([name in envelope.allowed_roles for envelope in envelopes])
+        if index is not None:
+            text, rule = f"role {name} is not in allowed_roles", _rule(index, "allowed_roles")
+            return _deny("ENV_ROLE", text, "envelope.role", operation, role=name, rule=rule)
     return None
 
 
@@ -352,9 +382,11 @@ def _check_tool(operation: Operation, plan: OperationPlan, envelopes: Sequence[E
         return None
     tool = plan.tool or ""
     spellings = {tool, tool.partition(".")[0]}
-    if tool and all(spellings.intersection(envelope.allowed_tools) for envelope in envelopes):
+    index = _refusing([bool(tool and spellings.intersection(envelope.allowed_tools)) for envelope in envelopes])
+    if index is None:
         return None
-    return _deny("ENV_TOOL", f"tool {tool!r} is not in allowed_tools", "envelope.tool", operation, tool=tool)
+    text, rule = f"tool {tool!r} is not in allowed_tools", _rule(index, "allowed_tools")
+    return _deny("ENV_TOOL", text, "envelope.tool", operation, tool=tool, rule=rule)
 
 
 def _check_deadline(
@@ -378,9 +410,10 @@ def _check_budget(
     if plan.reserve_micros == 0 or plan.reserve_micros <= left:
         return None
     text = f"the operation may cost {plan.reserve_micros} micro-USD, {left} are left"
-    return _deny(
-        "BUDGET_EXCEEDED", text, "envelope.budget", operation, reserve_micros=plan.reserve_micros, left_micros=left
-    )
+    # The run's rest shrinks with what is spent; a block's own limit is the same for each of its operations.
+    own = {"rule": _rule(1, "max_budget_usd")} if left in limits[1:] and left < limits[0] else {}
+    amounts = {"reserve_micros": plan.reserve_micros, "left_micros": left}
+    return _deny("BUDGET_EXCEEDED", text, "envelope.budget", operation, **amounts, **own)
 
 
 def _check_limits(operation: Operation, plan: OperationPlan, sizes: Sequence[int]) -> ValidationResult | None:

@@ -97,9 +97,18 @@ def check_capability(role: str, operation_type: str, tool: str | None = None) ->
     else:
         needed = _OPERATIONS.get(operation_type, _NOTHING)
     if not needed & capabilities(role):
-        return _deny(f"role {role} may not use {tool or operation_type}", operation_type)
+        text = f"role {role} may not use {tool or operation_type}"
+        return _deny(text, operation_type, role=role, needed=f"acting_role: {' or '.join(able(needed))}")
     return ValidationResult.allow("envelope.role", operation_type)
 
 
-def _deny(text: str, operation_type: str) -> ValidationResult:
-    return ValidationResult.deny("ENV_ROLE", text, check="envelope.role", operation=operation_type)
+def able(needed: Capability) -> tuple[str, ...]:
+    """The named roles that hold any of these capabilities; writing declared state files only does not count."""
+    return tuple(role for role, held in _ROLES.items() if needed & held & ~Capability.WRITE_STATE)
+
+
+def _deny(text: str, operation_type: str, *, role: str = "", needed: str = "") -> ValidationResult:
+    rule, remedy = f"roles: {role}" if role else "roles", needed or f"acting_role: one of {', '.join(_ROLES)}"
+    return ValidationResult.deny(
+        "ENV_ROLE", text, check="envelope.role", operation=operation_type, rule=rule, needed=remedy
+    )

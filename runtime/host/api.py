@@ -311,7 +311,16 @@ class Deck(Protocol):
         """How many entries `entries` could give, of these kinds or of any."""
         ...
 
-    async def violations(self, run_id: str | None = None, *, limit: int = 200) -> tuple[Violation, ...]: ...
+    async def violations(self, run_id: str | None = None, *, limit: int = 200) -> tuple[Violation, ...]:
+        """What was refused, with its places in the mission file and what became of it; at most 1,000.
+
+        Of all runs the newest first; of one run the newest ones in journal order.
+        """
+        ...
+
+    async def violation(self, run_id: str, seq: int) -> Violation:
+        """The one of a journal entry. Raises `Refused` ``VIOLATION_UNKNOWN`` when that entry is none."""
+        ...
 
     async def escalations(self, *, run_id: str | None = None, open_only: bool = True) -> tuple[Escalation, ...]: ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -260,9 +260,9 @@ async def _executor(
 
 def _ledger(prepared: Prepared) -> Ledger:
     budgets, micros = prepared.mission.spec.budgets, prepared.mission.envelope.max_budget_micros
-    if budgets.usd is not None:
-        micros = min(micros, int(budgets.usd * MICROS))
     limits = Limits(micros=micros, tokens=budgets.tokens, calls=budgets.calls)
+    if budgets.usd is not None and int(budgets.usd * MICROS) < micros:
+        limits = replace(limits, micros=int(budgets.usd * MICROS), money="budgets.usd")
     ledger = Ledger(limits)
     ledger.replay(prepared.past)
     return ledger

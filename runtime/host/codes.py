@@ -41,6 +41,7 @@ _CONFIG: Final = frozenset(
         "STORE_UNWRITABLE",
         "CONTROL_PATH",
         "LATCH_REASON",
+        "VIOLATION_UNKNOWN",
         "WATCH_LIMIT",
         "WATCH_NOT_DECLARED",
         "WATCH_OPTION",

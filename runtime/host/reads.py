@@ -23,7 +23,8 @@ from runtime.events.facts import (
     Violation,
 )
 from runtime.host.api import MissionInfo, Replay, RunStatus
-from runtime.kernel.canonical import CanonicalizationError, parse_strict
+from runtime.host.violations import Violations, parsed, parsed_rows
+from runtime.kernel.canonical import CanonicalizationError
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import JournalError, Refused, StorageError
 from runtime.kernel.model import frozen
@@ -41,7 +42,6 @@ LATEST: Final = "@latest"
 _MAX_ENTRIES: Final = 2000
 #: Parsing an entry strictly takes about a tenth of a millisecond.
 _PARSED_AT_ONCE: Final = 16
-_MAX_VIOLATIONS: Final = 1000
 _CANDIDATES: Final = 10
 
 
@@ -52,6 +52,7 @@ class StoreReads:
         self._store = store
         self._folders = tuple(missions)
         self._clock = clock
+        self._violations = Violations(store)
 
     @cached_property
     def _missions(self) -> MissionFacts:
@@ -196,22 +197,11 @@ class StoreReads:
 
     async def violations(self, run_id: str | None = None, *, limit: int = 200) -> tuple[Violation, ...]:
         """Newest first across runs; in journal order within one."""
-        rows = await self._store.journals.by_kind("operation_denied", run_id, min(limit, _MAX_VIOLATIONS))
-        accepted = await self._accepted_steps({item["journal_id"] for item in _bodies(rows)})
-        names = await self._mission_names({item["journal_id"] for item in _bodies(rows)})
-        found = [_violation(item, names, accepted) for item in _bodies(rows)]
-        return tuple(reversed(found)) if run_id is not None else tuple(found)
+        found = await self._violations.newest(run_id, limit)
+        return found[::-1] if run_id is not None else found
 
-    async def _accepted_steps(self, run_ids: set[str]) -> set[tuple[str, str]]:
-        accepted = set()
-        for run_id in run_ids:
-            rows = await self._store.journals.by_kind("step_finished", run_id, _MAX_VIOLATIONS)
-            accepted |= {(run_id, str(item["step_id"])) for item in _bodies(rows) if item.get("accepted")}
-        return accepted
-
-    async def _mission_names(self, run_ids: set[str]) -> dict[str, str]:
-        found = [await self._store.runs.get(run_id) for run_id in run_ids]
-        return {run.run_id: run.mission for run in found if run is not None}
+    async def violation(self, run_id: str, seq: int) -> Violation:
+        return await self._violations.one(run_id, seq)
 
     async def escalations(self, *, run_id: str | None = None, open_only: bool = True) -> tuple[Escalation, ...]:
         return await self._store.escalations.list(run_id=run_id, open_only=open_only)
@@ -255,7 +245,7 @@ class StoreReads:
 
     async def _bodies_for(self, rows: Sequence[StoredEntry], damage: list[StorageError]) -> dict[str, bytes | None]:
         """The artifacts entries name; a damaged one is given as stored, so that its mismatch is found."""
-        named = [(entry, list(artifact_references(entry))) for entry in _bodies(rows)]
+        named = [(entry, list(artifact_references(entry))) for entry in parsed_rows(rows)]
         bodies = await self._fetched({digest for _, found in named for digest in found}, damage)
         nodes = {root for entry, _ in named if (root := root_of(entry)) is not None}
         while nodes:  # what a step emitted hangs below the index its entry names, level by level
@@ -276,7 +266,7 @@ class StoreReads:
 
 def entry_event(run_id: str, stored: StoredEntry) -> EntryAppended | None:
     """A stored row as an event; None when its bytes are not an entry any more (verification names it)."""
-    entry = _parsed(stored)
+    entry = parsed(stored)
     if entry is None:
         return None
     return EntryAppended(
@@ -289,41 +279,12 @@ def entry_event(run_id: str, stored: StoredEntry) -> EntryAppended | None:
     )
 
 
-def _parsed(stored: StoredEntry) -> dict[str, Any] | None:
-    try:
-        entry = parse_strict(stored.body)
-    except CanonicalizationError:
-        return None
-    return entry if isinstance(entry, dict) and entry.get("kind") == stored.kind else None
-
-
 def _node_in(body: bytes | None) -> IndexNode | None:
     """A stream index's node, when the body is one; verification names what is wrong with it otherwise."""
     try:
         return None if body is None else read_node(body)
     except (JournalError, CanonicalizationError):
         return None
-
-
-def _bodies(rows: Sequence[StoredEntry]) -> list[dict[str, Any]]:
-    return [entry for entry in map(_parsed, rows) if entry is not None]
-
-
-def _violation(entry: Mapping[str, Any], names: Mapping[str, str], accepted: set[tuple[str, str]]) -> Violation:
-    run_id, step_id = str(entry["journal_id"]), str(entry["step_id"])
-    return Violation(
-        run_id=run_id,
-        mission=names.get(run_id, ""),
-        seq=entry["seq"],
-        at=entry["at"],
-        step_id=step_id,
-        operation_id=entry["operation_id"],
-        code=entry["code"],
-        reason=entry.get("reason") or entry["code"],
-        check=entry.get("check") or "",
-        path=entry.get("path"),
-        accepted=(run_id, step_id) in accepted,
-    )
 
 
 def _damage_findings(damage: Sequence[StorageError], entries: int) -> list[Finding]:

@@ -162,6 +162,9 @@ class ThreadedDeck:
     async def violations(self, run_id: str | None = None, *, limit: int = 200) -> tuple[Violation, ...]:
         return await self._there(self._deck.violations(run_id, limit=limit))
 
+    async def violation(self, run_id: str, seq: int) -> Violation:
+        return await self._there(self._deck.violation(run_id, seq))
+
     async def escalations(self, *, run_id: str | None = None, open_only: bool = True) -> tuple[Escalation, ...]:
         return await self._there(self._deck.escalations(run_id=run_id, open_only=open_only))
 

@@ -23,6 +23,9 @@ OPERATION_ID: Final = re.compile(r"[a-z0-9][a-z0-9_.~/-]{0,319}\Z")
 #: The file that stops every run of a work tree, or of the whole state folder (ruling R33).
 KILL_SWITCH_FILE: Final = "STOP_AUTONOMY"
 NO_COMMIT: Final = "0" * 40
+#: A planned write of this name below a folder stands for "anything below the folder" (``process.run``): the
+#: enforcer judges it like any new file, and nothing of this name is ever created.
+TREE_MARK: Final = ".quarterdeck-tree"
 
 
 def operation_id(step_id: str, index: int | str, *, tick: int = 1, visit: int = 1, attempt: int = 1) -> str:

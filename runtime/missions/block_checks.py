@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from runtime.blocks.errors import BlockError
+from runtime.kernel.codes import known
 from runtime.kernel.codes_operations import OPERATIONS as OPERATION_CODES
-from runtime.kernel.outcomes import block_code, operation_code
+from runtime.kernel.outcomes import block_code
 from runtime.missions import references
 from runtime.missions.draft import COMMON_KEYS, Draft
 from runtime.missions.parameters import ACTIONS, CHECKS, OPERATIONS, Shape, check, shape_of, tool_action
@@ -159,8 +160,8 @@ def _check_accepted(draft: Draft, name: str) -> None:
     """A misspelt code would never match; packs may have codes of their own, so it is only a warning."""
     listed = draft.blocks[name].get("accept")
     for index, code in enumerate(listed if isinstance(listed, list) else ()):
-        if isinstance(code, str) and code.startswith("op.") and operation_code(code) not in OPERATION_CODES:
-            hint = did_you_mean(code, (block_code(known) for known in OPERATION_CODES))
+        if isinstance(code, str) and code.startswith("op.") and not known(code):
+            hint = did_you_mean(code, map(block_code, OPERATION_CODES))
             where: Where = ("blocks", name, "accept", index)
             draft.document.problem(
                 "MISSION_ACCEPT", f"no operation fails with {shown(code)}", where, hint=hint, severity="warning"

@@ -87,10 +87,10 @@ def shown(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def snippet(line: str, number: int, column: int) -> str:
-    """The source line with its number and, below it, a caret under ``column``."""
-    start = max(0, column - 1 - SNIPPET_WIDTH * 2 // 3) if len(line) > SNIPPET_WIDTH else 0
-    cut = line[start : start + SNIPPET_WIDTH].replace("\t", " ")
+def snippet(line: str, number: int, column: int, width: int = SNIPPET_WIDTH) -> str:
+    """The source line, at most ``width`` of it, with its number and, below it, a caret under ``column``."""
+    start = max(0, column - 1 - width * 2 // 3) if len(line) > width else 0
+    cut = line[start : start + width].replace("\t", " ")
     gutter = f"{number:>5} | "
     return f"{gutter}{cut}\n{' ' * (len(gutter) - 2)}| {' ' * (column - 1 - start)}^"
 

@@ -168,7 +168,10 @@ class Admission:
             deadline_passed=self.remaining_seconds() <= 0,
         )
         if not verdict:
-            raise Refusal.of(verdict)
+            refusal = Refusal.of(verdict)
+            if refusal.code == "BUDGET_EXCEEDED":
+                refusal.evidence.setdefault("rule", self.budget.limits.money)
+            raise refusal
         if attempt.operation.type == OperationType.LLM_CALL.value:
             self._reserve(attempt)
         for item in plan.paths:
@@ -184,4 +187,5 @@ class Admission:
                 attempt.operation.operation_id, plan.reserve_micros, plan.reserve_tokens
             )
         except Refused as error:
-            raise Refusal(error.code, error.message, {"check": "budget"}) from None
+            told = {"rule": error.where, "needed": error.hint} if error.where and error.hint else {}
+            raise Refusal(error.code, error.message, {"check": "budget", **told}) from None

@@ -17,6 +17,7 @@ from runtime.kernel.model import (
     OperationStatus,
     ValidationResult,
 )
+from runtime.kernel.refusals import Tried
 from runtime.orchestration.budget import Reservation
 from runtime.orchestration.compensation import NO_UNDO, Compensation
 from runtime.orchestration.operation_ports import (
@@ -98,6 +99,11 @@ class Attempt:
             before=self.before,
             after=self.after,
         )
+
+    def tried(self) -> Tried:
+        """What was asked for, for the words of a refusal."""
+        operation, micros = self.operation, self.plan.reserve_micros
+        return Tried(type=operation.type, params=operation.params, role=self.ctx.acting_role, micros=micros)
 
     def close_tickets(self) -> None:
         while self.tickets:

@@ -16,9 +16,11 @@ from runtime.kernel.errors import ContractError, Refused
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a run may spend; None means no limit of that kind. ``micros`` 0 forbids paid calls."""
+    """What a run may spend; None means no limit of that kind. ``micros`` 0 forbids paid calls, and ``money`` is the
+    key of the mission that says so."""
 
     micros: int = 0
+    money: str = "envelope.max_budget_usd"
     tokens: int | None = None
     calls: int | None = None
 
@@ -41,6 +43,10 @@ class Ledger:
         self._tokens = 0
         self._calls = 0
         self._open: dict[str, Reservation] = {}
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
 
     @property
     def spent_micros(self) -> int:
@@ -131,19 +137,20 @@ class Ledger:
             raise Refused(
                 "BUDGET_EXCEEDED",
                 f"this call may cost {micros} micro-USD, {max(self.remaining_micros, 0)} remain",
-                hint="raise envelope.max_budget_usd or lower max_tokens",
+                where=self._limits.money,
+                hint=f"raise {self._limits.money} or lower max_tokens",
             )
         left = self.remaining_tokens
         if left is not None and tokens > left:
             raise Refused(
                 "BUDGET_EXCEEDED",
                 f"this call may use {tokens} tokens, {max(left, 0)} remain",
+                where="budgets.tokens",
                 hint="raise budgets.tokens or lower max_tokens",
             )
         if self._limits.calls is not None and self._calls >= self._limits.calls:
-            raise Refused(
-                "BUDGET_EXCEEDED", f"all {self._limits.calls} model calls are used", hint="raise budgets.calls"
-            )
+            message = f"all {self._limits.calls} model calls are used"
+            raise Refused("BUDGET_EXCEEDED", message, where="budgets.calls", hint="raise budgets.calls")
 
     def _close(self, operation_id: str) -> None:
         if self._open.pop(operation_id, None) is None:

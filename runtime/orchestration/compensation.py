@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from runtime.kernel.errors import QuarterdeckError
-from runtime.kernel.ids import COMMIT
+from runtime.kernel.ids import COMMIT, TREE_MARK
 from runtime.kernel.model import Access, CompensationType, Effect, OperationPlan
 from runtime.orchestration.operation_ports import StatusLine, WorkspaceState
 from runtime.orchestration.snapshots import Snapshot
@@ -78,11 +78,6 @@ def validate_compensation(kind: object, command: object) -> Compensation:
             )
         return _parse(WHITELIST[command], declared, command)
     return _parse(declared, declared, command)
-
-
-#: A planned write of this name below a folder stands for "anything below the folder" (``process.run``): the
-#: enforcer judges it like any new file, and nothing of this name is ever created.
-TREE_MARK: Final = ".quarterdeck-tree"
 
 
 def writes(plan: OperationPlan) -> tuple[str, ...]:

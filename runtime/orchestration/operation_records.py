@@ -22,6 +22,7 @@ from runtime.kernel.model import (
     thawed,
 )
 from runtime.kernel.ports import ArtifactStore, Denial, Durable
+from runtime.kernel.refusals import Why
 from runtime.orchestration.compensation import NO_UNDO, Compensation
 from runtime.orchestration.journal_format import HEADER
 from runtime.orchestration.operation_ports import EscalationNote, Journal, WorkspaceState, store
@@ -30,7 +31,7 @@ from runtime.orchestration.operation_table import OperationTable
 #: State hash of no paths, and the mark of a state that could not be read.
 EMPTY_STATE: Final = digest({"schema": "state/1", "entries": []})
 UNKNOWN_STATE: Final = "sha256:" + "0" * 64
-#: ``operation_denied.reason`` (journal entry contract).
+#: ``operation_denied.reason`` (journal entry contract), and each of its ``rule``, ``attempted`` and ``needed``.
 MAX_REASON: Final = 500
 #: Effects whose intention and receipt are awaited (ruling R24).
 AWAITED: Final = frozenset({Effect.WRITE, Effect.EXECUTE, Effect.EXTERNAL})
@@ -196,7 +197,7 @@ class Recorder:
         self.append("receipt", receipt=receipt.record(), reused_from=earlier.run_id)
         return receipt
 
-    def denied(self, facts: ReceiptFacts, verdict: Verdict, message: str) -> OperationReceipt:
+    def denied(self, facts: ReceiptFacts, verdict: Verdict, message: str, why: Why) -> OperationReceipt:
         """Append ``operation_denied`` and the receipt that goes with it."""
         evidence = verdict.evidence
         extra = {
@@ -212,11 +213,12 @@ class Recorder:
             code=verdict.code,
             evidence_hash=self.keep(evidence),
             reason=message[:MAX_REASON],
+            **_told(why),
             **extra,
         )
         return self.receipt(facts, verdict)[0]
 
-    def denied_during(self, facts: ReceiptFacts, denial: Denial) -> None:
+    def denied_during(self, facts: ReceiptFacts, denial: Denial, why: Why) -> None:
         """Append what a running operation was refused; its one receipt still follows."""
         evidence = {"schema": "evidence/1", "code": denial.code, "attempted": denial.attempted, "needed": denial.needed}
         self.append(
@@ -228,9 +230,8 @@ class Recorder:
             evidence_hash=self.keep(evidence),
             reason=denial.message[:MAX_REASON],
             check="sandbox",
-            attempted=denial.attempted[:MAX_REASON],
-            needed=denial.needed[:MAX_REASON],
             during=True,
+            **_told(why),
         )
 
     def escalation(self, operation_id: str, index: int, step_id: str, note: EscalationNote) -> str:
@@ -248,6 +249,11 @@ class Recorder:
             subject_digest=self.keep(note.context),
         )
         return escalation_id
+
+
+def _told(why: Why) -> dict[str, str]:
+    """The members that explain a refusal."""
+    return {name: getattr(why, name)[:MAX_REASON] for name in ("rule", "attempted", "needed")}
 
 
 def _head(state: WorkspaceState | None) -> str | None:

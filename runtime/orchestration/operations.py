@@ -34,6 +34,7 @@ from runtime.kernel.model import (
     thawed,
 )
 from runtime.kernel.ports import ArtifactStore, Durable
+from runtime.kernel.refusals import why
 from runtime.orchestration.admission import Admission, Answering, Recorded
 from runtime.orchestration.attempt import FINISH_SECONDS, Attempt, Refusal, refused_status, shielded, status_of, told
 from runtime.orchestration.budget import Ledger
@@ -358,7 +359,8 @@ class OperationExecutor:
         for index, note in enumerate(notes):
             self._records.escalation(attempt.operation.operation_id, index, attempt.ctx.step_id, note)
         for denial in outcome.denials:
-            self._records.denied_during(attempt.facts(), denial)
+            denied = {"attempted": denial.attempted, "needed": denial.needed}
+            self._records.denied_during(attempt.facts(), denial, why(denial.code, denied, attempt.tried()))
         status = status_of(code, outcome)
         evidence = {
             "schema": "evidence/1",
@@ -454,7 +456,8 @@ class OperationExecutor:
             "message": refusal.message,
         }
         verdict = Verdict(status=refused_status(refusal.code).value, code=refusal.code, evidence=evidence)
-        receipt = self._records.denied(attempt.facts(), verdict, refusal.message)
+        told = why(refusal.code, refusal.evidence, attempt.tried())
+        receipt = self._records.denied(attempt.facts(), verdict, refusal.message, told)
         return self._result(attempt, verdict, receipt)
 
     def _answered(self, attempt: Attempt, answer: Recorded) -> OperationResult:

@@ -25,6 +25,7 @@ from runtime.events.facts import (
     Finding,
     Holder,
     InboxChanged,
+    Place,
     RunChanged,
     UndoPlan,
     UndoStep,
@@ -317,17 +318,34 @@ async def test_violations_of_all_runs_open_in_full() -> None:
         code="PATH_HOME",
         reason="the path begins with ~",
         path="~/.ssh/id",
+        rule="path syntax L15",
+        position=Place(
+            path="m/mission.yaml", line=12, column=3, snippet="   12 |   home: {}\n      |   ^", since="changed"
+        ),
     )
-    fake = deck(violations_list=[refused])
+    other = replace(refused, seq=7, code="ENV_TOOL", rule="envelope.allowed_tools", position=None)
+    fake = deck(violations_list=[refused, other])
     async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
         await settle(pilot)
         await pilot.press("v")
         await settle(pilot)
-        await pilot.press("enter")
+        await pilot.press("w")
         await settle(pilot)
         assert isinstance(pilot.app.screen, DetailScreen)
         assert "the path begins with ~" in drawn(pilot)
-        await pilot.press("escape", "o")
+        assert "m/mission.yaml:12:3" in drawn(pilot)
+        assert "the mission file has changed since" in drawn(pilot)
+        await pilot.press("escape", "slash", *"l15")
+        await settle(pilot)
+        assert "violations  1 of 2" in drawn(pilot)
+        assert "ENV_TOOL" not in drawn(pilot)
+        await pilot.press(*"x")
+        await settle(pilot)
+        assert "nothing matches" in drawn(pilot)
+        await pilot.press("escape")
+        await settle(pilot)
+        assert "ENV_TOOL" in drawn(pilot)
+        await pilot.press("o")
         await settle(pilot)
         assert isinstance(pilot.app.screen, RunScreen)
 

@@ -19,6 +19,7 @@ from runtime.events.facts import (
     JournalVerified,
     LanesChanged,
     OutputDelta,
+    Place,
     Verification,
     Violation,
 )
@@ -217,6 +218,11 @@ async def show_violations(pilot: Pilot[Any], fake: FakeDeck) -> None:
     await press(pilot, "v")
 
 
+async def show_violations_filter(pilot: Pilot[Any], fake: FakeDeck) -> None:
+    await show_violations(pilot, fake)
+    await press(pilot, "slash", *"git.add")
+
+
 async def show_again(pilot: Pilot[Any], fake: FakeDeck) -> None:
     await calm(pilot)
     await press(pilot, "2", "enter", "2", "j", "F")
@@ -232,7 +238,7 @@ async def show_entry(pilot: Pilot[Any], fake: FakeDeck) -> None:
     await press(pilot, "enter")
 
 
-def refused(seq: int, code: str, path: str | None, *, accepted: bool) -> Violation:
+def refused(seq: int, code: str, path: str | None, *, accepted: bool, **told: Any) -> Violation:
     return Violation(
         run_id=RUN,
         mission="guarded",
@@ -244,11 +250,41 @@ def refused(seq: int, code: str, path: str | None, *, accepted: bool) -> Violati
         reason="refused",
         path=path,
         accepted=accepted,
+        **told,
     )
 
 
 HOLDER = Holder(pid=4711, host="bridge", epoch=2, started_at=AT, heartbeat_at=AT)
-REFUSED = [refused(6, "PATH_TRAVERSAL", "docs/../x", accepted=True), refused(9, "ENV_TOOL", None, accepted=False)]
+REFUSED = [
+    refused(
+        6,
+        "POLICY_DENIED",
+        "docs/secret/k",
+        accepted=True,
+        rule="envelope.denied_paths: docs/secret/**",
+        attempted="read docs/secret/k with filesystem.read_file",
+    ),
+    refused(9, "ENV_TOOL", None, accepted=False, rule="envelope.allowed_tools", attempted="git.add docs/notes.md"),
+]
+_LINE = '      8 |   denied_paths: ["docs/secret/**"]\n        |                  ^'
+EXPLAINED = refused(
+    6,
+    "POLICY_DENIED",
+    "docs/secret/k",
+    accepted=False,
+    rule="envelope.denied_paths: docs/secret/**",
+    attempted="read docs/secret/k with filesystem.read_file",
+    needed='take "docs/secret/**" out of envelope.denied_paths: no allowed path outweighs a denied one',
+    position=Place(
+        path="sample_missions/guarded/mission.yaml",
+        line=21,
+        column=3,
+        snippet="   21 |   outside: {type: tool_invoke, tool: filesystem.read_file,\n      |   ^",
+        since="changed",
+    ),
+    rule_position=Place(path="sample_missions/guarded/mission.yaml", line=8, column=18, snippet=_LINE),
+    outcome="ended",
+)
 
 
 def pressed(seq: int, signal: str, lane: str, **more: object) -> Any:
@@ -291,7 +327,7 @@ SCREENS: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict
     "violations": (show_violations, {"violations_list": REFUSED}),
     "launch": (show_launch, {}),
     "again": (show_again, {"runs_list": [FORKED], "entries_list": taken_over()}),
-    "violation": (show_violation, {}),
+    "violation": (show_violation, {"violations_list": [EXPLAINED]}),
     "entry": (show_entry, {}),
     "terminate": (show_terminate, {}),
     "answer": (show_answer, {"inbox": [question()]}),
@@ -313,6 +349,7 @@ STATES: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict[
     "run-reused": (show_run, {"runs_list": [FORKED], "entries_list": taken_over()}),
     "approvals-empty": (show_approvals, {}),
     "violations-empty": (show_violations, {}),
+    "violations-filter": (show_violations_filter, {"violations_list": REFUSED}),
 }
 
 

@@ -32,6 +32,7 @@ question = Escalation(
 )
 refused = Violation(
     run_id=RUN, mission=bad, seq=1, at=AT, step_id=bad, operation_id=bad, code=bad, reason=bad, check=bad, path=bad,
+    rule=bad, attempted=bad, needed=bad, outcome=bad, position=Place(path=bad, line=1, column=1, snippet=bad),
 )
 denied = {{"step_id": bad, "operation_id": bad, "idempotency_key": bad, "code": bad, "reason": bad, "path": bad}}
 step = {{"step_id": bad, "operation_type": bad, "status": "failed", "code": bad, "error_message": bad, "started_at": bad}}

@@ -77,6 +77,8 @@ async def test_a_refusal_is_recorded_with_path_and_check(rig: Rig) -> None:
     denied, receipt = rig.entries()[1:]
     assert (denied["kind"], denied["code"], denied["path"]) == ("operation_denied", "PATH_TRAVERSAL", "docs/../x")
     assert denied["check"].startswith("path")
+    assert (denied["rule"], denied["attempted"]) == ("path syntax L12", "create docs/../x with filesystem.write_file")
+    assert denied["needed"].startswith("nothing: ")
     assert denied["evidence_hash"] in rig.artifacts.bodies
     assert receipt["receipt"]["status"] == "escalated"
     assert receipt["receipt"]["pre_state_hash"] == receipt["receipt"]["post_state_hash"]
@@ -340,6 +342,7 @@ async def test_what_a_running_operation_was_refused_is_a_violation_and_no_outcom
     assert rig.kinds() == ["operation_started", "operation_denied", "receipt"]
     entry = rig.entries()[2]
     assert (entry["code"], entry["attempted"], entry["during"]) == ("NET_HOST_DENIED", "evil.example:443", True)
+    assert (entry["rule"], entry["needed"]) == ("sandbox.hosts", "sandbox.hosts")
     known = rig.journal.operations.lookup(entry["idempotency_key"])
     assert known is not None
     assert known.state is Known.DONE

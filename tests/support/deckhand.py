@@ -274,7 +274,7 @@ def mission(folder: Path, text: str, files: Mapping[str, str] | None = None) -> 
 
 def sample(folder: Path, name: str) -> Path:
     """A private copy of a sample mission, to be changed."""
-    return Path(shutil.copytree(SAMPLES / name, folder / name, dirs_exist_ok=True))
+    return Path(shutil.copytree(SAMPLES / name, folder / name, symlinks=True, dirs_exist_ok=True))
 
 
 Tree = dict[str, tuple[str, int, bytes]]

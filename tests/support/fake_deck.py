@@ -21,6 +21,7 @@ from runtime.events.facts import (
     Verification,
     Violation,
     WatchState,
+    violation,
 )
 from runtime.host.api import (
     Ack,
@@ -240,6 +241,14 @@ class FakeDeck:
 
     async def violations(self, run_id: str | None = None, *, limit: int = 200) -> tuple[Violation, ...]:
         return tuple(self.violations_list[:limit])
+
+    async def violation(self, run_id: str, seq: int) -> Violation:
+        """With its places when the test gives them, else as the journal has it."""
+        for listed in self.violations_list:
+            if (listed.run_id, listed.seq) == (run_id, seq):
+                return listed
+        (found,) = (item for item in self.entries_list if (item.run_id, item.seq) == (run_id, seq))
+        return violation(run_id, seq, found.at, found.entry, mission=self.runs_list[0].mission)
 
     async def escalations(self, *, run_id: str | None = None, open_only: bool = True) -> tuple[Escalation, ...]:
         return tuple(self.inbox)

@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from runtime.governance.environment import SEARCH_PATH, rebuilt
 from runtime.kernel.errors import Refused
+from runtime.kernel.ids import TREE_MARK
 from runtime.kernel.model import Access, CompensationType, Effect, OperationPlan, PlannedPath
 from runtime.kernel.ports import ProcessSpec
-from runtime.orchestration.compensation import TREE_MARK
 from runtime.orchestration.handlers.children import captured, forwarder, program_digest, scratch, witnessed
 from runtime.orchestration.handlers.params import Params
 from runtime.orchestration.handlers.settings import HandlerSettings

@@ -7,11 +7,9 @@ spec §3.2).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-
-from runtime.kernel.errors import Refused
 
 #: Programs a child finds without being told where they are.
 SEARCH_PATH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
@@ -33,19 +31,6 @@ def rebuilt(
         "TZ": "UTC",
         **(declared or {}),
     }
-
-
-def named(names: Iterable[str], source: Mapping[str, str]) -> dict[str, str]:
-    """The variables a mission asks for by name. Raises `Refused` ``SECRET_MISSING`` naming every absent one."""
-    wanted = tuple(names)
-    absent = [name for name in wanted if name not in source]
-    if absent:
-        raise Refused(
-            "SECRET_MISSING",
-            f"not set in the environment of the console: {', '.join(absent)}",
-            hint="set them before starting, or remove them from 'sandbox: secrets:'",
-        )
-    return {name: source[name] for name in wanted}
 
 
 def relocate(env: Mapping[str, str], folder: Path) -> dict[str, str]:

@@ -32,6 +32,7 @@ from runtime.kernel.clock import Clock
 from runtime.kernel.ids import IdSource
 from runtime.kernel.model import MICROS
 from runtime.kernel.ports import ArtifactStore, ModelProvider
+from runtime.kernel.redaction import Redactor
 from runtime.missions.build import build_workflow
 from runtime.missions.loader import Mission
 from runtime.missions.sections import LimitsSpec
@@ -55,7 +56,7 @@ MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What all runs of this process share."""
+    """What all runs of this process share. ``redactor`` knows the secrets of all of them, for what belongs to none."""
 
     clock: Clock
     ids: IdSource
@@ -66,6 +67,7 @@ class Shared:
     sandbox: Sandbox
     environ: Mapping[str, str]
     scratch: Path
+    redactor: Redactor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +132,7 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
             history=prepared.history,
             streams=streams,
             kept=kept,
+            redactor=prepared.secrets.redactor,
         )
     )
     return Parts(
@@ -209,7 +212,7 @@ async def _executor(
     probe = TreeProbe(
         None if workspace.kind is WorkspaceKind.NONE else root, prepared.git, writable=writable_roots(mission)
     )
-    provider = _provider(mission, shared)
+    provider = _provider(prepared, shared)
     if isinstance(provider, ScriptedProvider):
         await _restore(provider, prepared, shared.artifacts)
     settings = HandlerSettings(
@@ -229,7 +232,7 @@ async def _executor(
             prompts=mission.prompts,
             schemas=mission.schemas,
         ),
-        sandbox_env={name: shared.environ[name] for name in mission.spec.sandbox.secrets if name in shared.environ},
+        sandbox_env=prepared.secrets.environment,
         sandbox_scratch=mission.spec.sandbox.scratch,
         hosts=mission.spec.sandbox.hosts,
     )
@@ -256,6 +259,7 @@ async def _executor(
         base_stack=prepared.stack,
         remaining_seconds=lambda: timer.remaining if timer.remaining is not None else float("inf"),
         baseline=prepared.baseline,
+        redactor=prepared.secrets.redactor,
         recorded=functools.partial(prepared.carried.answer, artifacts=shared.artifacts),
     )
 
@@ -270,16 +274,17 @@ def _ledger(prepared: Prepared) -> Ledger:
     return ledger
 
 
-def _provider(mission: Mission, shared: Shared) -> ModelProvider | None:
+def _provider(prepared: Prepared, shared: Shared) -> ModelProvider | None:
+    mission, secrets = prepared.mission, prepared.secrets
     declared = mission.spec.provider
     if declared is None:
         return None
     if declared.openai is not None:
-        return build_provider({"openai": declared.openai.model_dump()}, environ=shared.environ, clock=shared.clock)
+        return build_provider({"openai": declared.openai.model_dump()}, secrets=secrets, clock=shared.clock)
     assert mission.answers is not None, "the loader attached the file"
     document = read(mission.answers.read_bytes(), mission.answers)
     document.report.raise_if_failed()
-    return build_provider({"scripted": document.data}, environ=shared.environ, clock=shared.clock)
+    return build_provider({"scripted": document.data}, secrets=secrets, clock=shared.clock)
 
 
 async def _restore(provider: ScriptedProvider, prepared: Prepared, artifacts: ArtifactStore) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from runtime.events.emitter import Emitter
 from runtime.events.facts import RunSummary
+from runtime.governance.secrets import Secrets
 from runtime.host.run_control import RunControl
 from runtime.kernel.model import Envelope, ExecutionContext
 from runtime.missions.loader import Mission
@@ -40,6 +41,7 @@ class Prepared:
     journal: MissionJournal
     session: Session
     emitter: Emitter
+    secrets: Secrets
     history: History | None = None
     past: tuple[Mapping[str, Any], ...] = ()
     reused: tuple[FinishedStep, ...] = ()

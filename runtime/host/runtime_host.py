@@ -34,6 +34,7 @@ from runtime.host.assembly import Shared, environment
 from runtime.host.control import ControlServer
 from runtime.host.launching import Launcher
 from runtime.host.live_run import LiveRun, RunPorts
+from runtime.host.log_redaction import LogRedaction
 from runtime.host.reads import StoreReads
 from runtime.host.remote_verbs import REMOTE
 from runtime.host.resuming import settle_row
@@ -47,6 +48,7 @@ from runtime.kernel.clock import Clock
 from runtime.kernel.errors import QuarterdeckError, Refused, StorageError
 from runtime.kernel.ids import IdSource
 from runtime.kernel.outcomes import RunStatus
+from runtime.kernel.redaction import Redactor
 from runtime.orchestration.git import find_toplevel
 from runtime.orchestration.run_controller import HaltLatch
 from runtime.storage.escalations import insert_escalation, resolve_escalation
@@ -93,6 +95,7 @@ class RuntimeHost(StoreReads):
         clock: Clock,
         ids: IdSource,
         sandbox: Sandbox,
+        redactor: Redactor,
     ) -> None:
         super().__init__(store, missions=missions, clock=clock)
         self._hub = EventHub()
@@ -115,10 +118,12 @@ class RuntimeHost(StoreReads):
             sandbox=sandbox,
             environ=environment(),
             scratch=store.state.work,
+            redactor=redactor,
         )
         self._launcher = Launcher(store, journal, self._shared)
         self._watches = Watches(self._watch_ports())
         self._server = ControlServer(store.state.socket, self._handle)
+        self._log = LogRedaction(redactor)
         store.live_run_ids = lambda: self._held
 
     @classmethod
@@ -139,11 +144,13 @@ class RuntimeHost(StoreReads):
         )
         try:
             sandbox = sandbox or await Sandbox.detect("best_effort", clock=clock)
-            journal = await StoreJournal.open_for(store, clock)
-            host = cls(store, journal, missions=missions, clock=clock, ids=ids, sandbox=sandbox)
+            redactor = Redactor()
+            journal = await StoreJournal.open_for(store, clock, redactor)
+            host = cls(store, journal, missions=missions, clock=clock, ids=ids, sandbox=sandbox, redactor=redactor)
             opened.append(host)
             await host._take_stock()
             await host._server.start(store.lock)
+            host._log.attach()
         except BaseException:
             await store.close()
             raise
@@ -552,6 +559,7 @@ class RuntimeHost(StoreReads):
                 await self._server.close()
             finally:
                 await self._store.close()
+                self._log.detach()
 
     async def _stop_everything(self) -> None:
         await self._watches.close()

@@ -18,6 +18,7 @@ from runtime.events.facts import RunSummary
 from runtime.host.hooks import Hooks
 from runtime.host.prepared import Prepared
 from runtime.host.store_journal import StoreJournal
+from runtime.host.words import without_secrets
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import Halted, QuarterdeckError, StorageError
 from runtime.kernel.model import OperationReceipt
@@ -131,6 +132,7 @@ class Settlement:
         if not prepared.workspace.output.is_dir():
             summary = replace(summary, output_folder=None)
         final = _final(terminal, summary, journal.entries, journal.get_chain_root(), timestamp(self._clock.now()))
+        final = without_secrets(final, prepared.secrets.redactor)
         self._record(final)
         self._store_journal.run_ended(final)
         try:

@@ -97,6 +97,7 @@ class TestsHandler:
         python = Path(data["python"])
         if await asyncio.to_thread(program_digest, python) != data["digest"]:
             raise Refused("TOOL_CONFLICT", "the interpreter changed after it was checked")
+        secrets = await asyncio.to_thread(settings.sandbox_env)
         async with scratch(settings.scratch_root) as folder:
             for name in ("home", "tmp"):
                 (folder / name).mkdir()
@@ -105,12 +106,13 @@ class TestsHandler:
                 argv=[*argv, *data["args"], "--", *data["targets"]],
                 cwd=settings.root,
                 root=settings.root,
-                env=_environment(settings.sandbox_env, folder, python),
+                env=_environment(secrets, folder, python),
                 writable=[folder],
                 scratch=[settings.root / name for name in settings.sandbox_scratch],
                 hosts=settings.hosts,
                 timeout=call.timeout,
                 stop_grace=STOP_GRACE,
+                redactor=call.redactor,
             )
             result = await settings.runner.run(spec, forwarder(call.on_output))
             report = await asyncio.to_thread(read_report, folder / "junit.xml")

@@ -118,7 +118,7 @@ def _resolved(reference: str, environ: Mapping[str, str]) -> str:
     if not value:
         raise Refused(
             "SECRET_MISSING",
-            f"the environment variable {place} is not set where the console runs",
+            f"{reference}: the variable {place} is not set where the console runs",
             hint=f"set {place} before starting it, or take it out of the mission",
         )
     return value

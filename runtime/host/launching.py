@@ -119,6 +119,7 @@ class Launcher:
         secrets = self._secrets(mission)
         try:
             await _admit(secrets, mission, inputs)
+            summary = without_secrets(summary, secrets.redactor)
             ready = await self._ready(mission, inputs, identity, summary, intent, fork, ports, secrets)
         except QuarterdeckError as error:
             await self._ground.discard(run_id)

@@ -302,11 +302,12 @@ class RuntimeHost(StoreReads):
                 f"question {intent.escalation_id} is not open in a live run",
                 hint="resume the run first if it crashed",
             )
+        clean = run.prepared.secrets.redactor.text
         await run.parts.questions.answer(
             intent.escalation_id,
             resolution=intent.resolution,
             by=plain_words(intent.by),
-            notes=plain_words(intent.notes),
+            notes=plain_words(clean(intent.notes)),
         )
         return Ack(done=True, run_id=run.run_id, message=f"recorded: {intent.resolution}")
 

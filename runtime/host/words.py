@@ -24,5 +24,5 @@ def without_secrets(run: RunSummary, redactor: Redactor) -> RunSummary:
     """A summary as rows and screens may have it."""
     if not redactor.known:
         return run
-    texts = {name: getattr(run, name) for name in ("inputs", "outputs", "message", "reason", "cause")}
+    texts = {name: getattr(run, name) for name in ("inputs", "outputs", "message", "reason", "trigger", "cause")}
     return replace(run, **redactor.value(texts))

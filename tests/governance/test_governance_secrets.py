@@ -45,7 +45,7 @@ def test_a_reference_is_looked_up_each_time_and_known_from_then_on(tmp_path: Pat
     shown = secrets.redactor.text("canary-1 rotated-1 canary-2")
     assert shown == "<secret:TOKEN> <secret:TOKEN> <secret:CERT>"
     environ["A"] = ""
-    with pytest.raises(Refused, match="SECRET_MISSING: the environment variable A"):
+    with pytest.raises(Refused, match="SECRET_MISSING: env://A: the variable A is not set"):
         secrets.environment()
 
 

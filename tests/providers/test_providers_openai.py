@@ -200,7 +200,7 @@ async def test_nobody_listening_is_a_connection_error() -> None:
 
 async def test_a_missing_key_is_named_before_anything_is_sent() -> None:
     async with serving(saying(OK), key_ref="env://OTHER") as (server, provider):
-        with pytest.raises(Refused, match=r"PROVIDER_AUTH: the environment variable OTHER"):
+        with pytest.raises(Refused, match=r"PROVIDER_AUTH: env://OTHER"):
             await provider.complete(REQUEST)
     assert server.head == ""
 

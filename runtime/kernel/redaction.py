@@ -25,6 +25,8 @@ MIN_SECRET: Final = 6
 #: Longer values are looked for in parts of this many characters, which bounds what a stream must hold back. A multiple
 #: of three: base64 of the whole then is the base64 of the parts.
 PIECE: Final = 240
+#: Values known at once; beyond them the oldest is forgotten. Far more than a run has (64, and one per rotation).
+MAX_KNOWN: Final = 1024
 #: What is looked at at once; every form is at least as long.
 _WINDOW: Final = MIN_SECRET
 #: In identifiers of our own (digests, ids, times) a shorter match is chance, and replacing it would break a chain.
@@ -130,6 +132,8 @@ class Redactor:
             raise ValueError(f"a secret needs at least {MIN_SECRET} characters")
         with self._lock:
             if value not in self._names:
+                if len(self._names) >= MAX_KNOWN:
+                    del self._names[next(iter(self._names))]
                 self._names[value] = name
                 self._known = _known(self._names)
         if self._also is not None:

@@ -21,6 +21,8 @@ from runtime.missions.rules import (
 
 #: Lists arrive as YAML sequences; records keep them as tuples. Strictness still holds for the items.
 AS_TUPLE: Final = Field(strict=False)
+#: Variables processes may be handed.
+MAX_SECRETS: Final = 64
 Seconds = Annotated[float, Field(gt=0, le=MAX_TIMEOUT_SECONDS)]
 
 
@@ -76,8 +78,8 @@ class SandboxSpec(Part):
         default=(), description="Paths that are private and empty for each process."
     )
     secrets: Annotated[
-        Annotated[tuple[EnvironmentName, ...], AS_TUPLE, Tag("secret names")]
-        | Annotated[dict[EnvironmentName, SecretReference], Tag("secret references")],
+        Annotated[tuple[EnvironmentName, ...], AS_TUPLE, Field(max_length=MAX_SECRETS), Tag("secret names")]
+        | Annotated[dict[EnvironmentName, SecretReference], Field(max_length=MAX_SECRETS), Tag("secret references")],
         Discriminator(lambda value: "secret references" if isinstance(value, dict) else "secret names"),
     ] = Field(
         default=(),

@@ -21,6 +21,7 @@ from runtime.blocks.contexts import BlockContext
 from runtime.blocks.errors import BlockError, BlockRuntimeError
 from runtime.blocks.values import BlockValue
 from runtime.host.api import Answer, Launch, RunStatus
+from runtime.host.live_run import LiveRun
 from runtime.host.opening import exported_lines
 from runtime.kernel.errors import Refused
 from tests.support.hosting import entries, hosting, plain, question, run_to_end, write_mission
@@ -43,6 +44,7 @@ for number, stream in ((1, sys.stdout), (2, sys.stderr)):
     os.write(number, raw[:9])
     time.sleep(0.02)
     os.write(number, raw[9:])
+os.write(1, b" end " + raw[:4])
 sys.exit("failed with " + token)
 """
 
@@ -76,7 +78,7 @@ async def use(block: Burst, input: BlockValue, ctx: BlockContext) -> dict[str, s
         raise BlockRuntimeError("own.failure", f"no luck with {TOKEN}", details={"tried": TOKEN})
     await ctx.emit("data", {"token": TOKEN})
     ctx.emit("telemetry", TOKEN)
-    ctx.log_info(f"about {TOKEN}", "l" * 245 + TOKEN)
+    ctx.log_info(f"about {TOKEN}", "l" * 244 + TOKEN)
     with pytest.raises(BlockError, match=r"op\.secret_written"):
         await ctx.operate("escalate", {"reason": TOKEN})
     await ctx.wait(f"May I use {TOKEN}?", subject={"token": TOKEN})
@@ -171,6 +173,7 @@ async def test_no_secret_is_stored_shown_or_logged(
     assert ended.outputs["said"] == "your key: <secret:key>."
     # Both streams: raw, two of JSON, percent, two of hexadecimal, six of base64 and the one in two pieces; and the end.
     assert ended.outputs["seen"].count("<secret:TOKEN>") == 2 * 13 + 1
+    assert f"end {TOKEN[:4]} " in ended.outputs["seen"], "what only began like one is not lost"
     assert any("<secret:TOKEN>" in text for text in seen if "OutputDelta" in text)
     assert any(b"<secret:TOKEN>" in body for body in files.values())
     capsys.readouterr()
@@ -265,4 +268,26 @@ async def test_resuming_looks_secrets_up_again(tmp_path: Path, monkeypatch: pyte
         await host.answer(Answer(escalation_id=asked.escalation_id, resolution="approved", notes=KEY))
         assert (await host.wait(run_id)).status is RunStatus.SUCCEEDED
         assert (await entries(host, run_id, "recovery"))[0]["cause"] == "now with <secret:TOKEN>"
+        host._journal.append("operator_action", action="note", reason=f"the store's own journal, too: {KEY}")
     assert not any(hits(path.read_bytes()) for path in (tmp_path / "store").rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("fault", [False, True])
+async def test_summaries_are_clean_whatever_they_are_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: bool
+) -> None:
+    """The last look before a row is told: outputs, and what a fault of ours says."""
+
+    def outputs(run: LiveRun, scope: object) -> dict[str, str]:
+        if fault:
+            raise ValueError(f"bad {KEY}")
+        return {"found": KEY}
+
+    monkeypatch.setenv("DECK_KEY", KEY)
+    monkeypatch.setattr(LiveRun, "_outputs", outputs)
+    path = plain(tmp_path / "m", "  say: {type: template, template: hi}", more=using("env://DECK_KEY"))
+    async with hosting(tmp_path / "store") as host:
+        ended = await run_to_end(host, path)
+    told = ended.message if fault else str(ended.outputs)
+    assert "<secret:TOKEN>" in (told or "")
+    assert hits(repr(ended).encode()) == []

@@ -150,3 +150,8 @@ def test_the_first_name_stays_and_the_other_redactor_learns_too() -> None:
     assert redactor.text("canary-1") == everyone.text("canary-1") == "<secret:A>"
     with pytest.raises(ValueError, match="at least 6"):
         redactor.learn("C", "short")
+
+
+def test_what_is_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.kernel.redaction.MAX_KNOWN", 2)
+    assert knowing("canary-1", "canary-2", "canary-3").text("canary-1 canary-2 canary-3") == f"canary-1 {MARK} {MARK}"

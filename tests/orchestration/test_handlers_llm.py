@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runtime.kernel.canonical import digest_bytes
 from runtime.kernel.errors import Refused
 from runtime.kernel.model import Envelope
 from runtime.kernel.ports import ModelReply, ModelRequest
@@ -199,6 +200,7 @@ async def test_secrets_are_not_kept(tmp_path: Path) -> None:
         "schema": "llm-response/1",
         "text": "your key is [secret removed], the password <secret:PASSWORD>",
     }
+    assert result.evidence["details"]["replies"][0]["text_hash"] == digest_bytes(result.output["text"].encode())
     assert result.output["text"] == "".join(tail) == f"your key is {key}, the password <secret:PASSWORD>"
 
 

@@ -128,10 +128,11 @@ class BlockValidateContext:
         self._log("error", event, value)
 
     def _log(self, level: str, event: str, value: object) -> None:
-        safe = redact(value)
         if self._attempt.host is not None:
-            self._attempt.host.log(level, event, safe)
+            # In full: what is cut short first can no longer be searched for secrets.
+            self._attempt.host.log(level, event, value)
             return
+        safe = redact(value)
         metadata = self._attempt.metadata
         ids = {key: metadata.get(key) for key in ("run_id", "node_path", "attempt", "trace_id", "span_id")}
         _LOGGER.log(_LEVELS[level], "%s %s", event, safe, extra={"workflow_id": self._attempt.scope.workflow_id, **ids})

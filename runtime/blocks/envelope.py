@@ -16,6 +16,7 @@ from runtime.blocks.results import BlockRunResult, Once
 from runtime.blocks.sanitise import clean_text, redact, scrub
 from runtime.blocks.values import EMPTY_MAP, NULL, BlockValue
 from runtime.kernel.clock import timestamp
+from runtime.kernel.redaction import Redactor
 
 EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -90,6 +91,21 @@ class Response:
     def output(self) -> BlockValue:
         """What a failed operation produced all the same; NULL otherwise."""
         return BlockValue.of(self.error.output) if isinstance(self.error, OperationFailed) else NULL
+
+    def without_secrets(self, redactor: Redactor) -> Response:
+        """The same response with every secret ``redactor`` knows taken out of result, message, details and output."""
+        if not redactor.known:
+            return self
+        error = self.error
+        if error is not None:
+            # In place: there is no telling how an author's own class is built, and who raised it is done with it.
+            error.message = redactor.text(error.message)
+            error.details = MappingProxyType(redactor.value(error.details))
+            error.args = (error.code, error.message)
+        if isinstance(error, OperationFailed):
+            error.output = self.output.without_secrets(redactor)
+        result = None if self.result is None else self.result.without_secrets(redactor)
+        return replace(self, result=result, details=self.details.without_secrets(redactor))
 
     def with_metadata(self, **changes: Any) -> Response:
         return replace(self, metadata=MappingProxyType({**self.metadata, **changes}))

@@ -8,6 +8,7 @@ from typing import Any, cast
 from runtime.blocks.contracts import BlockMode, BlockValueContract
 from runtime.blocks.errors import BlockRuntimeError, engine_error
 from runtime.blocks.values import NULL, BlockValue, list_of
+from runtime.kernel.redaction import Redactor
 
 
 class BlockRunResult:
@@ -20,6 +21,10 @@ class BlockRunResult:
     def data(self) -> BlockValue:
         """The result as one value: the value, the LIST of values, or NULL for a stream."""
         return NULL
+
+    def without_secrets(self, redactor: Redactor) -> BlockRunResult:
+        """The same result with every secret taken out; a stream is nobody's value yet."""
+        return self
 
     def as_once(self) -> BlockValue:
         raise TypeError(f"a {self.mode.value} result holds no single value")
@@ -40,6 +45,9 @@ class Once(BlockRunResult):
     def __init__(self, value: object = None) -> None:
         self.value = BlockValue.of(value)
 
+    def without_secrets(self, redactor: Redactor) -> Once:
+        return Once(self.value.without_secrets(redactor))
+
     @property
     def data(self) -> BlockValue:
         return self.value
@@ -57,6 +65,9 @@ class Multiple(BlockRunResult):
     def __init__(self, values: Iterable[object]) -> None:
         self.values = tuple(BlockValue.of(value) for value in values)
         self._data = list_of(self.values)
+
+    def without_secrets(self, redactor: Redactor) -> Multiple:
+        return Multiple(value.without_secrets(redactor) for value in self.values)
 
     @property
     def data(self) -> BlockValue:

@@ -78,7 +78,7 @@ class AttemptHost(Protocol):
         ...
 
     def log(self, level: str, event: str, value: object) -> None:
-        """Record a diagnostic of the running block. Only on the loop."""
+        """Show a diagnostic of the running block, sanitised: ``value`` comes as the author gave it. Only on the loop."""
         ...
 
 

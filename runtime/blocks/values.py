@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final, cast, overload
 
 from runtime.blocks.errors import BlockInputError
+from runtime.kernel.redaction import Redactor
 
 MAX_DEPTH: Final = 64
 MIN_INT: Final = -(2**63)
@@ -260,6 +261,10 @@ class BlockValue:
         if self.kind is _MAP:
             return {key: item.to_python() for key, item in self.payload.items()}
         return self.payload
+
+    def without_secrets(self, redactor: Redactor) -> BlockValue:
+        """The same value with every secret ``redactor`` knows taken out; itself when it knows none."""
+        return BlockValue.of(redactor.value(self.to_python())) if redactor.known else self
 
     def to_json(self) -> str:
         """Compact, key-sorted text for display and templates; BYTES become ``{"$bytes": base64}``. No transport."""

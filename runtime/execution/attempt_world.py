@@ -14,6 +14,7 @@ from runtime.blocks.effects import SideEffects, worst
 from runtime.blocks.errors import BlockRuntimeError, BlockValidationError
 from runtime.blocks.projection import project
 from runtime.blocks.running import NodeCall
+from runtime.blocks.sanitise import redact
 from runtime.blocks.values import BlockValue
 from runtime.execution.pause import PauseGate
 from runtime.execution.questions import Asks
@@ -31,6 +32,7 @@ from runtime.kernel.model import (
     OperationResult,
 )
 from runtime.kernel.outcomes import block_code
+from runtime.kernel.redaction import Redactor
 from runtime.orchestration.operation_ports import OnOutput
 from runtime.orchestration.operations import InvalidCompensation
 from runtime.orchestration.undo import CompensationOutcome
@@ -124,6 +126,7 @@ class AttemptWorld:
         questions: Asks,
         undo: Undo,
         streams: StreamEdges,
+        redactor: Redactor | None = None,
     ) -> None:
         self._call = call
         self._key = key
@@ -134,6 +137,7 @@ class AttemptWorld:
         self._questions = questions
         self._undo = undo
         self._streams = streams
+        self._redactor = Redactor() if redactor is None else redactor
         self._operations = 0
         self._asked = 0
 
@@ -200,9 +204,9 @@ class AttemptWorld:
             reply = await self._questions.ask(
                 question_id=operation_id(path, index, tick=tick, visit=visit, attempt=attempt),
                 step_id=path,
-                prompt=prompt,
+                prompt=self._redactor.text(prompt),
                 choices=tuple(choices) or ("approved", "rejected"),
-                subject=None if subject is None else project(subject)[0],
+                subject=None if subject is None else project(subject.without_secrets(self._redactor))[0],
             )
         except (JournalError, StorageError) as error:
             raise Halted(error.code, error.message) from error
@@ -220,7 +224,7 @@ class AttemptWorld:
         ``runtime.stream_stalled`` when there was no room in time, `Halted` once the run is fenced.
         """
         path = self._call.node_path
-        item = DataItem.of(path, value)
+        item = DataItem.of(path, value.without_secrets(self._redactor))
         if len(item.body) > self._streams.max_item:
             raise BlockValidationError(
                 "validation.stream_item",
@@ -243,11 +247,13 @@ class AttemptWorld:
 
     def log(self, level: str, event: str, value: object) -> None:
         """A block's own diagnostics, for the live view."""
-        self._tell_of(f"{level} {event} {value if value is not None else ''}")
+        plain = value.to_python() if isinstance(value, BlockValue) else value
+        shown = "" if value is None else redact(self._redactor.value(plain))
+        self._tell_of(f"{level} {event} {shown}")
 
     def _tell_of(self, line: str) -> None:
         try:
-            self._tell(TELEMETRY, line + "\n")
+            self._tell(TELEMETRY, self._redactor.text(line) + "\n")
         except (JournalError, StorageError) as error:
             raise Halted(error.code, error.message) from error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runtime.blocks.effects import SideEffects
@@ -34,6 +34,7 @@ from runtime.kernel.errors import Halted, JournalError, StorageError
 from runtime.kernel.model import Envelope, ExecutionContext, thawed
 from runtime.kernel.outcomes import block_code, operation_code
 from runtime.kernel.ports import ArtifactStore
+from runtime.kernel.redaction import Redactor
 from runtime.orchestration.journal_history import FinishedStep, History, step_of_operation
 from runtime.orchestration.mission_journal import MissionJournal
 
@@ -44,7 +45,8 @@ HUMAN: Final = "human"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnServices:
-    """Everything one turn's attempts share. ``streams`` takes what they emit, ``kept`` knows what became of it."""
+    """Everything one turn's attempts share. ``streams`` takes what they emit, ``kept`` knows what became of it.
+    ``redactor`` takes secrets out of what a block makes, before it is recorded or another block gets it."""
 
     journal: MissionJournal
     executor: Executes
@@ -62,6 +64,7 @@ class TurnServices:
     history: History | None
     streams: StreamEdges
     kept: StreamKeeper
+    redactor: Redactor = field(default_factory=Redactor)
 
 
 class TurnRunner:
@@ -121,11 +124,13 @@ class TurnRunner:
             questions=services.questions,
             undo=self._undo,
             streams=services.streams,
+            redactor=services.redactor,
         )
 
         async def work() -> Response:
             try:
-                return await self._settled(call, await call.execute(runner=self, host=world))
+                response = await call.execute(runner=self, host=world)
+                return await self._settled(call, response.without_secrets(services.redactor))
             except (Halted, asyncio.CancelledError):
                 services.streams.abandon(_key(call))
                 raise

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from runtime.kernel.errors import Refused
-
 #: Programs a child finds without being told where they are.
 SEARCH_PATH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 #: Private to each confined process; an unconfined one gets a folder of its own in their place (`relocate`).
@@ -37,19 +35,6 @@ def rebuilt(
         "TZ": "UTC",
         **(declared or {}),
     }
-
-
-def named(names: Iterable[str], source: Mapping[str, str]) -> dict[str, str]:
-    """The variables a mission asks for by name. Raises `Refused` ``SECRET_MISSING`` naming every absent one."""
-    wanted = tuple(names)
-    absent = [name for name in wanted if name not in source]
-    if absent:
-        raise Refused(
-            "SECRET_MISSING",
-            f"not set in the environment of the console: {', '.join(absent)}",
-            hint="set them before starting, or remove them from 'sandbox: secrets:'",
-        )
-    return {name: source[name] for name in wanted}
 
 
 def relocate(env: Mapping[str, str], folder: Path) -> dict[str, str]:

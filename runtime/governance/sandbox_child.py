@@ -67,6 +67,7 @@ class Child(asyncio.SubprocessProtocol):
 
     def __init__(self, spec: ProcessSpec, backend: Backend, limits: Limits, on_output: OnOutput | None) -> None:
         self.captures = {number: Capture(spec.output_cap) for number in _STREAMS}
+        self._cleaned = {number: spec.redactor.chunks() for number in _STREAMS}
         self._spec = spec
         self._backend = backend
         self._limits = limits
@@ -113,6 +114,8 @@ class Child(asyncio.SubprocessProtocol):
                 await self._proxy.close(_DRAIN_SECONDS if turn is Turn.EXITED else 0)
         finally:
             await self._close()
+        for number, stream in self._cleaned.items():
+            self._take(number, stream.flush())
         return self._ended(turn)
 
     # --- starting -------------------------------------------------------------------------------------------------
@@ -243,7 +246,12 @@ class Child(asyncio.SubprocessProtocol):
         self._transport = cast(asyncio.SubprocessTransport, transport)
 
     def pipe_data_received(self, fd: int, data: bytes | str) -> None:
-        chunk = cast(bytes, data)
+        self._take(fd, self._cleaned[fd].feed(cast(bytes, data)))
+
+    def _take(self, fd: int, chunk: bytes) -> None:
+        """Output without secrets, counted, hashed, kept and shown from here on."""
+        if not chunk:
+            return
         self.captures[fd].add(chunk)
         if sum(capture.count for capture in self.captures.values()) > self._limits.output_bytes:
             self._decide(Turn.FLOODED)

@@ -33,6 +33,7 @@ from runtime.kernel.clock import Clock
 from runtime.kernel.ids import IdSource
 from runtime.kernel.model import MICROS
 from runtime.kernel.ports import ArtifactStore, ModelProvider
+from runtime.kernel.redaction import Redactor
 from runtime.missions.build import build_workflow
 from runtime.missions.loader import Mission
 from runtime.missions.sections import LimitsSpec
@@ -54,7 +55,7 @@ MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What all runs of this process share."""
+    """What all runs of this process share. ``redactor`` knows the secrets of all of them, for what belongs to none."""
 
     clock: Clock
     ids: IdSource
@@ -66,6 +67,7 @@ class Shared:
     environ: Mapping[str, str]
     scratch: Path
     state: Path
+    redactor: Redactor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,7 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
             history=prepared.history,
             streams=streams,
             kept=kept,
+            redactor=prepared.secrets.redactor,
         )
     )
     return Parts(
@@ -207,7 +210,7 @@ async def _executor(
     envelope = mission.spec.envelope
     protector = SelfModProtector(root, names=envelope.names)
     # An undo asks no model, and must not fail for want of a key.
-    provider = None if prepared.rollback is not None else _provider(mission, shared)
+    provider = None if prepared.rollback is not None else _provider(prepared, shared)
     if isinstance(provider, ScriptedProvider):
         await _restore(provider, prepared, shared.artifacts)
     settings = HandlerSettings(
@@ -227,7 +230,7 @@ async def _executor(
             prompts=mission.prompts,
             schemas=mission.schemas,
         ),
-        sandbox_env={name: shared.environ[name] for name in mission.spec.sandbox.secrets if name in shared.environ},
+        sandbox_env=prepared.secrets.environment,
         sandbox_scratch=mission.spec.sandbox.scratch,
         hosts=mission.spec.sandbox.hosts,
     )
@@ -254,6 +257,7 @@ async def _executor(
         base_stack=prepared.stack,
         remaining_seconds=lambda: timer.remaining if timer.remaining is not None else float("inf"),
         baseline=prepared.baseline,
+        redactor=prepared.secrets.redactor,
         recorded=functools.partial(prepared.carried.answer, artifacts=shared.artifacts),
     )
 
@@ -268,16 +272,17 @@ def _ledger(prepared: Prepared) -> Ledger:
     return ledger
 
 
-def _provider(mission: Mission, shared: Shared) -> ModelProvider | None:
+def _provider(prepared: Prepared, shared: Shared) -> ModelProvider | None:
+    mission, secrets = prepared.mission, prepared.secrets
     declared = mission.spec.provider
     if declared is None:
         return None
     if declared.openai is not None:
-        return build_provider({"openai": declared.openai.model_dump()}, environ=shared.environ, clock=shared.clock)
+        return build_provider({"openai": declared.openai.model_dump()}, secrets=secrets, clock=shared.clock)
     assert mission.answers is not None, "the loader attached the file"
     document = read(mission.answers.read_bytes(), mission.answers)
     document.report.raise_if_failed()
-    return build_provider({"scripted": document.data}, environ=shared.environ, clock=shared.clock)
+    return build_provider({"scripted": document.data}, secrets=secrets, clock=shared.clock)
 
 
 async def _restore(provider: ScriptedProvider, prepared: Prepared, artifacts: ArtifactStore) -> None:

@@ -15,6 +15,7 @@ from uuid import UUID
 from runtime.events.emitter import Emitter
 from runtime.events.envelope import ControlSignal
 from runtime.events.facts import EntryAppended, FileChange, RunSummary
+from runtime.governance.secrets import Secrets
 from runtime.host.api import Launch
 from runtime.host.assembly import Parts, Shared, assemble, wall
 from runtime.host.contract import plan_inputs
@@ -30,12 +31,13 @@ from runtime.host.settlement import Settlement
 from runtime.host.store_journal import StoreJournal
 from runtime.host.undoing import UNDO, Rollback, read_mission, read_rollback, read_undo
 from runtime.host.versions import BEHAVIOUR_VERSION, code_version
-from runtime.host.words import plain_words
+from runtime.host.words import plain_words, without_secrets
 from runtime.kernel.canonical import canonical_bytes, digest
 from runtime.kernel.clock import timestamp
 from runtime.kernel.errors import QuarterdeckError, Refused
 from runtime.kernel.model import ExecutionContext
 from runtime.kernel.outcomes import RunStatus
+from runtime.kernel.redaction import Redactor
 from runtime.missions.inputs import bind
 from runtime.missions.loader import Mission, load
 from runtime.missions.rules import RUNNER
@@ -158,12 +160,15 @@ class Launcher:
 
     async def _start(self, start: _Start, ports: RunPorts) -> LiveRun | RunSummary:
         """Make it ready and open its journal; a refusal leaves its row and its entry, nothing else."""
-        run_id = start.identity.run_id
+        run_id, secrets = start.identity.run_id, self._secrets(start.mission)
         try:
-            ready = await self._ready(start, ports)
+            if start.rollback is None:  # an undo uses none, and must not fail for want of one
+                await _admit(secrets, start.mission, start.inputs)
+            start = replace(start, summary=without_secrets(start.summary, secrets.redactor))
+            ready = await self._ready(start, ports, secrets)
         except QuarterdeckError as error:
             await self._ground.discard(run_id)
-            return await self._refusals.record(start.summary, error)
+            return await self._refusals.record(without_secrets(start.summary, secrets.redactor), error)
         except BaseException:
             await self._ground.discard(run_id)
             raise
@@ -189,7 +194,7 @@ class Launcher:
             confinement=self._shared.sandbox.tier,
         )
 
-    async def _ready(self, start: _Start, ports: RunPorts) -> _Ready:
+    async def _ready(self, start: _Start, ports: RunPorts, secrets: Secrets) -> _Ready:
         """Everything up to the first entry: a failure leaves neither lock nor scope nor session behind."""
         mission, inputs, identity, fork = start.mission, start.inputs, start.identity, start.fork
         workspace = await self._workspace(mission, inputs, identity.run_id, start.rollback)
@@ -207,6 +212,7 @@ class Launcher:
                 journal_id=identity.run_id,
                 clock=self._shared.clock,
                 listener=hooks.entry,
+                redactor=secrets.redactor,
             )
             hooks.on_shown = _publisher(identity.run_id, ports)
             prepared = Prepared(
@@ -224,6 +230,7 @@ class Launcher:
                 journal=journal,
                 session=session,
                 emitter=emitter,
+                secrets=secrets,
                 history=History.of(reuse.steps) if fork is not None else None,
                 reused=reuse.steps,
                 carried=reuse.carried,
@@ -356,10 +363,14 @@ class Launcher:
     async def resume(self, run_id: str, reason: str, ports: RunPorts, *, unattended: bool | None = None) -> LiveRun:
         """Continue a run nobody holds, in the same journal, under a new epoch (rulings R19, R20).
 
-        Raises `Refused` ``RECOVERY_MANUAL`` when its journal does not verify or what it ran from has changed.
+        Raises `Refused` ``RECOVERY_MANUAL`` when its journal does not verify or what it ran from has changed, and
+        ``SECRET_*`` when a secret cannot be had.
         """
         past = await read_past(self._store, run_id)
         mission, plan = past.mission, past.plan
+        secrets = self._secrets(mission)
+        if past.undoes is None:
+            await _admit(secrets, mission, past.inputs)
         identity = _Identity(
             run_id=run_id,
             session_id=past.summary.session_id,
@@ -376,7 +387,9 @@ class Launcher:
             session.propose(run_id, epoch=self._store.epoch)
             session.advance(run_id, "turn_open")
             hooks.on_shown = _publisher(run_id, ports)
-            journal = MissionJournal.resume(self._store.journal(run_id), past.stored, self._shared.clock, hooks.entry)
+            journal = MissionJournal.resume(
+                self._store.journal(run_id), past.stored, self._shared.clock, hooks.entry, secrets.redactor
+            )
             prepared = Prepared(
                 mission=mission,
                 inputs=past.inputs,
@@ -397,6 +410,7 @@ class Launcher:
                 journal=journal,
                 session=session,
                 emitter=emitter,
+                secrets=secrets,
                 history=past.history,
                 past=past.entries,
                 carried=past.carried,
@@ -426,6 +440,17 @@ class Launcher:
         return self._live(prepared, parts, hooks, ports)
 
     # -- pieces -------------------------------------------------------------------------------------------------
+
+    def _secrets(self, mission: Mission) -> Secrets:
+        """What the mission refers to; nothing is looked up yet. The host's redactor learns what the run's learns."""
+        provider = mission.spec.provider
+        key = provider.openai.key if provider is not None and provider.openai is not None else None
+        return Secrets(
+            self._shared.environ,
+            handed=mission.spec.sandbox.references,
+            others=() if key is None else (key,),
+            redactor=Redactor(also=self._shared.redactor),
+        )
 
     def _session(self, mission: Mission, identity: _Identity, hooks: Hooks) -> tuple[Session, Emitter]:
         """A session of the run's own, ended with it; a run revived twice gets another each time."""
@@ -513,6 +538,13 @@ class Launcher:
             journal=identity.run_id,
             acting_role=RUNNER,
         )
+
+
+async def _admit(secrets: Secrets, mission: Mission, inputs: Mapping[str, Any]) -> None:
+    """Every secret can be had, and none stands where it would be stored. Raises `Refused` ``SECRET_*``."""
+    await asyncio.to_thread(secrets.check)
+    files = [item.content for item in mission.files.values()]
+    secrets.refuse_written(mission.source, mission.definition, files, inputs)
 
 
 def _take_over(journal: MissionJournal, step: FinishedStep) -> None:

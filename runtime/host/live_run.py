@@ -23,6 +23,7 @@ from runtime.execution.node_runner import LEAVING
 from runtime.host.assembly import Parts
 from runtime.host.prepared import Prepared
 from runtime.host.settlement import Settlement
+from runtime.host.words import without_secrets
 from runtime.kernel.clock import Clock
 from runtime.kernel.errors import ContractError, Halted, JournalError, QuarterdeckError, StorageError
 from runtime.kernel.ids import IdSource
@@ -372,7 +373,8 @@ class LiveRun:
 
     def _lost(self, error: QuarterdeckError) -> RunSummary:
         """The store does not hold the end, so there is none: shown as resumable, from memory (ruling R25)."""
-        self.summary = replace(self.figures(), resumable=True, code=error.code, message=error.message)
+        told = replace(self.figures(), resumable=True, code=error.code, message=error.message)
+        self.summary = without_secrets(told, self.prepared.secrets.redactor)
         self._ports.publish(RunChanged(run=self.summary))
         return self.summary
 

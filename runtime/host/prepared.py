@@ -8,6 +8,7 @@ from typing import Any
 
 from runtime.events.emitter import Emitter
 from runtime.events.facts import RunSummary
+from runtime.governance.secrets import Secrets
 from runtime.host.run_control import RunControl
 from runtime.host.undoing import Rollback
 from runtime.kernel.model import Envelope, ExecutionContext
@@ -41,6 +42,7 @@ class Prepared:
     journal: MissionJournal
     session: Session
     emitter: Emitter
+    secrets: Secrets
     history: History | None = None
     past: tuple[Mapping[str, Any], ...] = ()
     reused: tuple[FinishedStep, ...] = ()

@@ -36,6 +36,7 @@ from runtime.host.control import ControlServer
 from runtime.host.latches import unlatch
 from runtime.host.launching import Launcher
 from runtime.host.live_run import LiveRun, RunPorts
+from runtime.host.log_redaction import LogRedaction
 from runtime.host.offers import Offers
 from runtime.host.reads import StoreReads
 from runtime.host.remote_verbs import REMOTE
@@ -51,6 +52,7 @@ from runtime.kernel.clock import Clock
 from runtime.kernel.errors import QuarterdeckError, Refused, StorageError
 from runtime.kernel.ids import IdSource
 from runtime.kernel.outcomes import RunStatus
+from runtime.kernel.redaction import Redactor
 from runtime.storage.escalations import insert_escalation, resolve_escalation
 from runtime.storage.layout import StateDir
 from runtime.storage.runs import update_run
@@ -92,6 +94,7 @@ class RuntimeHost(StoreReads):
         clock: Clock,
         ids: IdSource,
         sandbox: Sandbox,
+        redactor: Redactor,
     ) -> None:
         super().__init__(store, missions=missions, clock=clock)
         self._hub = EventHub()
@@ -115,12 +118,14 @@ class RuntimeHost(StoreReads):
             environ=environment(),
             scratch=store.state.work,
             state=store.state.root,
+            redactor=redactor,
         )
         self._undoing: dict[str, str] = {}
         self._offers = Offers(store, journal, clock, self._asked)
         self._launcher = Launcher(store, journal, self._shared)
         self._watches = Watches(self._watch_ports())
         self._server = ControlServer(store.state.socket, self._handle)
+        self._log = LogRedaction(redactor)
         store.live_run_ids = lambda: self._held
 
     @classmethod
@@ -141,11 +146,13 @@ class RuntimeHost(StoreReads):
         )
         try:
             sandbox = sandbox or await Sandbox.detect("best_effort", clock=clock)
-            journal = await StoreJournal.open_for(store, clock)
-            host = cls(store, journal, missions=missions, clock=clock, ids=ids, sandbox=sandbox)
+            redactor = Redactor()
+            journal = await StoreJournal.open_for(store, clock, redactor)
+            host = cls(store, journal, missions=missions, clock=clock, ids=ids, sandbox=sandbox, redactor=redactor)
             opened.append(host)
             await host._take_stock()
             await host._server.start(store.lock)
+            host._log.attach()
         except BaseException:
             await store.close()
             raise
@@ -316,11 +323,12 @@ class RuntimeHost(StoreReads):
                 f"question {intent.escalation_id} is not open in a live run",
                 hint="resume the run first if it crashed",
             )
+        clean = run.prepared.secrets.redactor.text
         await run.parts.questions.answer(
             intent.escalation_id,
             resolution=intent.resolution,
             by=plain_words(intent.by),
-            notes=plain_words(intent.notes),
+            notes=plain_words(clean(intent.notes)),
         )
         return Ack(done=True, run_id=run.run_id, message=f"recorded: {intent.resolution}")
 
@@ -559,6 +567,7 @@ class RuntimeHost(StoreReads):
                 await self._server.close()
             finally:
                 await self._store.close()
+                self._log.detach()
 
     async def _stop_everything(self) -> None:
         await self._watches.close()

@@ -21,6 +21,7 @@ from runtime.host.offers import offer
 from runtime.host.prepared import Prepared
 from runtime.host.store_journal import StoreJournal
 from runtime.host.undoing import Rollback
+from runtime.host.words import without_secrets
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import Halted, QuarterdeckError, StorageError
 from runtime.kernel.outcomes import Exit
@@ -152,6 +153,7 @@ class Settlement:
         if not prepared.workspace.output.is_dir():
             summary = replace(summary, output_folder=None)
         final = _final(terminal, summary, journal.entries, journal.get_chain_root(), timestamp(self._clock.now()))
+        final = without_secrets(final, prepared.secrets.redactor)
         self._record(final)
         self._store_journal.run_ended(final)
         if offering:

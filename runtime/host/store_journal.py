@@ -14,6 +14,7 @@ from runtime.events.facts import RunSummary
 from runtime.kernel.canonical import CanonicalizationError, parse_strict
 from runtime.kernel.clock import Clock
 from runtime.kernel.ports import StoredEntry
+from runtime.kernel.redaction import Redactor
 from runtime.orchestration.mission_journal import Appended, MissionJournal
 from runtime.storage.journals import STORE_JOURNAL
 from runtime.storage.store import Store
@@ -26,9 +27,9 @@ class StoreJournal(MissionJournal):
     """The final head of the run that ended last; the next run's journal names it."""
 
     @classmethod
-    async def open_for(cls, store: Store, clock: Clock) -> StoreJournal:
+    async def open_for(cls, store: Store, clock: Clock, redactor: Redactor | None = None) -> StoreJournal:
         """Go on after the newest row, and record whose turn it is."""
-        journal = cls(store.journal(STORE_JOURNAL), journal_id=STORE_JOURNAL, clock=clock)
+        journal = cls(store.journal(STORE_JOURNAL), journal_id=STORE_JOURNAL, clock=clock, redactor=redactor)
         head = await store.journals.head(STORE_JOURNAL)
         if head is not None:
             journal._next_seq, journal._head = head.seq + 1, head.entry_hash

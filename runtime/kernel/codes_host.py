@@ -37,6 +37,7 @@ _MISSIONS: Final = {
     "MISSION_REFERENCE_FORBIDDEN": "This place may not hold a reference.",
     "MISSION_ROLE": "A role is malformed or unknown.",
     "MISSION_SECRET": "A secret is written out, or its reference is malformed.",
+    "MISSION_SECRET_LITERAL": "A text in the mission file looks like a key.",
     "MISSION_TOOL": "A tool's name is malformed or unknown.",
     "MISSION_TOO_DEEP": "The mission file is nested too deeply or has too many values.",
     "MISSION_TOO_LARGE": "The mission file is too large.",
@@ -142,8 +143,12 @@ _WORLD: Final = {
     "WORKSPACE_SPECIAL": "The folder to copy holds something other than files, folders and links.",
     "SANDBOX_PATH": "A path could not be shown to the sandboxed process.",
     "SANDBOX_UNAVAILABLE": "Confinement is required and cannot be had on this machine.",
+    "SECRET_FILE": "A secret's file is not a private, readable, small text file.",
     "SECRET_MISSING": "A secret is not set.",
     "SECRET_REFERENCE": "A secret is not given as a reference.",
+    "SECRET_SHORT": "A secret is too short to be kept out of records.",
+    "SECRET_STORED": "Something that must be stored as it is holds a secret's value.",
+    "SECRET_WRITTEN": "A secret's value is written out where it would be stored.",
 }
 
 _STORE: Final = {

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from runtime.kernel.redaction import Redactor
+
 
 class Durable(Protocol):
     """A promise that something appended is on disk. Awaiting it twice is fine; it raises if the commit failed."""
@@ -82,6 +84,7 @@ class ProcessSpec:
     listed. ``hosts`` are the only ones a confined child may reach, as ``name`` (ports 80 and 443) or ``name:port``, and
     only over HTTP or a tunnel through the proxy its environment names; none when empty. ``output_cap`` is the head and
     the tail kept per stream, in bytes each.
+    What the child prints passes ``redactor`` before it is counted, hashed, kept or shown.
     """
 
     argv: Sequence[str]
@@ -96,6 +99,7 @@ class ProcessSpec:
     timeout: float = 60.0
     output_cap: int = 1024 * 1024
     stop_grace: float = 0.0
+    redactor: Redactor = field(default_factory=Redactor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from runtime.kernel.ids import TREE_MARK
 from runtime.kernel.model import Access
+from runtime.kernel.redaction import Redactor
 from runtime.kernel.remedies import Remedy, remedy
 
 #: How a rule of a block's own envelope is spelled: ``step envelope.allowed_paths``.
@@ -67,6 +68,10 @@ class Why:
     rule: str
     attempted: str
     needed: str
+
+    def without_secrets(self, redactor: Redactor) -> Why:
+        """The same words with known secrets taken out."""
+        return Why(redactor.text(self.rule), redactor.text(self.attempted), redactor.text(self.needed))
 
 
 def why(code: str, evidence: Mapping[str, Any], tried: Tried) -> Why:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from runtime.kernel import globs
+from runtime.kernel.redaction import KEY_LIKE
 from runtime.missions import references
 from runtime.missions.block_checks import check_block
 from runtime.missions.conditions import Condition, Names
@@ -42,6 +43,7 @@ def check_all(draft: Draft, graph: Graph) -> dict[Where, Condition]:
     _check_inputs(draft)
     _check_tools(draft)
     _check_watch(draft)
+    _check_literals(draft, draft.data, ())
     return _compile_conditions(draft, graph, ancestry)
 
 
@@ -183,6 +185,22 @@ def _check_watch(draft: Draft) -> None:
             draft.document.problem("MISSION_WATCH", f"{shown(pattern)} is never watched", where, hint=hint)
         elif isinstance(excluded, list) and pattern in excluded:
             draft.document.problem("MISSION_WATCH", f"{shown(pattern)} is left out by watch.exclude", where)
+
+
+def _check_literals(draft: Draft, value: object, where: Where) -> None:
+    """A mission file is stored as it is with every run of it; a key in it would be, too."""
+    if isinstance(value, str):
+        found = KEY_LIKE.search(value)
+        if found is not None:
+            place = draft.document.within(where, found.start(), value[found.start() : found.start() + 4])
+            hint = "refer to it: env://NAME or file:///path, in 'sandbox: secrets:' or 'provider: openai: key:'"
+            draft.document.report.add("MISSION_SECRET_LITERAL", "this text looks like a key", place, hint=hint)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_literals(draft, item, (*where, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_literals(draft, item, (*where, index))
 
 
 def _tool_lists(draft: Draft) -> Iterator[tuple[Where, list[Any]]]:

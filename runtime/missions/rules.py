@@ -14,6 +14,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from runtime.governance.secrets import REFERENCE
 from runtime.kernel import globs
 from runtime.kernel.errors import ModelError
 from runtime.kernel.ids import BLOCK_NAME, NAME, WORD
@@ -27,7 +28,6 @@ ACTING_ROLES: Final = frozenset({RUNNER, "designer", "council_chair", "builder",
 
 _VERSION: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,31}\Z")
 _ENVIRONMENT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
-_SECRET: Final = re.compile(r"env://[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _ENDPOINT: Final = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?\Z")
 _HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})(?::[0-9]{1,5})?\Z")
 _PLACEHOLDER: Final = re.compile(r"\$\{([a-z][a-z0-9_]{0,63})\}")
@@ -93,6 +93,13 @@ def _relative(text: str) -> str:
     return text
 
 
+def _secret(text: str) -> str:
+    if not REFERENCE.fullmatch(text):
+        # Not repeated: it may be the secret itself.
+        raise fail("MISSION_SECRET", "write a reference, env://NAME or file:///path; values are never written here")
+    return text
+
+
 def _acting_role(text: str) -> str:
     if text not in ACTING_ROLES and not (text.startswith("reviewer_") and WORD.match(text)):
         raise fail(
@@ -143,9 +150,7 @@ Accepted = Annotated[str, AfterValidator(_accepted)]
 Glob = Annotated[str, _kernel(globs.check, "GLOB_INVALID")]
 Usd = Annotated[float, Field(ge=0), _kernel(micros, "ENV_BUDGET")]
 RelativePath = Annotated[str, AfterValidator(_relative)]
-SecretReference = Annotated[
-    str, _form(_SECRET, "a reference like env://NAME; keys are never written here", "MISSION_SECRET")
-]
+SecretReference = Annotated[str, AfterValidator(_secret)]
 Endpoint = Annotated[
     str, _form(_ENDPOINT, "an http:// or https:// address without user, query or fragment", "MISSION_ENDPOINT")
 ]

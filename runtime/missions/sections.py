@@ -21,6 +21,8 @@ from runtime.missions.rules import (
 
 #: Lists arrive as YAML sequences; records keep them as tuples. Strictness still holds for the items.
 AS_TUPLE: Final = Field(strict=False)
+#: Variables processes may be handed.
+MAX_SECRETS: Final = 64
 Seconds = Annotated[float, Field(gt=0, le=MAX_TIMEOUT_SECONDS)]
 
 
@@ -84,10 +86,21 @@ class SandboxSpec(Part):
     scratch: Annotated[tuple[RelativePath, ...], AS_TUPLE] = Field(
         default=(), description="Paths that are private and empty for each process."
     )
-    secrets: Annotated[tuple[EnvironmentName, ...], AS_TUPLE] = Field(
-        default=(), description="Environment variables handed to processes, by name."
+    secrets: Annotated[
+        Annotated[tuple[EnvironmentName, ...], AS_TUPLE, Field(max_length=MAX_SECRETS), Tag("secret names")]
+        | Annotated[dict[EnvironmentName, SecretReference], Field(max_length=MAX_SECRETS), Tag("secret references")],
+        Discriminator(lambda value: "secret references" if isinstance(value, dict) else "secret names"),
+    ] = Field(
+        default=(),
+        description="Variables handed to processes: names taken from the environment, or NAME: env://… | file://….",
     )
     limits: LimitsSpec = Field(default=LimitsSpec(), description="What one process may use.")
+
+    @property
+    def references(self) -> dict[str, str]:
+        """Each variable processes get, and where its value is found."""
+        given = self.secrets
+        return dict(given) if isinstance(given, dict) else {name: f"env://{name}" for name in given}
 
 
 class OpenAiSpec(Part):
@@ -95,7 +108,7 @@ class OpenAiSpec(Part):
 
     base_url: Endpoint = Field(description="Address up to and without '/chat/completions'.")
     model: str = Field(min_length=1, description="Model name sent to the endpoint.")
-    key: SecretReference | None = Field(default=None, description="Where the key is found: env://NAME.")
+    key: SecretReference | None = Field(default=None, description="Where the key is found: env://NAME or file://PATH.")
 
 
 class ProviderSpec(Part):

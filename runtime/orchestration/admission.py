@@ -20,6 +20,7 @@ from runtime.kernel.model import (
     OperationType,
 )
 from runtime.kernel.ports import ArtifactStore
+from runtime.kernel.redaction import Redactor
 from runtime.orchestration.attempt import Attempt, Refusal, check_context, told
 from runtime.orchestration.budget import Ledger
 from runtime.orchestration.compensation import NO_UNDO, InvalidCompensation, fit, validate_compensation
@@ -69,6 +70,7 @@ class Admission:
     envelope_hash: str | None
     recorded: Answering | None
     remaining_seconds: Callable[[], float]
+    redactor: Redactor
 
     async def admit(self, attempt: Attempt, *, fill_default: bool) -> Recorded | None:
         """Fill in plan and compensation, or return the answer already known for this key.
@@ -76,7 +78,8 @@ class Admission:
         The guard comes first, so that work of an abandoned thread is not even looked at (ruling R17).
         """
         self.guard()
-        attempt.params_hash = self.records.keep_params(attempt.operation)
+        attempt.params_hash = self.records.keep_params(attempt.operation, self.redactor)
+        self._check_params(attempt.operation.params)
         check_context(attempt.ctx)
         known = await self._known(attempt)
         if known is not None:
@@ -100,6 +103,16 @@ class Admission:
     def affordable(self, stack: Sequence[Envelope]) -> int:
         """Micro-USD one operation may still cost: the run's rest, or less when a step envelope says so."""
         return min([self.budget.remaining_micros, *(envelope.max_budget_micros for envelope in stack[1:])])
+
+    def _check_params(self, params: Mapping[str, Any]) -> None:
+        """Params are stored and hashed, and an operation's identity is made of them: none may hold a secret's value.
+
+        Missions refer to secrets and outputs come without them, so only a block that got hold of one by itself
+        ends here. Refusing is the one answer that neither stores the value nor hashes something else.
+        """
+        mark = self.redactor.found(params)
+        if mark is not None:
+            raise Refusal("SECRET_WRITTEN", f"the operation's parameters hold the value of {mark}", {"check": "params"})
 
     async def _known(self, attempt: Attempt) -> Recorded | None:
         """X3: the idempotency table of operations spec §4.2, then what was recorded elsewhere."""

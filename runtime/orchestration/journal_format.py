@@ -55,6 +55,13 @@ _OPERATION: Final = frozenset(
 _OPENED: Final = frozenset(
     {"mission_id", "run_id", "mission_type", "baseline_commit", "envelope_hash", "prev_journal_head"}
 )
+#: Members that hold the runtime's own words, numbers and digests, names from the mission file, or a receipt, which is
+#: hashed by itself: nothing foreign, and nothing that may change.
+OWN: Final = (_STEP | _OPERATION | _OPENED | {"receipt", "phase", "code", "action"}) - {
+    "inputs",
+    "outputs",
+    "error_message",
+}
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 #: Members an entry must have beside the header, by kind. The keys are the closed set of kinds: operations spec

@@ -25,9 +25,11 @@ from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import JournalError, ModelError
 from runtime.kernel.model import OperationReceipt, StepRecord, frozen, thawed
 from runtime.kernel.ports import Durable, JournalStore, Settled, StoredEntry
+from runtime.kernel.redaction import Redactor
 from runtime.orchestration.journal_format import (
     HEADER,
     MAX_LINE_BYTES,
+    OWN,
     SCHEMA,
     hash_of_body,
     sealed,
@@ -54,15 +56,25 @@ Listener = Callable[[Mapping[str, Any]], None]
 class MissionJournal:
     """Appends to one chain and folds what it appends. Owned by one event loop; not thread-safe.
 
-    ``listener`` is called with every entry the store has accepted, in order, before ``append`` returns.
+    ``listener`` is called with every entry the store has accepted, in order, before ``append`` returns. ``redactor``
+    takes known secrets out of what an entry tells (not of its own words and digests, `OWN`) before it is hashed.
     Everything raises `JournalError` with a ``J_*`` code and then has changed nothing.
     """
 
-    def __init__(self, store: JournalStore, *, journal_id: str, clock: Clock, listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        store: JournalStore,
+        *,
+        journal_id: str,
+        clock: Clock,
+        listener: Listener | None = None,
+        redactor: Redactor | None = None,
+    ) -> None:
         self.journal_id = journal_id
         self._store = store
         self._clock = clock
         self._listener = listener
+        self._redactor = Redactor() if redactor is None else redactor
         self._next_seq = 0
         self._head = JOURNAL_GENESIS
         self._receipt_head = RECEIPT_GENESIS
@@ -78,6 +90,7 @@ class MissionJournal:
         entries: Iterable[StoredEntry],
         clock: Clock,
         listener: Listener | None = None,
+        redactor: Redactor | None = None,
     ) -> Self:
         """Continue a stored journal: check every entry, rebuild the fold, append after the last.
 
@@ -87,7 +100,7 @@ class MissionJournal:
         for stored in entries:
             entry = _checked(stored)
             if journal is None:
-                journal = cls(store, journal_id=entry["journal_id"], clock=clock, listener=listener)
+                journal = cls(store, journal_id=entry["journal_id"], clock=clock, listener=listener, redactor=redactor)
             journal._continue_with(entry)
         if journal is None:
             raise JournalError("J_EMPTY", "there is no entry to continue from")
@@ -293,7 +306,10 @@ class MissionJournal:
         return record
 
     def _build(self, kind: str, members: Mapping[str, Any]) -> tuple[StoredEntry, dict[str, Any]]:
-        entry: dict[str, Any] = {name: thawed(value) for name, value in members.items()}
+        clean = self._redactor.value
+        entry: dict[str, Any] = {
+            name: thawed(value) if name in OWN else clean(thawed(value)) for name, value in members.items()
+        }
         at = timestamp(self._clock.now())
         entry.update(
             schema=SCHEMA,

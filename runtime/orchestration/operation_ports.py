@@ -8,13 +8,14 @@ the host injects the real ones, tests inject fakes. Nothing here has behaviour b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from runtime.kernel.canonical import canonical_bytes, digest_bytes
 from runtime.kernel.errors import Halted
 from runtime.kernel.model import Access, Envelope, ExecutionContext, Operation, OperationPlan, ValidationResult
 from runtime.kernel.ports import ArtifactStore, Denial, Durable
+from runtime.kernel.redaction import Redactor
 from runtime.orchestration.git_parse import GitStatus
 from runtime.orchestration.operation_table import OperationTable
 from runtime.orchestration.state_hash import TreeFacts
@@ -253,7 +254,8 @@ OnOutput = Callable[[str, str], None]
 class RunCall:
     """What a handler may use while running: its plan, opened tickets, a time limit and a live tail.
 
-    ``before`` maps each affected path to the digest of its content at X9, None when it was missing (ruling R18).
+    ``before`` maps each affected path to the digest of its content at X9, None when it was missing (ruling R18). What
+    goes into ``artifacts`` or to ``on_output`` must have passed ``redactor``; the outcome is passed by the executor.
     """
 
     operation_id: str
@@ -268,6 +270,7 @@ class RunCall:
     verdict: Callable[[str, Access], ValidationResult]
     remaining_micros: int
     on_output: OnOutput | None = None
+    redactor: Redactor = field(default_factory=Redactor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +289,28 @@ class HandlerOutcome:
     tokens: int | None = 0
     notes: tuple[EscalationNote, ...] = ()
     denials: tuple[Denial, ...] = ()
+
+    def without_secrets(self, redactor: Redactor) -> HandlerOutcome:
+        """The same outcome with every known secret taken out."""
+        if not redactor.known:
+            return self
+        clean = redactor.text
+        return replace(
+            self,
+            output=redactor.value(self.output),
+            evidence=redactor.value(self.evidence),
+            message=clean(self.message),
+            notes=tuple(EscalationNote(clean(it.reason), it.severity, redactor.value(it.context)) for it in self.notes),
+            denials=tuple(
+                Denial(
+                    code=it.code,
+                    message=clean(it.message),
+                    attempted=clean(it.attempted),
+                    needed=clean(it.needed),
+                )
+                for it in self.denials
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from runtime.kernel.model import (
     thawed,
 )
 from runtime.kernel.ports import ArtifactStore, Denial, Durable
+from runtime.kernel.redaction import Redactor
 from runtime.kernel.refusals import Why
 from runtime.orchestration.compensation import NO_UNDO, Compensation
 from runtime.orchestration.journal_format import HEADER
@@ -121,13 +122,16 @@ class Recorder:
         except StorageError as error:
             raise _journal_error(error) from error
 
-    def keep_params(self, operation: Operation) -> str:
-        """Store what an operation was given, its long content beside it, and return its digest."""
+    def keep_params(self, operation: Operation, redactor: Redactor) -> str:
+        """Store what an operation was given, its long content beside it, and return its digest.
+
+        An operation given a secret is refused; what ``redactor`` takes out of it is not stored.
+        """
         content = operation.params.get(CONTENT)
         try:
             if content != operation.hashed.get(CONTENT):
-                self._artifacts.put(str(content).encode())
-            return store(self._artifacts, operation.hashed)
+                self._artifacts.put(redactor.text(str(content)).encode())
+            return store(self._artifacts, redactor.value(thawed(operation.hashed)))
         except StorageError as error:
             raise _journal_error(error) from error
 

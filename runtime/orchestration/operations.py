@@ -34,6 +34,7 @@ from runtime.kernel.model import (
     thawed,
 )
 from runtime.kernel.ports import ArtifactStore, Durable
+from runtime.kernel.redaction import Redactor
 from runtime.kernel.refusals import why
 from runtime.orchestration.admission import Admission, Answering, Recorded
 from runtime.orchestration.attempt import FINISH_SECONDS, Attempt, Refusal, refused_status, shielded, status_of, told
@@ -107,7 +108,8 @@ class OperationExecutor:
     ``guard`` raises `Halted` when the run is fenced, halted or has lost its lock. ``base_stack`` are the mission's
     envelopes; undo is checked against them. ``strict`` demands that nothing else changes in the work tree (rulings
     §9.1); ``baseline`` is preflight's fingerprint. ``recorded`` answers operations from a recorded run instead of doing
-    them. ``remaining_seconds`` is what is left of the mission's time.
+    them. ``remaining_seconds`` is what is left of the mission's time. ``redactor`` knows the run's secrets: what an
+    operation brings back passes it once, before anything is hashed, so that journal, blocks and replays see the same.
     """
 
     def __init__(
@@ -130,7 +132,9 @@ class OperationExecutor:
         remaining_seconds: Callable[[], float] | None = None,
         strict: bool = False,
         baseline: WorkspaceState | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
+        self._redactor = Redactor() if redactor is None else redactor
         self._records = Recorder(journal=journal, artifacts=artifacts, clock=clock)
         self._enforcer = enforcer
         self._protector = protector
@@ -155,9 +159,15 @@ class OperationExecutor:
             envelope_hash=base_stack[0].envelope_hash if base_stack else None,
             recorded=recorded,
             remaining_seconds=self._remaining_seconds,
+            redactor=self._redactor,
         )
         self._preparation = Preparation(
-            records=self._records, workspace=workspace, artifacts=artifacts, budget=budget, strict=strict
+            records=self._records,
+            workspace=workspace,
+            artifacts=artifacts,
+            budget=budget,
+            strict=strict,
+            redactor=self._redactor,
         )
         self._undo = Undo(
             records=self._records,
@@ -206,7 +216,7 @@ class OperationExecutor:
         except Refusal as refusal:
             result = self._refuse(attempt, refusal)
             if refusal.halt:
-                raise HaltRequired(refusal.code, refusal.message) from None
+                raise HaltRequired(refusal.code, self._redactor.text(refusal.message)) from None
             return result
         except (Halted, InvalidCompensation) as error:
             if not attempt.started:
@@ -344,12 +354,15 @@ class OperationExecutor:
             verdict=lambda path, access: self._enforcer.validate_path_access(path, access, stack),
             remaining_micros=self._admission.affordable(stack),
             on_output=attempt.on_output,
+            redactor=self._redactor,
         )
 
     async def _finish(self, attempt: Attempt, outcome: HandlerOutcome) -> OperationResult:
         """X13–X16, shielded from cancellation."""
         attempt.close_tickets()
-        found, surplus = await self._examine(attempt)
+        outcome = outcome.without_secrets(self._redactor)
+        found, changed = await self._examine(attempt)
+        surplus = tuple(map(self._redactor.text, changed))
         code, message, notes = outcome.code, outcome.message, outcome.notes
         if found is not None:
             context = {"paths": list(surplus), "instead_of": code or "success"}
@@ -449,15 +462,16 @@ class OperationExecutor:
     # results
 
     def _refuse(self, attempt: Attempt, refusal: Refusal) -> OperationResult:
+        message = self._redactor.text(refusal.message)
         evidence = {
-            **thawed(refusal.evidence),
+            **self._redactor.value(thawed(refusal.evidence)),
             "schema": "evidence/1",
             "code": refusal.code,
-            "message": refusal.message,
+            "message": message,
         }
         verdict = Verdict(status=refused_status(refusal.code).value, code=refusal.code, evidence=evidence)
-        told = why(refusal.code, refusal.evidence, attempt.tried())
-        receipt = self._records.denied(attempt.facts(), verdict, refusal.message, told)
+        told = why(refusal.code, evidence, attempt.tried()).without_secrets(self._redactor)
+        receipt = self._records.denied(attempt.facts(), verdict, message, told)
         return self._result(attempt, verdict, receipt)
 
     def _answered(self, attempt: Attempt, answer: Recorded) -> OperationResult:

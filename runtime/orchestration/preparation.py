@@ -6,9 +6,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Final
 
-from runtime.kernel.errors import JournalError, QuarterdeckError
+from runtime.kernel.errors import JournalError, QuarterdeckError, Refused
 from runtime.kernel.model import CompensationType, Effect
 from runtime.kernel.ports import ArtifactStore, Durable
+from runtime.kernel.redaction import Redactor
 from runtime.orchestration.attempt import Attempt, Refusal, told
 from runtime.orchestration.budget import Ledger
 from runtime.orchestration.compensation import ASKS_STATUS, ASKS_TRACKED, InvalidCompensation, suitable, writes
@@ -30,6 +31,7 @@ class Preparation:
     artifacts: ArtifactStore
     budget: Ledger
     strict: bool
+    redactor: Redactor
 
     async def prepare(self, attempt: Attempt, last: WorkspaceState | None) -> None:
         """X8 and X9; ``last`` is the newest fingerprint this run recorded."""
@@ -64,7 +66,7 @@ class Preparation:
         """X9: keep what the undo will need, and make sure it can work."""
         paths, compensation = writes(attempt.plan), attempt.compensation
         restores = compensation.type is CompensationType.FILESYSTEM_RESTORE
-        keep = self.artifacts.put if restores else None
+        keep = self._keep if restores else None
         attempt.snapshot = await asyncio.to_thread(take, attempt.ctx.repo_root, paths, keep)
         git, kind = self.workspace.git, compensation.type
         suitable(
@@ -75,6 +77,17 @@ class Preparation:
             status=await git.status() if git is not None and kind in ASKS_STATUS else (),
             tracked=await git.tracked(paths) if git is not None and kind in ASKS_TRACKED else frozenset(),
         )
+
+    def _keep(self, data: bytes) -> None:
+        """An undo puts back exact bytes, so they are stored exactly, or not at all."""
+        mark = self.redactor.found(data)
+        if mark is not None:
+            raise Refused(
+                "SECRET_STORED",
+                f"a file that would be kept for the undo holds the value of {mark}",
+                hint="keep secrets out of what the operation may change, or name its paths more narrowly",
+            )
+        self.artifacts.put(data)
 
     def announce(self, attempt: Attempt) -> Durable:
         """X10: the intention. ``snapshot`` and ``workspace`` are for a later undo."""

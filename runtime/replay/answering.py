@@ -27,6 +27,7 @@ from runtime.kernel.model import (
     OperationResult,
     OperationStatus,
 )
+from runtime.kernel.redaction import Redactor
 from runtime.orchestration.journal_history import step_of_operation
 from runtime.orchestration.mission_journal import MissionJournal
 from runtime.orchestration.operation_ports import MAX_BODY_BYTES, OnOutput
@@ -157,7 +158,7 @@ class RecordedExecutor:
             run_id=ctx.run_id,
             key=key,
             attempt=1,
-            params_hash=self._records.keep_params(operation),
+            params_hash=self._records.keep_params(operation, Redactor()),
         )
         verdict = Verdict(status=OperationStatus.FAILED.value, code=MISS, evidence=evidence)
         receipt, _ = self._records.receipt(facts, verdict)

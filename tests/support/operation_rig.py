@@ -23,6 +23,7 @@ from runtime.kernel.model import (
     OperationResult,
 )
 from runtime.kernel.ports import ProcessRunner
+from runtime.kernel.redaction import Redactor
 from runtime.orchestration.budget import Ledger, Limits
 from runtime.orchestration.gate import WorkGate
 from runtime.orchestration.git import Git
@@ -100,6 +101,7 @@ class Rig:
     python: str | None = None
     hosts: tuple[str, ...] = ()
     strict: bool = False
+    redactor: Redactor = field(default_factory=Redactor)
     remaining_seconds: float = float("inf")
 
     def __post_init__(self) -> None:
@@ -160,6 +162,7 @@ class Rig:
             "base_stack": (self.envelope,),
             "remaining_seconds": lambda: self.remaining_seconds,
             "strict": self.strict,
+            "redactor": self.redactor,
         }
         self.executor = OperationExecutor(**{**members, **changes})
         return self.executor

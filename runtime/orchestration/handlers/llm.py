@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from runtime.kernel.canonical import MAX_INT, canonical_bytes, digest, digest_bytes
@@ -18,6 +18,7 @@ from runtime.kernel.errors import QuarterdeckError, Refused
 from runtime.kernel.ids import WORD
 from runtime.kernel.model import MICROS, Effect, OperationPlan
 from runtime.kernel.ports import ModelProvider, ModelReply, ModelRequest
+from runtime.kernel.redaction import KEY_LIKE
 from runtime.orchestration.handlers import schema_subset
 from runtime.orchestration.handlers.params import Params
 from runtime.orchestration.handlers.settings import ModelSettings, Price
@@ -33,11 +34,6 @@ UNBILLED: Final = frozenset(
     {"REPLAY_MISS", "PROVIDER_NO_ANSWER", "PROVIDER_EXHAUSTED", "PROVIDER_AUTH", "PROVIDER_RATE_LIMITED"}
 )
 _FENCE: Final = re.compile(r"\A\s*```[a-zA-Z]*\n(.*?)\n?```\s*\Z", re.DOTALL)
-_KEY_LIKE: Final = re.compile(
-    r"\b(?:sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16}|xox[abprs]-[A-Za-z0-9-]{10,})"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----",
-    re.DOTALL,
-)
 
 
 @dataclass(slots=True)
@@ -111,7 +107,7 @@ class LlmHandler:
         if provider is None:
             raise Refused("LLM_NO_MODEL", "the mission names no provider")
         usage = _Usage()
-        request = self._store(call, "llm-request/1", data)
+        request = _store(call, "llm-request/1", data)
         packet, text, wrong = dict(data["packet"]), "", [""]
         try:
             for _ in range(ATTEMPTS if data["output_schema"] is not None else 1):
@@ -124,7 +120,7 @@ class LlmHandler:
                 packet = {**data["packet"], "invalid_answer": wrong}
         except QuarterdeckError as error:
             return self._failed(call, usage, request, error)
-        response = self._store(call, "llm-response/1", {"text": text})
+        response = _store(call, "llm-response/1", {"text": text})
         evidence = {**call.plan.data, "request": request, "response": response, "replies": usage.replies}
         cost, tokens, notes = self._charge(call, usage)
         if wrong:
@@ -205,8 +201,18 @@ class LlmHandler:
             max_tokens=data["max_tokens"],
             timeout=min(self._settings.timeout, call.timeout),
         )
-        tail = call.on_output
-        return await provider.complete(request, None if tail is None else lambda text: tail("model", text))
+        clean, tail = call.redactor, call.on_output
+        deltas = clean.texts()
+
+        def show(text: str) -> None:
+            if tail is not None and text:
+                tail("model", text)
+
+        reply = await provider.complete(request, None if tail is None else lambda text: show(deltas.feed(text)))
+        show(deltas.flush())
+        return replace(
+            reply, text=clean.text(reply.text), model=clean.text(reply.model), details=clean.value(reply.details)
+        )
 
     def _failed(self, call: RunCall, usage: _Usage, request: str, error: QuarterdeckError) -> HandlerOutcome:
         evidence = {**call.plan.data, "request": request, "replies": usage.replies}
@@ -236,12 +242,9 @@ class LlmHandler:
         )
         return None, None, (note,)
 
-    def _store(self, call: RunCall, schema: str, record: Mapping[str, Any]) -> str:
-        return store(call.artifacts, {**_redacted(dict(record), self._clean), "schema": schema})
 
-    def _clean(self, text: str) -> str:
-        known = self._settings.redact(text) if self._settings.redact is not None else text
-        return _KEY_LIKE.sub("[secret removed]", known)
+def _store(call: RunCall, schema: str, record: Mapping[str, Any]) -> str:
+    return store(call.artifacts, {**_redacted(call.redactor.value(dict(record))), "schema": schema})
 
 
 def _cost(price: Price, tokens_in: int, tokens_out: int) -> int:
@@ -269,11 +272,12 @@ def _parsed(text: str, schema: Mapping[str, Any] | None) -> tuple[dict[str, Any]
     return (value if isinstance(value, dict) else {"value": value}), wrong
 
 
-def _redacted(value: Any, clean: Any) -> Any:
+def _redacted(value: Any) -> Any:
+    """Without keys of well-known forms, whoever's they are; known secrets are gone already."""
     if isinstance(value, str):
-        return clean(value)
+        return KEY_LIKE.sub("[secret removed]", value)
     if isinstance(value, dict):
-        return {clean(key): _redacted(item, clean) for key, item in value.items()}
+        return {_redacted(key): _redacted(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_redacted(item, clean) for item in value]
+        return [_redacted(item) for item in value]
     return value

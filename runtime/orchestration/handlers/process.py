@@ -132,17 +132,19 @@ class ProcessHandler:
         chosen = self._templates[data["template"]]
         if await asyncio.to_thread(program_digest, Path(data["argv"][0])) != data["digest"]:
             raise Refused("TOOL_CONFLICT", "the program changed after it was checked")
+        secrets = await asyncio.to_thread(settings.sandbox_env)
         async with scratch(settings.scratch_root) as folder:
             spec = ProcessSpec(
                 argv=list(data["argv"]),
                 cwd=settings.root,
                 root=settings.root,
-                env=rebuilt({**settings.sandbox_env, **chosen.env}, home=folder, temp=folder),
+                env=rebuilt({**secrets, **chosen.env}, home=folder, temp=folder),
                 writable=[folder, *(settings.root / path for path in chosen.writes)],
                 scratch=[settings.root / name for name in settings.sandbox_scratch],
                 hosts=settings.hosts if chosen.network else (),
                 timeout=call.timeout,
                 stop_grace=chosen.stop_grace,
+                redactor=call.redactor,
             )
             result = await settings.runner.run(spec, forwarder(call.on_output))
         code: str | None = None

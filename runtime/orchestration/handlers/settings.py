@@ -30,7 +30,7 @@ class ModelSettings:
     """Who answers ``llm_call``. ``prices`` maps model names; ``free`` providers (scripted) cost nothing.
 
     ``unpriced`` lets a model without a price run on a token budget (rulings §9.9). ``prompts`` are the mission's
-    role prompts, ``schemas`` the output schemas it may name. ``redact`` removes known secrets from what is stored.
+    role prompts, ``schemas`` the output schemas it may name.
     """
 
     provider: ModelProvider | None = None
@@ -42,7 +42,6 @@ class ModelSettings:
     schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     max_tokens: int = DEFAULT_MAX_TOKENS
     timeout: float = DEFAULT_LLM_SECONDS
-    redact: Callable[[str], str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +50,8 @@ class HandlerSettings:
 
     ``root`` is the work tree. ``python`` and ``commands`` come from the mission's ``commands:`` (ruling R50), the
     raw mapping of each template is checked by `runtime.orchestration.handlers.process`. ``scratch_root`` is a
-    private folder outside the work tree; ``sandbox_env`` are further variables every child gets, ``hosts`` what
-    children with a network may reach.
+    private folder outside the work tree; ``sandbox_env`` looks up, for each child anew, the secrets it gets as
+    variables (blocking; raises `Refused`), ``hosts`` are what children with a network may reach.
     ``is_protected`` is the protected set's own question; without it the check ``governance_baseline`` is not offered.
     ``output`` is the run's output folder, made when something is written; without it those tools are not offered.
     """
@@ -65,7 +64,7 @@ class HandlerSettings:
     python: str | None = None
     commands: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models: ModelSettings = ModelSettings()
-    sandbox_env: Mapping[str, str] = field(default_factory=dict)
+    sandbox_env: Callable[[], Mapping[str, str]] = dict
     sandbox_scratch: Sequence[str] = ()
     hosts: Sequence[str] = ()
     is_protected: Callable[[str], bool] | None = None

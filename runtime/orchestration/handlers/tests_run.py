@@ -11,7 +11,7 @@ import asyncio
 import re
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -97,6 +97,7 @@ class TestsHandler:
         python = Path(data["python"])
         if await asyncio.to_thread(program_digest, python) != data["digest"]:
             raise Refused("TOOL_CONFLICT", "the interpreter changed after it was checked")
+        secrets = await asyncio.to_thread(settings.sandbox_env)
         async with scratch(settings.scratch_root) as folder:
             for name in ("home", "tmp"):
                 (folder / name).mkdir()
@@ -105,15 +106,16 @@ class TestsHandler:
                 argv=[*argv, *data["args"], "--", *data["targets"]],
                 cwd=settings.root,
                 root=settings.root,
-                env=_environment(settings.sandbox_env, folder, python),
+                env=_environment(secrets, folder, python),
                 writable=[folder],
                 scratch=[settings.root / name for name in settings.sandbox_scratch],
                 hosts=settings.hosts,
                 timeout=call.timeout,
                 stop_grace=STOP_GRACE,
+                redactor=call.redactor,
             )
             result = await settings.runner.run(spec, forwarder(call.on_output))
-            report = await asyncio.to_thread(read_report, folder / "junit.xml")
+            report = await asyncio.to_thread(read_report, folder / "junit.xml", call.redactor.text)
         output = {**captured(result, call.artifacts), **_counts(report)}
         code, message = _judge(result.exit_code, report, data["min_tests"])
         if result.timed_out:
@@ -136,8 +138,8 @@ def interpreter(settings: HandlerSettings) -> Path:
     return chosen
 
 
-def read_report(path: Path) -> Report | None:
-    """The junit file a run left, or None when there is none that can be believed. Blocking.
+def read_report(path: Path, clean: Callable[[str], str] = str) -> Report | None:
+    """The junit file a run left, or None when there is none that can be believed; names pass ``clean``. Blocking.
 
     The file was written by the code under test: size is bounded and document types are refused, so that no entity
     can grow.
@@ -159,7 +161,8 @@ def read_report(path: Path) -> Report | None:
         report.errors += "error" in marks
         report.skipped += "skipped" in marks
         if marks & {"failure", "error"} and len(report.failed_tests) < MAX_FAILED_NAMES:
-            report.failed_tests.append(f"{case.get('classname', '')}::{case.get('name', '')}"[:MAX_EXPRESSION])
+            # Cleaned before it is cut: half a secret would not be recognised.
+            report.failed_tests.append(clean(f"{case.get('classname', '')}::{case.get('name', '')}")[:MAX_EXPRESSION])
     return report
 
 

@@ -2,7 +2,7 @@
 
 Plain HTTP rather than an SDK: SDK retries would hide attempts from the journal, and their time-outs hold per read,
 not in total (dependencies §4.2). Nothing is retried here; whoever journals attempts decides that. The key is
-looked up for each call and never stored, logged or quoted.
+looked up for each call and never stored, logged or quoted, whatever a server repeats of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from runtime.governance.secrets import resolve_secret, secret_name
+from runtime.governance.secrets import Secrets, name_of
 from runtime.kernel.clock import Clock
 from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ModelReply, ModelRequest
@@ -48,23 +48,22 @@ class _Answer:
 
 
 class OpenAIProvider:
-    """One endpoint. ``key_ref`` is ``env://NAME`` or None for servers without keys.
+    """One endpoint. ``key_ref`` is a reference ``secrets`` looks up, or None for servers without keys.
 
     A proxy named in the console's environment is used. Cancelling `complete` closes the connection.
     """
 
     name = "openai"
 
-    def __init__(
-        self, *, base_url: str, model: str, key_ref: str | None, environ: Mapping[str, str], clock: Clock
-    ) -> None:
+    def __init__(self, *, base_url: str, model: str, key_ref: str | None, secrets: Secrets, clock: Clock) -> None:
         """Raises `Refused` ``SECRET_REFERENCE`` if ``key_ref`` is anything but a reference."""
         if key_ref is not None:
-            secret_name(key_ref)
+            name_of(key_ref)
         self._url = f"{base_url.rstrip('/')}/chat/completions"
         self._model = model
         self._key_ref = key_ref
-        self._environ = environ
+        self._secrets = secrets
+        self._clean = secrets.redactor.text
         self._clock = clock
         self._tls: ssl.SSLContext | None = None
 
@@ -72,23 +71,21 @@ class OpenAIProvider:
         """Stream one answer. Raises `Refused` with the codes of `_refused` and ``PROVIDER_TIMEOUT``, ``_INVALID``."""
         started = self._clock.monotonic()
         answer = _Answer()
-        key = self._key()
+        key = await asyncio.to_thread(self._key)
         headers = {"authorization": f"Bearer {key}"} if key else {}
         try:
             async with asyncio.timeout(request.timeout):
                 async with self._response(headers, self._body(request)) as (http, response):
-                    await _read(http, response, answer, on_delta)
+                    await self._read(http, response, answer, on_delta)
         except TimeoutError:
             raise _timeout(f"no complete answer within {request.timeout:g} s", self._url) from None
-        except Refused as refusal:
-            raise _without(key, refusal) from None
         return self._reply(answer, (self._clock.monotonic() - started) * 1000)
 
     def _key(self) -> str:
         if self._key_ref is None:
             return ""
         try:
-            return resolve_secret(self._key_ref, self._environ)
+            return self._secrets.resolve(self._key_ref)
         except Refused as missing:
             raise Refused("PROVIDER_AUTH", missing.message, where=self._url, hint=missing.hint) from None
 
@@ -121,12 +118,12 @@ class OpenAIProvider:
                 client.stream("POST", self._url, headers=headers, json=body) as response,
             ):
                 if response.status_code != http.codes.OK:
-                    raise _refused(response.status_code, await _error_text(response), self._url)
+                    raise _refused(response.status_code, await self._error_text(response), self._url)
                 yield http, response
         except http.TimeoutException as problem:
             raise _timeout(_name(problem), self._url) from None
         except http.SSEError as problem:
-            raise _invalid(str(problem), self._url) from None
+            raise _invalid(self._told(problem), self._url) from None
         except (http.HTTPError, http.StreamError, http.InvalidURL) as problem:
             raise Refused("PROVIDER_CONNECT", f"the connection failed: {_name(problem)}", where=self._url) from None
 
@@ -152,50 +149,61 @@ class OpenAIProvider:
             details={"finish_reason": answer.finish},
         )
 
+    async def _read(
+        self, http: Any, response: httpx2.Response, answer: _Answer, on_delta: Callable[[str], None] | None
+    ) -> None:
+        where = str(response.url)
+        async for event in http.EventSource(response, max_event_size=_MAX_REPLY_BYTES):
+            if event.data == _DONE:
+                # Some compatible servers end the stream without ever naming a reason.
+                answer.finish = answer.finish or ("stop" if answer.received else None)
+                return
+            answer.received += len(event.data)
+            if answer.received > _MAX_REPLY_BYTES:
+                raise _invalid(f"the answer exceeds {_MAX_REPLY_BYTES} bytes", where)
+            text = self._take(answer, event.data, where)
+            if text and on_delta is not None:
+                on_delta(text)
+
+    def _take(self, answer: _Answer, data: str, where: str) -> str:
+        """Fold one chunk into ``answer``; the new text in it."""
+        try:
+            chunk = json.loads(data)
+            if "error" in chunk:
+                raise _invalid(f"the server reports: {self._told(chunk['error'])}", where)
+            answer.model = str(chunk.get("model") or answer.model)
+            _take_usage(answer, chunk.get("usage"))
+            choices = chunk.get("choices") or [{}]  # the last chunk, with the usage, has none
+            answer.finish = choices[0].get("finish_reason") or answer.finish
+            text = (choices[0].get("delta") or {}).get("content") or ""
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError):
+            raise _invalid("a chunk of the answer is not what the interface promises", where) from None
+        if not isinstance(text, str):
+            raise _invalid("a chunk of the answer is not text", where)
+        answer.parts.append(text)
+        return text
+
+    async def _error_text(self, response: httpx2.Response) -> str:
+        body = b""
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > _MAX_ERROR_BYTES:
+                break
+        try:
+            return self._told(json.loads(body)["error"]["message"])
+        except (ValueError, TypeError, KeyError):
+            return "no explanation"
+
+    def _told(self, said: object) -> str:
+        """What a server or library says, as it may be shown: servers have been seen to quote the key they were given.
+
+        Before it is cut: half a key would not be recognised.
+        """
+        return _clip(self._clean(str(said)))
+
 
 def _packet_text(packet: Mapping[str, Any]) -> str:
     return json.dumps(dict(packet), ensure_ascii=False, sort_keys=True, default=dict)
-
-
-def _without(key: str, refusal: Refused) -> Refused:
-    """The refusal as it may be shown: servers have been seen to quote the key they were given."""
-    if not key or key not in refusal.message:
-        return refusal
-    return Refused(refusal.code, refusal.message.replace(key, "[key]"), where=refusal.where, hint=refusal.hint)
-
-
-async def _read(http: Any, response: httpx2.Response, answer: _Answer, on_delta: Callable[[str], None] | None) -> None:
-    where = str(response.url)
-    async for event in http.EventSource(response, max_event_size=_MAX_REPLY_BYTES):
-        if event.data == _DONE:
-            # Some compatible servers end the stream without ever naming a reason.
-            answer.finish = answer.finish or ("stop" if answer.received else None)
-            return
-        answer.received += len(event.data)
-        if answer.received > _MAX_REPLY_BYTES:
-            raise _invalid(f"the answer exceeds {_MAX_REPLY_BYTES} bytes", where)
-        text = _take(answer, event.data, where)
-        if text and on_delta is not None:
-            on_delta(text)
-
-
-def _take(answer: _Answer, data: str, where: str) -> str:
-    """Fold one chunk into ``answer``; the new text in it."""
-    try:
-        chunk = json.loads(data)
-        if "error" in chunk:
-            raise _invalid(f"the server reports: {_clip(str(chunk['error']))}", where)
-        answer.model = str(chunk.get("model") or answer.model)
-        _take_usage(answer, chunk.get("usage"))
-        choices = chunk.get("choices") or [{}]  # the last chunk, with the usage, has none
-        answer.finish = choices[0].get("finish_reason") or answer.finish
-        text = (choices[0].get("delta") or {}).get("content") or ""
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError):
-        raise _invalid("a chunk of the answer is not what the interface promises", where) from None
-    if not isinstance(text, str):
-        raise _invalid("a chunk of the answer is not text", where)
-    answer.parts.append(text)
-    return text
 
 
 def _take_usage(answer: _Answer, usage: Any) -> None:
@@ -207,18 +215,6 @@ def _take_usage(answer: _Answer, usage: Any) -> None:
 
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-async def _error_text(response: httpx2.Response) -> str:
-    body = b""
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > _MAX_ERROR_BYTES:
-            break
-    try:
-        return _clip(str(json.loads(body)["error"]["message"]))
-    except (ValueError, TypeError, KeyError):
-        return "no explanation"
 
 
 def _refused(status: int, text: str, where: str) -> Refused:

@@ -29,6 +29,7 @@ from tests.support.hosting import (
     hosting,
     live,
     open_host,
+    open_questions,
     plain,
     question,
     run_to_end,
@@ -81,7 +82,7 @@ async def approved(host: RuntimeHost, path: str, *, resolution: str = "approved"
     begun = await host.launch(Launch(path=path))
     done = asyncio.ensure_future(host.wait(begun.run_id))
     while not done.done():
-        for item in live(host, begun.run_id).parts.questions.open:
+        for item in open_questions(host, begun.run_id):
             await host.answer(Answer(escalation_id=item.escalation_id, resolution=resolution, notes="seen"))
         await asyncio.wait({done}, timeout=0.01)
     return done.result()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -106,6 +106,12 @@ async def until(look: Callable[[], T | None], what: str = "it") -> T:
 def live(host: RuntimeHost, run_id: str) -> LiveRun:
     """The host's own record of a run it works on."""
     return host._runs[run_id]
+
+
+def open_questions(host: RuntimeHost, run_id: str) -> Sequence[Escalation]:
+    """What a run asks now; nothing once it has ended."""
+    run = host._runs.get(run_id)
+    return () if run is None else run.parts.questions.open
 
 
 async def question(host: RuntimeHost, run_id: str) -> Escalation:

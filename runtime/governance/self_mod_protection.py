@@ -57,6 +57,10 @@ class SelfModProtector:
         """Is ``path`` protected by its name?"""
         return self.protected.is_protected(path)
 
+    def is_governed(self, path: str) -> bool:
+        """Is ``path`` protected as a file of the project, so that its governance baseline must list it?"""
+        return self.protected.is_protected(path) and not self.protected.is_reserved(path)
+
     def reloaded(self, additions: Sequence[str]) -> SelfModProtector:
         """The same protector with newly loaded additions. Raises `Refused` ``SELFMOD_SHRINK`` if any is gone."""
         lost = sorted({*self.protected.additions} - {*additions})

@@ -24,7 +24,6 @@ from runtime.flow.streams import LANES, PREFIX, StreamEdges, StreamItem
 from runtime.governance.envelope_enforcer import EnvelopeEnforcer
 from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_limits import Limits as SandboxLimits
-from runtime.governance.self_mod_protection import SelfModProtector
 from runtime.host.hooks import Hooks
 from runtime.host.prepared import Prepared
 from runtime.kernel.canonical import parse_strict
@@ -203,7 +202,7 @@ async def _executor(
     workspace, mission = prepared.workspace, prepared.mission
     root = workspace.root
     envelope = mission.spec.envelope
-    protector = SelfModProtector(root, names=envelope.names)
+    protector = prepared.policy.protector
     declared = mission.spec.sandbox
     sandbox = shared.sandbox.under(declared.confinement, _limits(declared.limits))
     probe = TreeProbe(
@@ -216,7 +215,7 @@ async def _executor(
         root=root,
         clock=shared.clock,
         output=workspace.output,
-        is_protected=protector.is_protected,
+        is_protected=protector.is_governed,
         runner=sandbox,
         scratch_root=shared.scratch,
         git=prepared.git,

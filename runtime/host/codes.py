@@ -40,6 +40,8 @@ _CONFIG: Final = frozenset(
         "STORE_UNWRITABLE",
         "CONTROL_PATH",
         "LATCH_REASON",
+        "RULES_INVALID",
+        "SELFMOD_REASON",
         "WATCH_LIMIT",
         "WATCH_NOT_DECLARED",
         "WATCH_OPTION",

@@ -18,13 +18,14 @@ from runtime.events.facts import EntryAppended, FileChange, RunSummary
 from runtime.host.api import Launch
 from runtime.host.assembly import Parts, Shared, assemble, writable_roots
 from runtime.host.contract import plan_inputs
-from runtime.host.ground import Ground, leave_empty, output_folder
+from runtime.host.ground import Cleared, Ground, leave_empty, output_folder
 from runtime.host.hooks import Hooks
 from runtime.host.lineage import Fork, Reuse, cause_of, decide, given, parent_of, read_fork
 from runtime.host.live_run import LiveRun, RunPorts
+from runtime.host.policy import Policies
 from runtime.host.prepared import Prepared
 from runtime.host.refusals import Refusals
-from runtime.host.resuming import read_past
+from runtime.host.resuming import Past, check_governance, read_past
 from runtime.host.settlement import Settlement
 from runtime.host.store_journal import StoreJournal
 from runtime.host.versions import BEHAVIOUR_VERSION, code_version
@@ -80,11 +81,11 @@ class _Ready:
 class Launcher:
     """Opens turns for one host."""
 
-    def __init__(self, store: Store, journal: StoreJournal, shared: Shared) -> None:
+    def __init__(self, store: Store, journal: StoreJournal, shared: Shared, policies: Policies) -> None:
         self._store = store
         self._journal = journal
         self._shared = shared
-        self._ground = Ground(store, shared)
+        self._ground = Ground(store, shared, policies)
         self._sessions = SessionManager(shared.clock)
         self._opened_sessions = 0
         self._refusals = Refusals(store, journal, shared.clock)
@@ -156,7 +157,8 @@ class Launcher:
     ) -> _Ready:
         """Everything up to the first entry: a failure leaves neither lock nor scope nor session behind."""
         workspace = await self._ground.workspace(mission, inputs, identity.run_id)
-        facts, control = await self._ground.preflight(mission, workspace, _owner(mission, identity), wait=intent.wait)
+        cleared = await self._ground.preflight(mission, inputs, workspace, _owner(mission, identity), wait=intent.wait)
+        facts, control = cleared.facts, cleared.control
         hooks = _hooks(workspace)
         try:
             reuse = await self._reuse(mission, workspace, facts, fork)
@@ -179,6 +181,8 @@ class Launcher:
                 git=workspace.git,
                 baseline=None if facts.fingerprint is None else workspace_state(facts.fingerprint),
                 control=control,
+                policy=cleared.policy,
+                governance_hash=facts.governance_hash,
                 context=self._context(mission, workspace, identity, facts),
                 stack=(mission.envelope,),
                 plan=plan,
@@ -248,6 +252,7 @@ class Launcher:
             confinement=self._shared.sandbox.tier,
             protected_hash=facts.protected_hash,
             governance_hash=facts.governance_hash,
+            **prepared.policy.rules.record(),
             code_version=code_version(),
             behaviour_version=BEHAVIOUR_VERSION,
             trigger=prepared.summary.trigger,
@@ -312,7 +317,8 @@ class Launcher:
             recipe_hash=past.recipe_hash,
         )
         workspace = await self._ground.workspace(mission, past.inputs, run_id, resuming=True)
-        facts, control = await self._ground.preflight(mission, workspace, _owner(mission, identity), resuming=True)
+        cleared = await self._again(past, workspace, identity)
+        facts, control = cleared.facts, cleared.control
         hooks = _hooks(workspace)
         try:
             session, emitter = self._session(mission, identity, hooks)
@@ -330,6 +336,8 @@ class Launcher:
                 git=workspace.git,
                 baseline=None,
                 control=control,
+                policy=cleared.policy,
+                governance_hash=facts.governance_hash,
                 context=self._context(mission, workspace, identity, facts, baseline=past.baseline_commit),
                 stack=(mission.envelope,),
                 plan=plan,
@@ -353,6 +361,8 @@ class Launcher:
                 cause=plain_words(reason) or "the process that ran it is gone",
                 findings=[str(item["operation_id"]) for item in past.history.open_operations()],
                 code_version=code_version(),
+                protected_hash=facts.protected_hash,
+                **prepared.policy.rules.record(),
             )
             self._store.submit([update_run(run_id, epoch=self._store.epoch, status=RunStatus.RUNNING)])
             await journal.durable
@@ -362,6 +372,18 @@ class Launcher:
             control.leave()
             raise
         return self._live(prepared, parts, hooks, ports)
+
+    async def _again(self, past: Past, workspace: Workspace, identity: _Identity) -> Cleared:
+        """Preflight of a run that goes on, governed as it was."""
+        cleared = await self._ground.preflight(
+            past.mission, past.inputs, workspace, _owner(past.mission, identity), resuming=True
+        )
+        try:
+            check_governance(past, cleared.facts.governance_hash)
+        except BaseException:
+            cleared.control.leave()
+            raise
+        return cleared
 
     # -- pieces -------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from runtime.events.emitter import Emitter
 from runtime.events.facts import RunSummary
+from runtime.host.policy import Policy
 from runtime.host.run_control import RunControl
 from runtime.kernel.model import Envelope, ExecutionContext
 from runtime.missions.loader import Mission
@@ -24,7 +25,8 @@ from runtime.turns.session import Session
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """One opened turn, ready to run. ``history`` answers attempts, ``carried`` operations; ``past`` (all its entries) is
-    set when a crash is continued, ``reused`` (what it took over) when a fork begins."""
+    set when a crash is continued, ``reused`` (what it took over) when a fork begins. ``governance_hash`` names the
+    governance baseline the run started under, or is ``none``."""
 
     mission: Mission
     inputs: Mapping[str, Any]
@@ -34,6 +36,8 @@ class Prepared:
     git: Git | None
     baseline: WorkspaceState | None
     control: RunControl
+    policy: Policy
+    governance_hash: str
     context: ExecutionContext
     stack: tuple[Envelope, ...]
     plan: ResolvedTurnPlan

@@ -31,9 +31,11 @@ from runtime.execution.questions import WITHDRAWN
 from runtime.governance.sandbox import Sandbox
 from runtime.host.api import Ack, Answer, Launch, Watch
 from runtime.host.assembly import Shared, environment
+from runtime.host.ceremonies import Ceremonies
 from runtime.host.control import ControlServer
 from runtime.host.launching import Launcher
 from runtime.host.live_run import LiveRun, RunPorts
+from runtime.host.policy import Policies
 from runtime.host.reads import StoreReads
 from runtime.host.remote_verbs import REMOTE
 from runtime.host.resuming import settle_row
@@ -47,8 +49,6 @@ from runtime.kernel.clock import Clock
 from runtime.kernel.errors import QuarterdeckError, Refused, StorageError
 from runtime.kernel.ids import IdSource
 from runtime.kernel.outcomes import RunStatus
-from runtime.orchestration.git import find_toplevel
-from runtime.orchestration.run_controller import HaltLatch
 from runtime.storage.escalations import insert_escalation, resolve_escalation
 from runtime.storage.layout import StateDir
 from runtime.storage.runs import update_run
@@ -116,7 +116,9 @@ class RuntimeHost(StoreReads):
             environ=environment(),
             scratch=store.state.work,
         )
-        self._launcher = Launcher(store, journal, self._shared)
+        policies = Policies(store.state)
+        self._ceremonies = Ceremonies(store.state.latches, policies, journal, clock)
+        self._launcher = Launcher(store, journal, self._shared, policies)
         self._watches = Watches(self._watch_ports())
         self._server = ControlServer(store.state.socket, self._handle)
         store.live_run_ids = lambda: self._held
@@ -355,21 +357,10 @@ class RuntimeHost(StoreReads):
         return self._watches.states
 
     async def unlatch(self, path: str, reason: str) -> Ack:
-        state = self._store.state
-        root = find_toplevel(Path(path)) or Path(path)
-        record = HaltLatch(state.latches, root, clock=self._clock).clear(plain_words(reason))
-        if record is None:
-            return Ack(done=False, run_id="", message=f"{root} is not latched")
-        told = self._journal.append(
-            "latch",
-            action="cleared",
-            code=record.code,
-            run_id=record.run_id,
-            root=str(root),
-            reason=plain_words(reason),
-        )
-        await told.durable
-        return Ack(done=True, run_id=record.run_id, message=f"the latch of {root} is cleared: {record.message}")
+        return await self._ceremonies.unlatch(path, reason)
+
+    async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
+        return await self._ceremonies.unprotect(path, pattern, digest, reason)
 
     # -- live runs ----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -19,12 +19,15 @@ from runtime.host.hooks import Hooks
 from runtime.host.prepared import Prepared
 from runtime.host.store_journal import StoreJournal
 from runtime.kernel.clock import Clock, timestamp
-from runtime.kernel.errors import Halted, QuarterdeckError, StorageError
+from runtime.kernel.errors import Halted, QuarterdeckError, Refused, StorageError
+from runtime.kernel.ids import KILL_SWITCH_FILE
 from runtime.kernel.model import OperationReceipt
 from runtime.kernel.outcomes import Exit
+from runtime.orchestration.governance_baseline import check_baseline
+from runtime.orchestration.operation_ports import EscalationNote
 from runtime.orchestration.operations import OperationExecutor
 from runtime.turns import arbiter
-from runtime.turns.arbiter import Terminal
+from runtime.turns.arbiter import Terminal, Trigger
 
 #: Ruling R25: without an acknowledgement by then the end is shown as not proven.
 ACK_SECONDS: Final = 5.0
@@ -75,6 +78,34 @@ class Settlement:
                     action.code or "RECOVERY_MANUAL",
                     f"{known.operation_id} was interrupted and its effect cannot be told; look at it, then run again",
                 )
+
+    async def governed(self) -> list[Trigger]:
+        """Is the project still what its governance baseline says (operations spec §9.5)? If not, the run fails."""
+        policy, since = self._prepared.policy, self._prepared.governance_hash
+        root = self._prepared.workspace.root
+        try:
+            await asyncio.to_thread(check_baseline, root, policy.protector.is_governed, since=since)
+        except Refused as found:
+            note = EscalationNote.about(found.code, found.message, "critical", expected=since)
+            self._executor.tell(note, "governance")
+            return [arbiter.because(arbiter.node_failed(found.code), found.message)]
+        return []
+
+    def stopped_by_switch(self, *, done: Collection[str]) -> None:
+        """Tell what the stop file left done and undone (operations spec §10.2)."""
+        steps = self._prepared.mission.spec.blocks
+        left = [step for step in steps if step not in done]
+        self._executor.tell(
+            EscalationNote.about(
+                "KILL_SWITCH",
+                f"{KILL_SWITCH_FILE} stopped the run; {len(left)} of {len(steps)} steps were not done",
+                "info",
+                done=sorted(done),
+                remaining=left,
+                detected_at=timestamp(self._clock.now()),
+            ),
+            "kill_switch",
+        )
 
     async def undo(self, terminal: Terminal) -> Terminal:
         """Compensate every write that stands, last to first; an undo that cannot be proven halts and latches."""

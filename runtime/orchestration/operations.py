@@ -233,6 +233,10 @@ class OperationExecutor:
                     break
         return tuple(outcomes)
 
+    def tell(self, note: EscalationNote, name: str) -> None:
+        """Inform a person about the run as a whole; ``name`` tells such notes apart."""
+        self._records.escalation(f"run.{name}", 0, "", note)
+
     async def recover(self, operation: KnownOperation) -> RecoveryAction:
         """Decide about one operation a crash left unresolved (operations spec §10.6, ruling R20)."""
         async with self._gate.hold(Effect.WRITE):

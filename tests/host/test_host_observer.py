@@ -58,6 +58,7 @@ async def test_an_observer_says_who_holds_the_store(observer: Deck, tmp_path: Pa
         observer.pause("x"),
         observer.resume("x", unattended=True),
         observer.unlatch("x", "y"),
+        observer.unprotect("x", "a/**", "sha256:0", "y"),
         observer.answer(answer),
     ):
         with pytest.raises(Refused, match="held by pid") as caught:

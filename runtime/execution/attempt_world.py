@@ -6,14 +6,15 @@ new keys while a resumed attempt repeats the same keys and is answered from its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
 from runtime.blocks.effects import SideEffects, worst
 from runtime.blocks.errors import BlockRuntimeError, BlockValidationError
 from runtime.blocks.projection import project
-from runtime.blocks.running import NodeCall
+from runtime.blocks.running import NodeCall, no_pause
 from runtime.blocks.values import BlockValue
 from runtime.execution.pause import PauseGate
 from runtime.execution.questions import Asks
@@ -31,7 +32,7 @@ from runtime.kernel.model import (
     OperationResult,
 )
 from runtime.kernel.outcomes import block_code
-from runtime.orchestration.operation_ports import OnOutput
+from runtime.orchestration.operation_ports import OnOutput, Waiting, unnoticed
 from runtime.orchestration.operations import InvalidCompensation
 from runtime.orchestration.undo import CompensationOutcome
 
@@ -50,6 +51,7 @@ class Executes(Protocol):
         *,
         fill_default: bool = False,
         on_output: OnOutput | None = None,
+        waiting: Waiting = unnoticed,
     ) -> OperationResult:
         """Raises `InvalidCompensation`, `Halted`, `JournalError`; everything else is returned."""
         ...
@@ -109,7 +111,7 @@ def _class_of(receipts: Sequence[OperationReceipt]) -> SideEffects:
 
 
 class AttemptWorld:
-    """The host side of ``ctx`` for one attempt."""
+    """The host side of ``ctx`` for one attempt. ``rest`` gives its worker back while a person is asked."""
 
     def __init__(
         self,
@@ -124,6 +126,7 @@ class AttemptWorld:
         questions: Asks,
         undo: Undo,
         streams: StreamEdges,
+        rest: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
         self._call = call
         self._key = key
@@ -134,6 +137,7 @@ class AttemptWorld:
         self._questions = questions
         self._undo = undo
         self._streams = streams
+        self._rest = rest
         self._operations = 0
         self._asked = 0
 
@@ -144,8 +148,16 @@ class AttemptWorld:
         *,
         key: str | None = None,
         compensation: tuple[str, str] | None = None,
+        waiting: Callable[[str], AbstractContextManager[None]] = no_pause,
     ) -> OperationResult:
         """Run one governed operation; waits while the run is paused, and starts nothing once it is fenced."""
+
+        @asynccontextmanager
+        async def asked(prompt: str) -> AsyncIterator[None]:
+            with waiting(prompt):
+                async with self._rest():
+                    yield
+
         await self._gate.passed()
         index: int | str = key if key is not None else self._operations
         self._operations += key is None
@@ -157,6 +169,7 @@ class AttemptWorld:
                 self._stack,
                 fill_default=operation.compensation_type is CompensationType.NONE,
                 on_output=self._tell,
+                waiting=asked,
             )
         except InvalidCompensation as error:
             raise BlockValidationError(block_code(error.code), error.message) from error

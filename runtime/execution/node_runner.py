@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -121,6 +122,7 @@ class TurnRunner:
             questions=services.questions,
             undo=self._undo,
             streams=services.streams,
+            rest=nullcontext if _step_type(call) == HUMAN else services.pool.resting,
         )
 
         async def work() -> Response:

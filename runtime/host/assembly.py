@@ -17,6 +17,7 @@ from runtime.execution.node_runner import LEAVING, TurnRunner, TurnServices
 from runtime.execution.pause import PauseGate
 from runtime.execution.pool import ExecutionPool
 from runtime.execution.questions import Questions, recorded_replies
+from runtime.execution.rule_desk import RuleDesk
 from runtime.execution.stream_keeper import StreamKeeper, shown
 from runtime.flow.lanes import LaneQueues
 from runtime.flow.loop import LaneLoop
@@ -35,7 +36,7 @@ from runtime.missions.build import build_workflow
 from runtime.missions.loader import Mission
 from runtime.missions.sections import LimitsSpec
 from runtime.missions.yaml_reader import read
-from runtime.orchestration.budget import Ledger, Limits
+from runtime.orchestration.budget import Day, Ledger, Limits
 from runtime.orchestration.gate import WorkGate
 from runtime.orchestration.handlers.registry import build
 from runtime.orchestration.handlers.settings import HandlerSettings, ModelSettings
@@ -65,6 +66,7 @@ class Shared:
     sandbox: Sandbox
     environ: Mapping[str, str]
     scratch: Path
+    day: Day
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
         changed=hooks.question,
         leaving=lambda: (fence := scope.fence_in_force) is not None and fence.reason == LEAVING,
     )
-    executor = await _executor(prepared, shared, scope, timer, hooks)
+    executor = await _executor(prepared, shared, scope, timer, questions, hooks)
     loop = _lane_loop(prepared, shared, hooks)
     kept = StreamKeeper(shared.artifacts)
     streams = _stream_edges(prepared, kept, scope, hooks)
@@ -197,7 +199,7 @@ def _journal_signals(prepared: Prepared, signals: Sequence[ControlSignal]) -> No
 
 
 async def _executor(
-    prepared: Prepared, shared: Shared, scope: Scope, timer: ActiveTimer, hooks: Hooks
+    prepared: Prepared, shared: Shared, scope: Scope, timer: ActiveTimer, questions: Questions, hooks: Hooks
 ) -> OperationExecutor:
     workspace, mission = prepared.workspace, prepared.mission
     root = workspace.root
@@ -225,6 +227,7 @@ async def _executor(
             provider=provider,
             free=isinstance(provider, ScriptedProvider),
             unpriced=mission.spec.budgets.unpriced == "allow",
+            prices=prepared.policy.rules.prices,
             prompts=mission.prompts,
             schemas=mission.schemas,
         ),
@@ -248,23 +251,27 @@ async def _executor(
         artifacts=shared.artifacts,
         clock=shared.clock,
         ids=shared.ids,
-        budget=_ledger(prepared),
+        budget=_ledger(prepared, shared),
         gate=WorkGate(),
         guard=guard,
         context=prepared.context,
         base_stack=prepared.stack,
         remaining_seconds=lambda: timer.remaining if timer.remaining is not None else float("inf"),
         baseline=prepared.baseline,
+        rules=prepared.policy.rules.rules,
+        desk=RuleDesk(questions),
         recorded=functools.partial(prepared.carried.answer, artifacts=shared.artifacts),
     )
 
 
-def _ledger(prepared: Prepared) -> Ledger:
+def _ledger(prepared: Prepared, shared: Shared) -> Ledger:
     budgets, micros = prepared.mission.spec.budgets, prepared.mission.envelope.max_budget_micros
     if budgets.usd is not None:
         micros = min(micros, int(budgets.usd * MICROS))
-    limits = Limits(micros=micros, tokens=budgets.tokens, calls=budgets.calls)
-    ledger = Ledger(limits)
+    limits = Limits(
+        micros=micros, tokens=budgets.tokens, calls=budgets.calls, day_micros=prepared.policy.rules.day_micros
+    )
+    ledger = Ledger(limits, day=shared.day, run_id=prepared.run_id)
     ledger.replay(prepared.past)
     return ledger
 

@@ -27,6 +27,7 @@ from runtime.host.prepared import Prepared
 from runtime.host.refusals import Refusals
 from runtime.host.resuming import Past, check_governance, read_past
 from runtime.host.settlement import Settlement
+from runtime.host.spending import Spending
 from runtime.host.store_journal import StoreJournal
 from runtime.host.versions import BEHAVIOUR_VERSION, code_version
 from runtime.host.words import plain_words
@@ -81,11 +82,14 @@ class _Ready:
 class Launcher:
     """Opens turns for one host."""
 
-    def __init__(self, store: Store, journal: StoreJournal, shared: Shared, policies: Policies) -> None:
+    def __init__(
+        self, store: Store, journal: StoreJournal, shared: Shared, policies: Policies, spending: Spending
+    ) -> None:
         self._store = store
         self._journal = journal
         self._shared = shared
         self._ground = Ground(store, shared, policies)
+        self._spending = spending
         self._sessions = SessionManager(shared.clock)
         self._opened_sessions = 0
         self._refusals = Refusals(store, journal, shared.clock)
@@ -193,13 +197,18 @@ class Launcher:
                 reused=reuse.steps,
                 carried=reuse.carried,
             )
-            parts = await assemble(prepared, self._shared, hooks)
+            parts = await self._assemble(prepared, hooks)
         except BaseException:
             hooks.close()
             control.release()
             raise
         signals = [proposal, *emitter.stamp(opened.signals)]
         return _Ready(prepared=prepared, parts=parts, hooks=hooks, facts=facts, signals=signals, reuse=reuse)
+
+    async def _assemble(self, prepared: Prepared, hooks: Hooks) -> Parts:
+        if prepared.policy.rules.day_micros is not None:
+            await self._spending.known()
+        return await assemble(prepared, self._shared, hooks)
 
     async def _reuse(self, mission: Mission, workspace: Workspace, facts: PreflightFacts, fork: Fork | None) -> Reuse:
         """What a fork takes over, now that its tree is there and locked; nothing for other runs."""
@@ -349,7 +358,7 @@ class Launcher:
                 carried=past.carried,
                 spent_seconds=past.summary.duration_ms / 1000,
             )
-            parts = await assemble(prepared, self._shared, hooks)
+            parts = await self._assemble(prepared, hooks)
         except BaseException:
             hooks.close()
             control.leave()

@@ -39,6 +39,7 @@ from runtime.host.policy import Policies
 from runtime.host.reads import StoreReads
 from runtime.host.remote_verbs import REMOTE
 from runtime.host.resuming import settle_row
+from runtime.host.spending import Spending
 from runtime.host.store_journal import StoreJournal
 from runtime.host.stream import EventHub, Feed
 from runtime.host.watch_journal import OwnJournals
@@ -104,7 +105,7 @@ class RuntimeHost(StoreReads):
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._closed: asyncio.Task[None] | None = None
-        tree = CancelTree(clock)
+        tree, spending = CancelTree(clock), Spending(store, clock)
         self._shared = Shared(
             clock=clock,
             ids=ids,
@@ -115,10 +116,11 @@ class RuntimeHost(StoreReads):
             sandbox=sandbox,
             environ=environment(),
             scratch=store.state.work,
+            day=spending.day,
         )
         policies = Policies(store.state)
         self._ceremonies = Ceremonies(store.state.latches, policies, journal, clock)
-        self._launcher = Launcher(store, journal, self._shared, policies)
+        self._launcher = Launcher(store, journal, self._shared, policies, spending)
         self._watches = Watches(self._watch_ports())
         self._server = ControlServer(store.state.socket, self._handle)
         store.live_run_ids = lambda: self._held

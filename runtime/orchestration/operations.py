@@ -55,8 +55,10 @@ from runtime.orchestration.operation_ports import (
     OnOutput,
     Protector,
     RunCall,
+    Waiting,
     Workspace,
     WorkspaceState,
+    unnoticed,
 )
 from runtime.orchestration.operation_records import (
     AWAITED,
@@ -66,6 +68,7 @@ from runtime.orchestration.operation_records import (
     idempotency_key,
 )
 from runtime.orchestration.operation_table import KnownOperation, left_changes
+from runtime.orchestration.operator_rules import Desk, Rule
 from runtime.orchestration.preparation import LOOKED_AT, Preparation
 from runtime.orchestration.recovery import Recovery, RecoveryAction
 from runtime.orchestration.undo import CompensationOutcome, Undo
@@ -106,7 +109,8 @@ class OperationExecutor:
     ``guard`` raises `Halted` when the run is fenced, halted or has lost its lock. ``base_stack`` are the mission's
     envelopes; undo is checked against them. ``strict`` demands that nothing else changes in the work tree (rulings
     §9.1); ``baseline`` is preflight's fingerprint. ``recorded`` answers operations from a recorded run instead of doing
-    them. ``remaining_seconds`` is what is left of the mission's time.
+    them. ``remaining_seconds`` is what is left of the mission's time. ``rules`` are the operator's; ``desk`` puts what
+    they ask about to a person.
     """
 
     def __init__(
@@ -129,6 +133,8 @@ class OperationExecutor:
         remaining_seconds: Callable[[], float] | None = None,
         strict: bool = False,
         baseline: WorkspaceState | None = None,
+        rules: Sequence[Rule] = (),
+        desk: Desk | None = None,
     ) -> None:
         self._records = Recorder(journal=journal, artifacts=artifacts, clock=clock)
         self._enforcer = enforcer
@@ -154,6 +160,8 @@ class OperationExecutor:
             envelope_hash=base_stack[0].envelope_hash if base_stack else None,
             recorded=recorded,
             remaining_seconds=self._remaining_seconds,
+            rules=tuple(rules),
+            desk=desk,
         )
         self._preparation = Preparation(
             records=self._records, workspace=workspace, artifacts=artifacts, budget=budget, strict=strict
@@ -186,14 +194,16 @@ class OperationExecutor:
         *,
         fill_default: bool = False,
         on_output: OnOutput | None = None,
+        waiting: Waiting = unnoticed,
     ) -> OperationResult:
         """Do ``operation`` or say why not; every attempt leaves exactly one receipt.
 
-        With ``fill_default`` a silent author gets the plan's own undo (ruling R18). Raises `InvalidCompensation`,
+        With ``fill_default`` a silent author gets the plan's own undo (ruling R18). ``waiting`` is entered while a
+        person is asked. Raises `InvalidCompensation`,
         `Halted` (kill switch, halt, fence), `JournalError`; cancellation is re-raised once receipt and undo are
         written. Everything else is returned.
         """
-        attempt = Attempt(operation, ctx, tuple(stack), idempotency_key(operation, ctx), on_output)
+        attempt = Attempt(operation, ctx, tuple(stack), idempotency_key(operation, ctx), on_output, waiting)
         try:
             answer = await self._admission.admit(attempt, fill_default=fill_default)
             if answer is not None:

@@ -8,6 +8,7 @@ or denies fits when it touches one of its paths in any spelling, one that allows
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +19,7 @@ from runtime.kernel.canonical import canonical_bytes, digest
 from runtime.kernel.globs import folded
 from runtime.kernel.model import Envelope, Operation, OperationPlan
 
+_QUESTION: Final = re.compile(r"(.+)\.rule-[0-9a-f]{12}\Z")
 #: What of an operation is shown in its question; all of it is in the digest the answer is bound to.
 SHOWN_PATHS: Final = 8
 SHOWN_PARAMS: Final = 600
@@ -104,6 +106,12 @@ class Desk(Protocol):
         ...
 
 
+def operation_asked_about(question_id: str) -> str | None:
+    """The operation a rule's question is about; None for any other question."""
+    found = _QUESTION.match(question_id)
+    return None if found is None else found[1]
+
+
 def decide(rules: Sequence[Rule], operation: Operation, plan: OperationPlan, mission: str) -> Rule | None:
     """The first rule that fits; None where the operator said nothing."""
     return next((rule for rule in rules if rule.fits(operation, plan, mission)), None)
@@ -123,7 +131,7 @@ def question_about(
         }
     )
     return Question(
-        question_id=f"{operation.operation_id}.ask-{subject.rpartition(':')[2][:12]}",
+        question_id=f"{operation.operation_id}.rule-{subject.rpartition(':')[2][:12]}",
         step_id=step_id,
         prompt=_prompt(rule, operation, plan),
         subject=subject,

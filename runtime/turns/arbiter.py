@@ -311,7 +311,7 @@ class Terminal:
     @property
     def journal_status(self) -> str:
         """The status of the ``journal_closed`` entry (ruling R4)."""
-        if self.trigger.rank is Rank.CANCELLED and self.trigger.reason == "kill_switch":
+        if self.trigger.rank is Rank.CANCELLED and self.trigger.reason == KILL_SWITCH:
             return "halted"
         return "completed" if self.ending.status is RunStatus.SUCCEEDED else self.ending.status.value
 

@@ -31,7 +31,7 @@ class RuleSpec(Part):
     tool: Tool | None = Field(default=None, description="A tool, or tool.action.")
     op: _OperationName | None = Field(default=None, description="An operation type.")
     mission: Glob | None = Field(default=None, description="A pattern of mission names.")
-    paths: Annotated[tuple[Glob, ...], AS_TUPLE, Field(min_length=1)] | None = Field(
+    paths: Annotated[tuple[Glob, ...], AS_TUPLE] | None = Field(
         default=None, description="Patterns of the paths the operation would touch."
     )
     reason: Annotated[str, Field(max_length=_MAX_REASON)] = Field(default="", description="Why, shown to people.")
@@ -39,7 +39,7 @@ class RuleSpec(Part):
     @model_validator(mode="before")
     @classmethod
     def _says_what_it_names(cls, data: Any) -> Any:
-        empty = [name for name, value in data.items() if value is None] if isinstance(data, dict) else []
+        empty = [name for name, value in data.items() if value in (None, [])] if isinstance(data, dict) else []
         if empty:
             raise fail("MISSION_VALUE", f"{empty[0]} is empty: leave the key out, or say what the rule is about")
         return data

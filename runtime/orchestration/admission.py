@@ -235,4 +235,4 @@ class Admission:
                 attempt.operation.operation_id, plan.reserve_micros, plan.reserve_tokens
             )
         except Refused as error:
-            raise Refusal(error.code, error.message, {"check": "budget"}) from None
+            raise Refusal(error.code, told(error), {"check": "budget"}) from None

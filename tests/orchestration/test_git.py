@@ -179,7 +179,7 @@ async def test_a_repository_inside_the_repository_is_one_folder_entry(tmp_path: 
 
 async def test_nothing_is_inherited_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # 3.l, 10.g
+) -> None:  # 3.l
     git, other = repository(tmp_path / "r"), repository(tmp_path / "other", {"z": "1"})
     monkeypatch.setenv("GIT_DIR", str(other.root / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(other.root))

@@ -2,7 +2,19 @@
 
 Which test fails when a defence (traps W14, W15, W16 and W18 of §14) is removed; each was tried:
 
-DEFENCES
+- W14, a deterministic run id is no ownership (`TreeLock.release` looks at its descriptor): 10.d; that the idempotency
+  key is consulted belongs to §4;
+- W15, the lock file appears whole or not at all (`os.link` in `TreeLock._create`): 10.b; the kernel's lock decides, not
+  the file (`TreeLock._adopt`): 10.b, 10.d; what cannot be read is never no lock: 10.c; the lock lies outside the tree
+  (`Ground.preflight`): 10.e; a dead holder's record is told before it is replaced (`TreeLock.acquire`): 10.h;
+- W16, any form of the name stops (`lstat` in `KillSwitch.active`): 10.a; hidden index bits are no clean tree
+  (`check_repository`): 10.f; git's environment is built, not inherited (`Git._run`): 10.g;
+- W18, what was spent is read back (`Ledger.replay`) and a lost answer stays paid (`Ledger.lose`): 10.k; money is checked
+  at X6 and again when it is set aside (`Ledger._check`): with both gone 10.k, with the second alone
+  ``test_parallel_reservations_cannot_pass_the_limit_together``;
+- besides: the second look at the stop file (step 4): 10.l; a refused start gives the lock back: 10.f, 10.l; the look
+  every half second (`LiveRun._watch`) and its note: 10.i; the lock is looked at before every effect (`RunGuard`): 10.j;
+  a torn last line is set aside: 10.h.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Which test fails when a defence (trap W11 of §14) is removed; each was tried:
 
 - empty and ``.`` components dropped, case folded, backslashes read as separators, ``..`` resolved
-  (`protected_set.resolved`, ``fold=True``): 9.a;
+  (`protected_set.resolved`, ``fold=True`` in `ProtectedSet.matching`): 9.a;
 - ancestors of protected paths (`ProtectedSet._ancestor`): 9.b; outside paths denied, not "allowed": 9.c;
 - entries only add (`parse_additions`): 9.d; the floor in the state folder (`check_floor` in `Policies.load`), the one
   registry for protector and enforcer (`assembly._executor`), shrinking within a process (`reloaded`): 9.e;
@@ -83,6 +83,7 @@ def test_9_a_a_protected_path_is_protected_in_every_spelling(path: str) -> None:
     assert is_protected(path)
     verdict = check_self_modification(path, "runner")
     assert verdict.code == "SELFMOD_PROTECTED"
+    assert verdict.evidence["matching_patterns"], "known for what it is, not merely odd"
 
 
 @pytest.mark.parametrize("path", ["config", "docs", "runtime", "runtime/orchestration", "Config"])

@@ -306,6 +306,7 @@ class LiveRun:
         self._settling = True
         if terminal.trigger.reason == arbiter.KILL_SWITCH:
             self._settlement.stopped_by_switch(done=self._done)
+        self._settlement.halted(terminal)
         if self._undoes(terminal):
             terminal = await self._settlement.undo(terminal)
         outputs = self._outputs(scope) if terminal.ending.status is RunStatus.SUCCEEDED else None

@@ -22,7 +22,7 @@ from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import Halted, QuarterdeckError, Refused, StorageError
 from runtime.kernel.ids import KILL_SWITCH_FILE
 from runtime.kernel.model import OperationReceipt
-from runtime.kernel.outcomes import Exit
+from runtime.kernel.outcomes import Exit, operation_code
 from runtime.orchestration.governance_baseline import check_baseline
 from runtime.orchestration.operation_ports import EscalationNote
 from runtime.orchestration.operations import OperationExecutor
@@ -33,6 +33,8 @@ from runtime.turns.arbiter import Terminal, Trigger
 ACK_SECONDS: Final = 5.0
 #: All undoing of one run together; each undo has its own 60 s (ruling R26).
 CLEANUP_SECONDS: Final = 600.0
+#: What a run ends with that leaves its work tree latched, whatever could be undone.
+_LATCHING: Final = frozenset({"SELFMOD_EFFECT", "COMP_FAILED", "COMP_DRIFT"})
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -131,9 +133,15 @@ class Settlement:
         failed = next((item for item in outcomes if not item.verified), None)
         return None if failed is None else failed.code or "COMP_FAILED"
 
-    def _latch(self, code: str) -> None:
+    def halted(self, terminal: Terminal) -> None:
+        """Latch the tree when its controls were touched, or an attempt's undo failed (operations spec §10.3)."""
+        code = operation_code(terminal.trigger.code or "")
+        if code in _LATCHING:
+            self._latch(code, terminal.trigger.reason or "the run halted")
+
+    def _latch(self, code: str, message: str = "an undo could not be verified") -> None:
         """Nothing starts in this tree until a person has looked (operations spec §6.5)."""
-        message, run_id = "an undo could not be verified", self._prepared.run_id
+        run_id = self._prepared.run_id
         self._store_journal.append("latch", action="set", code=code, run_id=run_id, message=message)
         trouble = self._prepared.control.latch(code, run_id=run_id, message=message)
         if trouble is not None:

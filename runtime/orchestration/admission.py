@@ -11,6 +11,7 @@ from typing import Any
 from runtime.kernel.canonical import parse_strict
 from runtime.kernel.errors import JournalError, QuarterdeckError, Refused
 from runtime.kernel.model import (
+    Access,
     Effect,
     Envelope,
     EnvelopeViolation,
@@ -191,7 +192,10 @@ class Admission:
             self._reserve(attempt)
         for item in plan.paths:
             if not item.access.reads_only:
-                verdict = self.protector.validate(item.path, attempt.ctx.acting_role, item.access.value)
+                # A folder handed to a program that writes is the program's to replace, with everything in it.
+                handed = plan.effect is Effect.WRITE and item.access is Access.EXECUTE
+                access = "replace" if handed else item.access.value
+                verdict = self.protector.validate(item.path, attempt.ctx.acting_role, access)
                 if not verdict:
                     raise Refusal.of(verdict)
 

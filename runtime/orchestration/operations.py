@@ -394,15 +394,23 @@ class OperationExecutor:
         if before is None or after is None:
             return None, ()
         surplus = undeclared(before, after, writes(plan), refs=not plan.writes_ref, index=not plan.uses_git)
+        if not plan.uses_git:
+            # A program that may write a folder may write every name in it, the protected ones included.
+            declared = [path for path in before.changed(after) if path not in surplus]
+            if protected := self._protected(attempt, declared):
+                return "SELFMOD_EFFECT", protected
         if not surplus:
             return None, ()
         if attempt.handler.traits(plan).confined:
             if not (self._strict or plan.uses_git):
                 surplus = touching(surplus, self._records.table.touched)
             return "EXTERNAL_MODIFICATION" if surplus else None, surplus
-        role = attempt.ctx.acting_role
-        protected = any(not self._protector.validate(path, role, Access.MODIFY.value) for path in surplus)
-        return "SELFMOD_EFFECT" if protected else "OP_UNDECLARED_EFFECT", surplus
+        return "SELFMOD_EFFECT" if self._protected(attempt, surplus) else "OP_UNDECLARED_EFFECT", surplus
+
+    def _protected(self, attempt: Attempt, paths: Sequence[str]) -> tuple[str, ...]:
+        """Those of ``paths`` no mission may change."""
+        role, access = attempt.ctx.acting_role, Access.MODIFY.value
+        return tuple(path for path in paths if not self._protector.validate(path, role, access))
 
     def _settle(self, attempt: Attempt, outcome: HandlerOutcome) -> int:
         """X14."""

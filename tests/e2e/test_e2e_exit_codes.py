@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,3 +174,25 @@ def test_only_waiting_for_a_human_costs_no_time(deck: Deckhand, tmp_path: Path) 
     assert deck.inline("approve", run_id).code == 0
     done = going.finish()
     assert done.code == 0, done
+
+
+def test_protection_is_given_up_by_its_digest_alone(deck: Deckhand, tmp_path: Path) -> None:
+    text = """\
+mission: reader
+version: "1"
+workspace: {root: tree, kind: folder}
+envelope: {allowed_paths: ["**"], allowed_tools: [filesystem.read_file]}
+blocks: {read: {type: tool_invoke, tool: filesystem.read_file, path: a}}
+"""
+    path = mission(tmp_path, text, {"tree/a": "1", "tree/config/protected_paths.json": '["secrets/**"]'})
+    assert deck.inline("run", path).code == 0
+    (tmp_path / "tree" / "config" / "protected_paths.json").write_text("[]")
+    refused = deck.inline("run", path, "--json")
+    assert (refused.code, refused.done["code"]) == (4, "SELFMOD_FLOOR"), refused
+    digest = re.search(r"sha256:[0-9a-f]{64}", refused.done["message"])
+    assert digest is not None
+    verb = ["unprotect", str(tmp_path / "tree"), "--pattern", "secrets/**", "--reason", "moved", "--json"]
+    wrong = deck.inline(*verb, "--digest", "sha256:" + "0" * 64)
+    assert wrong.code == 4, wrong
+    assert deck.inline(*verb, "--digest", digest[0]).lines[0]["done"] is True
+    assert deck.inline("run", path).code == 0

@@ -145,6 +145,7 @@ async def test_every_verb_through_the_holder(remote: Deck, host: RuntimeHost, tm
     third = await remote.launch(Launch(path=asking(tmp_path / "m")))
     assert (await remote.terminate(third.run_id)).done
     assert not (await remote.unlatch(str(tmp_path), "nothing there")).done
+    assert not (await remote.unprotect(str(tmp_path), "secrets/**", "sha256:0", "nothing there")).done
 
 
 async def test_refusals_travel_with_code_and_advice(remote: Deck, tmp_path: Path) -> None:

@@ -307,6 +307,7 @@ async def test_what_stops_a_run_stops_it_after_an_answer_too(tmp_path: Path) -> 
     with pytest.raises(Halted):
         await rig.tool("filesystem.write_file", path="a", content="1")
     assert not (rig.root / "a").exists()
+    assert "operation_started" not in rig.kinds()
 
 
 class Model:

@@ -8,7 +8,8 @@ Which test fails when a defence (trap W11 of §14) is removed; each was tried:
 - entries only add (`parse_additions`): 9.d; the floor in the state folder (`check_floor` in `Policies.load`), the one
   registry for protector and enforcer (`assembly._executor`), shrinking within a process (`reloaded`): 9.e;
 - the list handed out is a copy: 9.f; the role is looked at, and first: 9.g; reading stays free: 9.h;
-- other names of a protected file (`SelfModProtector._on_disk`): 9.i; a role in parameters is no identity: 9.j;
+- other names of a protected file (`SelfModProtector._on_disk`), folders handed to programs (`Admission._consult`), what
+  programs change in them (`OperationExecutor._judge`), the latch after it (`Settlement.halted`): 9.i; a role in parameters is no identity: 9.j;
 - the governance baseline, at the start (`ground._Checks.baseline`) and at the end (`Settlement.governed`): 9.k;
 - protected names in every folder, whatever the envelope says: 9.l;
 - the enforcement code itself is protected (`BUILT_IN`): 9.a.
@@ -33,6 +34,7 @@ from runtime.kernel.canonical import canonical_bytes
 from runtime.kernel.model import Access, Envelope
 from tests.support.hosting import entries, hosting, question, run_to_end, write_mission
 from tests.support.operation_rig import Rig
+from tests.support.repositories import repository, sh
 
 MISSION = """\
 mission: writer
@@ -187,6 +189,41 @@ async def test_9_i_another_name_of_a_protected_file_is_that_file(host: RuntimeHo
     assert (repo / "config/models.yaml").read_text() == "config/models.yaml"
     os.link(repo / "src/x.py", repo / "docs/harmless")
     assert SelfModProtector(repo).validate("docs/harmless", "runner")
+
+
+PROGRAM = """\
+mission: program
+version: "1"
+inputs: {root: {type: string}}
+workspace: {root: "${inputs.root}", kind: git}
+envelope: {allowed_paths: ["**"], allowed_tools: [process.run]}
+sandbox: {confinement: best_effort}
+commands:
+  change: {argv: [sh, -c, "echo mine > FOLDER/NAME"], writes: [FOLDER]}
+blocks:
+  change: {type: tool_invoke, tool: process.run, template: change}
+"""
+
+
+async def test_9_i_nor_may_a_program_that_may_write_its_folder_change_it(host: RuntimeHost, tmp_path: Path) -> None:
+    """A folder that holds protected files is not handed out; one that gets them is latched (§4.3, §10.3)."""
+    files = {"config/models.yaml": "theirs", "docs/deep/CLAUDE.md": "theirs", "out/models.yaml": "ours"}
+    root = repository(tmp_path / "git", files).root
+
+    async def change(folder: str, name: str = "models.yaml") -> Any:
+        mission = write_mission(tmp_path / "p", PROGRAM.replace("FOLDER", folder).replace("NAME", name))
+        return await run_to_end(host, mission, inputs={"root": str(root)})
+
+    assert (await change("out")).status is RunStatus.SUCCEEDED
+    sh(root, "checkout", "-q", ".")
+    for folder in ("config", "docs"):
+        assert (await change(folder)).code == "op.selfmod_ancestor"
+    assert sh(root, "status", "--porcelain") == ""
+    done = await change("out", "AGENTS.md")
+    assert (done.status, done.reason, done.exit_code) == (RunStatus.FAILED, "halted", 1)
+    note = (await entries(host, done.run_id, "escalation"))[0]
+    assert (note["severity"], note["reason"].partition(":")[0]) == ("critical", "SELFMOD_EFFECT")
+    assert (await change("out")).code == "HALT_LATCHED"
 
 
 async def test_9_j_a_role_in_parameters_gives_no_right(repo: Path) -> None:

@@ -56,7 +56,9 @@ READS: Final = frozenset({"read", "list"})
 _TWO_SIDED: Final = frozenset({"rename", "link"})
 #: Operations that take a directory away or put something else in its place.
 UPROOTING: Final = frozenset({"delete", "rename", "replace", "link"})
-_OPERATIONS: Final = frozenset(access.value for access in Access) | UPROOTING
+#: Handing a folder to a program: the folder stays, what is in it may change.
+GRANT: Final = "grant"
+_OPERATIONS: Final = frozenset(access.value for access in Access) | UPROOTING | {GRANT}
 
 
 class ProtectedSet:

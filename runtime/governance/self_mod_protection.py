@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.governance.path_lexical import Finding, shown
-from runtime.governance.protected_set import READS, UPROOTING, ProtectedSet, resolved
+from runtime.governance.protected_set import GRANT, READS, UPROOTING, ProtectedSet, resolved
 from runtime.governance.roles import is_role
 from runtime.kernel.errors import Refused
 from runtime.kernel.globs import folded
@@ -96,7 +96,7 @@ class SelfModProtector:
             info = real.stat()
         except FileNotFoundError:
             return None
-        if stat.S_ISDIR(info.st_mode) and operation in UPROOTING:
+        if stat.S_ISDIR(info.st_mode) and operation in (*UPROOTING, GRANT):
             return self._search(real, None)
         if stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
             return self._search(self._root, info)

@@ -192,9 +192,9 @@ class Admission:
             self._reserve(attempt)
         for item in plan.paths:
             if not item.access.reads_only:
-                # A folder handed to a program that writes is the program's to replace, with everything in it.
+                # A program that writes a folder may write every file in it, so none of them may be protected.
                 handed = plan.effect is Effect.WRITE and item.access is Access.EXECUTE
-                access = "replace" if handed else item.access.value
+                access = "grant" if handed else item.access.value
                 verdict = self.protector.validate(item.path, attempt.ctx.acting_role, access)
                 if not verdict:
                     raise Refusal.of(verdict)

@@ -204,6 +204,7 @@ class Ledger:
             raise Refused(
                 "BUDGET_EXCEEDED",
                 f"this call may cost {micros} micro-USD, {max(left, 0)} remain of what all runs may use today",
+                where="budget.day_usd",
                 hint="raise budget.day_usd in rules.yaml, or go on tomorrow (UTC)",
             )
 

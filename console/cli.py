@@ -163,6 +163,17 @@ def _running_verbs(verbs: Any) -> None:
     )
     latch.add_argument("path", metavar="PATH", help="the work tree")
     latch.add_argument("--reason", required=True, help="what was checked or repaired, recorded in the store's journal")
+    floor = _verb(
+        verbs,
+        "unprotect",
+        "Give up a pattern that runs in a work tree protected.",
+        "quarterdeck unprotect . --pattern 'secrets/**' --digest sha256:... --reason 'moved elsewhere'",
+        running.unprotect,
+    )
+    floor.add_argument("path", metavar="PATH", help="the work tree")
+    floor.add_argument("--pattern", required=True, help="what it need not protect any more")
+    floor.add_argument("--digest", required=True, help="the digest the refused start showed, typed")
+    floor.add_argument("--reason", required=True, help="why, recorded in the store's journal")
     for name, summary in (
         ("approve", "Approve the open question of a run."),
         ("reject", "Reject the open question of a run."),

@@ -127,6 +127,13 @@ async def unlatch(options: argparse.Namespace) -> int:
         return _acknowledge(await deck.unlatch(absolute(options.path), options.reason), options)
 
 
+async def unprotect(options: argparse.Namespace) -> int:
+    """``quarterdeck unprotect PATH --pattern P --digest TYPED --reason TEXT``: give one protected pattern up."""
+    async with deck_for(options, writing=True) as deck:
+        ack = await deck.unprotect(absolute(options.path), options.pattern, options.digest, options.reason)
+        return _acknowledge(ack, options)
+
+
 async def approve(options: argparse.Namespace) -> int:
     return await _answer("approved", options)
 

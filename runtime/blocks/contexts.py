@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from runtime.blocks.definition import RunStyle
@@ -359,7 +361,9 @@ async def perform(
             "runtime.no_operations", f"{attempt.block.block_name} needs a governed run to perform {operation_type}"
         )
     try:
-        result = await attempt.host.operate(operation_type, params, key=key, compensation=compensation)
+        result = await attempt.host.operate(
+            operation_type, params, key=key, compensation=compensation, waiting=partial(_waiting, attempt)
+        )
     except ModelError as error:
         raise BlockValidationError(block_code(error.code), error.message, effects="none") from error
     except JournalError as error:
@@ -388,23 +392,29 @@ def operation_failure(result: OperationResult, output: BlockValue) -> OperationF
 async def ask(
     attempt: Attempt, prompt: str, kinds: Sequence[str], choices: Sequence[str], subject: object
 ) -> BlockValue:
-    """One question through the host; the block is WAITING and its deadline paused until the answer."""
+    """One question through the host."""
     _still_open(attempt)
     if attempt.host is None:
         raise _no_operator(attempt)
+    with _waiting(attempt, prompt):
+        return await attempt.host.wait(
+            prompt, kinds=kinds, choices=choices, subject=None if subject is None else BlockValue.of(subject)
+        )
+
+
+@contextmanager
+def _waiting(attempt: Attempt, prompt: str) -> Iterator[None]:
+    """The block is WAITING and its deadline paused while a person thinks."""
     state, remaining = attempt.block.shared_state, _pause(attempt)
     state.phase = BlockPhase.WAITING
     attempt.observe("block.waiting", {"prompt": clean_text(prompt, 256)})
     try:
-        answer = await attempt.host.wait(
-            prompt, kinds=kinds, choices=choices, subject=None if subject is None else BlockValue.of(subject)
-        )
+        yield
     finally:
         if attempt.open:
             state.phase = BlockPhase.BUSY
             _resume(attempt, remaining)
     attempt.observe("block.resumed")
-    return answer
 
 
 def _no_operator(attempt: Attempt) -> BlockError:

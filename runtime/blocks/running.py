@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -46,6 +47,11 @@ class NodeOptions:
     extra: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
 
 
+def no_pause(prompt: str) -> AbstractContextManager[None]:
+    """For callers without a deadline that could stand still."""
+    return nullcontext()
+
+
 class AttemptHost(Protocol):
     """What ``ctx`` offers inside a run. May raise `runtime.kernel.errors.Halted`."""
 
@@ -56,8 +62,9 @@ class AttemptHost(Protocol):
         *,
         key: str | None = None,
         compensation: tuple[str, str] | None = None,
+        waiting: Callable[[str], AbstractContextManager[None]] = no_pause,
     ) -> OperationResult:
-        """Run one governed operation."""
+        """Run one governed operation. ``waiting`` is entered with the question while a person is asked about it."""
         ...
 
     async def wait(

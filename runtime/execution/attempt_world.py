@@ -6,14 +6,15 @@ new keys while a resumed attempt repeats the same keys and is answered from its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
 from runtime.blocks.effects import SideEffects, worst
 from runtime.blocks.errors import BlockRuntimeError, BlockValidationError
 from runtime.blocks.projection import project
-from runtime.blocks.running import NodeCall
+from runtime.blocks.running import NodeCall, no_pause
 from runtime.blocks.sanitise import redact
 from runtime.blocks.values import BlockValue
 from runtime.execution.pause import PauseGate
@@ -33,7 +34,7 @@ from runtime.kernel.model import (
 )
 from runtime.kernel.outcomes import block_code
 from runtime.kernel.redaction import Redactor
-from runtime.orchestration.operation_ports import OnOutput
+from runtime.orchestration.operation_ports import OnOutput, Waiting, unnoticed
 from runtime.orchestration.operations import InvalidCompensation
 from runtime.orchestration.undo import CompensationOutcome
 
@@ -52,6 +53,7 @@ class Executes(Protocol):
         *,
         fill_default: bool = False,
         on_output: OnOutput | None = None,
+        waiting: Waiting = unnoticed,
     ) -> OperationResult:
         """Raises `InvalidCompensation`, `Halted`, `JournalError`; everything else is returned."""
         ...
@@ -111,7 +113,7 @@ def _class_of(receipts: Sequence[OperationReceipt]) -> SideEffects:
 
 
 class AttemptWorld:
-    """The host side of ``ctx`` for one attempt."""
+    """The host side of ``ctx`` for one attempt. ``rest`` gives its worker back while a person is asked."""
 
     def __init__(
         self,
@@ -127,6 +129,7 @@ class AttemptWorld:
         undo: Undo,
         streams: StreamEdges,
         redactor: Redactor | None = None,
+        rest: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
         self._call = call
         self._key = key
@@ -138,6 +141,7 @@ class AttemptWorld:
         self._undo = undo
         self._streams = streams
         self._redactor = Redactor() if redactor is None else redactor
+        self._rest = rest
         self._operations = 0
         self._asked = 0
 
@@ -148,8 +152,16 @@ class AttemptWorld:
         *,
         key: str | None = None,
         compensation: tuple[str, str] | None = None,
+        waiting: Callable[[str], AbstractContextManager[None]] = no_pause,
     ) -> OperationResult:
         """Run one governed operation; waits while the run is paused, and starts nothing once it is fenced."""
+
+        @asynccontextmanager
+        async def asked(prompt: str) -> AsyncIterator[None]:
+            with waiting(prompt):
+                async with self._rest():
+                    yield
+
         await self._gate.passed()
         index: int | str = key if key is not None else self._operations
         self._operations += key is None
@@ -161,6 +173,7 @@ class AttemptWorld:
                 self._stack,
                 fill_default=operation.compensation_type is CompensationType.NONE,
                 on_output=self._tell,
+                waiting=asked,
             )
         except InvalidCompensation as error:
             raise BlockValidationError(block_code(error.code), error.message) from error

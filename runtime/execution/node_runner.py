@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -125,6 +126,7 @@ class TurnRunner:
             undo=self._undo,
             streams=services.streams,
             redactor=services.redactor,
+            rest=nullcontext if _step_type(call) == HUMAN else services.pool.resting,
         )
 
         async def work() -> Response:

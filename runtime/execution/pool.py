@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -153,6 +154,20 @@ class ExecutionPool:
                 self._start_next()
         finally:
             self._leave(task, ticket)
+
+    @asynccontextmanager
+    async def resting(self) -> AsyncIterator[None]:
+        """Give the worker of the running task to others while the body waits; go on when one is free again."""
+        self._running -= 1
+        self._start_next()
+        try:
+            yield
+        finally:
+            try:
+                await self._start()
+            except BaseException:
+                self._running += 1  # whoever submitted the task returns the worker it still counts
+                raise
 
     def stats(self) -> PoolStats:
         return PoolStats(

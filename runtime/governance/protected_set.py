@@ -8,7 +8,7 @@ folded, ``.`` dropped, ``..`` resolved.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from runtime.governance.path_lexical import WAIVABLE, Finding, lexical_finding, shown
@@ -19,6 +19,8 @@ from runtime.kernel.globs import folded
 from runtime.kernel.ids import KILL_SWITCH_FILE
 from runtime.kernel.model import Access
 
+#: Where a project lists what else no mission may change there: a JSON list of patterns.
+CONFIG_PATH: Final = "config/protected_paths.json"
 #: What no mission may change, whatever its envelope says (operations spec §9.1).
 BUILT_IN: Final = (
     "config/agent_roles/",
@@ -27,7 +29,7 @@ BUILT_IN: Final = (
     "config/governance/",
     "config/envelopes/",
     "config/missions/",
-    "config/protected_paths.json",
+    CONFIG_PATH,
     "scripts/opencode_gate_policy.py",
     "scripts/audit_gate_build_loop_phase2.py",
     "runtime/governance/",
@@ -54,7 +56,9 @@ READS: Final = frozenset({"read", "list"})
 _TWO_SIDED: Final = frozenset({"rename", "link"})
 #: Operations that take a directory away or put something else in its place.
 UPROOTING: Final = frozenset({"delete", "rename", "replace", "link"})
-_OPERATIONS: Final = frozenset(access.value for access in Access) | UPROOTING
+#: Handing a folder to a program: the folder stays, what is in it may change.
+GRANT: Final = "grant"
+_OPERATIONS: Final = frozenset(access.value for access in Access) | UPROOTING | {GRANT}
 
 
 class ProtectedSet:
@@ -76,11 +80,11 @@ class ProtectedSet:
         self.reserved = parse_additions(reserved)
         self.patterns = tuple(dict.fromkeys((*BUILT_IN, *self.reserved, *self.additions)))
         self._native = names == "native"
-        self._open = frozenset(_checked_open(path) for path in openable)
+        self._open = frozenset(checked_open(path) for path in openable)
 
     @property
     def protected_hash(self) -> str:
-        """Recorded in ``journal_opened`` and compared before each operation."""
+        """Recorded in ``journal_opened``. A set never changes once built, so a run needs no comparison later on."""
         record: dict[str, Any] = {"schema": "protected-set/1", "patterns": sorted(self.patterns)}
         if self._open:
             record["openable"] = sorted(self._open)
@@ -95,6 +99,10 @@ class ProtectedSet:
         """Is ``path`` protected, or in a form that cannot be judged?"""
         parts = resolved(path)
         return parts is None or self.path_finding(parts) is not None
+
+    def is_reserved(self, path: str) -> bool:
+        """Is ``path``, a normal form, one of the runtime's own files?"""
+        return any(globs.matches(pattern, path, fold=True) for pattern in self.reserved)
 
     def finding(self, path: object, operation: str, target: object = None) -> Finding | None:
         """The verdict as far as names decide it, without a role and without looking at the disk."""
@@ -151,21 +159,24 @@ def parse_additions(config: object) -> tuple[str, ...]:
 
 
 def load_additions(data: bytes) -> tuple[str, ...]:
-    """Additions from the bytes of the configuration file."""
+    """Additions from the bytes of the configuration file. Raises `Refused` ``SELFMOD_CONFIG`` saying where."""
     try:
-        return parse_additions(json.loads(data))
+        return parse_additions(json.loads(data.decode("utf-8")))
+    except json.JSONDecodeError as error:
+        raise _config(f"is not JSON: {error.msg}", f":{error.lineno}:{error.colno}") from error
     except (ValueError, RecursionError) as error:
         raise _config("is not JSON") from error
 
 
-def check_floor(floor: Iterable[str], effective: Iterable[str]) -> None:
+def check_floor(floor: Collection[str], effective: Iterable[str]) -> None:
     """Raise `Refused` ``SELFMOD_FLOOR`` unless everything protected by an earlier run still is."""
     lost = sorted({*floor} - {*effective})
     if lost:
         raise Refused(
             "SELFMOD_FLOOR",
             f"an earlier run protected {', '.join(map(repr, lost))}, this configuration does not",
-            hint="restore the entries, or lower the floor from the console",
+            hint="restore the entries in config/protected_paths.json, or give each up with"
+            f" `quarterdeck unprotect PATH --pattern PATTERN --digest {floor_digest(floor)} --reason TEXT`",
         )
 
 
@@ -184,11 +195,12 @@ def lowered_floor(floor: Iterable[str], removed: Iterable[str], typed_digest: st
     return tuple(sorted(kept - gone))
 
 
-def _config(text: str) -> Refused:
-    return Refused("SELFMOD_CONFIG", f"the list of protected paths {text}", where="config/protected_paths.json")
+def _config(text: str, place: str = "") -> Refused:
+    return Refused("SELFMOD_CONFIG", f"the list of protected paths {text}", where=CONFIG_PATH + place)
 
 
-def _checked_open(path: str) -> str:
+def checked_open(path: str) -> str:
+    """``path`` itself when an operator may open it (relaxation 8). Raises `Refused` ``SELFMOD_CONFIG``."""
     covered = [pattern for pattern in BUILT_IN if globs.matches(pattern, path, fold=True)]
     if lexical_finding(path) is not None or not covered or not OPENABLE.issuperset(covered):
         raise Refused("SELFMOD_CONFIG", f"{shown(path)} is not a protected file that may be opened by exact path")

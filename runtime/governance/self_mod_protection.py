@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.governance.path_lexical import Finding, shown
-from runtime.governance.protected_set import READS, UPROOTING, ProtectedSet, resolved
+from runtime.governance.protected_set import GRANT, READS, UPROOTING, ProtectedSet, resolved
 from runtime.governance.roles import is_role
 from runtime.kernel.errors import Refused
 from runtime.kernel.globs import folded
@@ -57,6 +57,10 @@ class SelfModProtector:
         """Is ``path`` protected by its name?"""
         return self.protected.is_protected(path)
 
+    def is_governed(self, path: str) -> bool:
+        """Is ``path`` protected as a file of the project, so that its governance baseline must list it?"""
+        return self.protected.is_protected(path) and not self.protected.is_reserved(path)
+
     def reloaded(self, additions: Sequence[str]) -> SelfModProtector:
         """The same protector with newly loaded additions. Raises `Refused` ``SELFMOD_SHRINK`` if any is gone."""
         lost = sorted({*self.protected.additions} - {*additions})
@@ -92,7 +96,7 @@ class SelfModProtector:
             info = real.stat()
         except FileNotFoundError:
             return None
-        if stat.S_ISDIR(info.st_mode) and operation in UPROOTING:
+        if stat.S_ISDIR(info.st_mode) and operation in (*UPROOTING, GRANT):
             return self._search(real, None)
         if stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
             return self._search(self._root, info)

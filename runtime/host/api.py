@@ -255,6 +255,15 @@ class Deck(Protocol):
         """
         ...
 
+    async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
+        """Let the work tree at ``path`` protect ``pattern`` no longer, once its own list does not name it any more.
+
+        ``digest`` is that of everything runs there protected so far, typed by the operator; pattern, digest and
+        reason go into the store's journal. Built-in patterns stay. Raises `Refused` ``SELFMOD_FLOOR``,
+        ``SELFMOD_REASON`` without a reason, ``ROOT_MISSING`` when there is no such folder.
+        """
+        ...
+
     async def answer(self, intent: Answer) -> Ack: ...
 
     async def runs(

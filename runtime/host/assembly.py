@@ -17,6 +17,7 @@ from runtime.execution.node_runner import LEAVING, TurnRunner, TurnServices
 from runtime.execution.pause import PauseGate
 from runtime.execution.pool import ExecutionPool
 from runtime.execution.questions import Questions, recorded_replies
+from runtime.execution.rule_desk import RuleDesk
 from runtime.execution.stream_keeper import StreamKeeper, shown
 from runtime.flow.lanes import LaneQueues
 from runtime.flow.loop import LaneLoop
@@ -24,7 +25,6 @@ from runtime.flow.streams import LANES, PREFIX, StreamEdges, StreamItem
 from runtime.governance.envelope_enforcer import EnvelopeEnforcer
 from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_limits import Limits as SandboxLimits
-from runtime.governance.self_mod_protection import SelfModProtector
 from runtime.host.hooks import Hooks
 from runtime.host.looking import tree_probe
 from runtime.host.prepared import Prepared
@@ -38,7 +38,7 @@ from runtime.missions.build import build_workflow
 from runtime.missions.loader import Mission
 from runtime.missions.sections import LimitsSpec
 from runtime.missions.yaml_reader import read
-from runtime.orchestration.budget import Ledger, Limits
+from runtime.orchestration.budget import Day, Ledger, Limits
 from runtime.orchestration.gate import WorkGate
 from runtime.orchestration.handlers.registry import build
 from runtime.orchestration.handlers.settings import HandlerSettings, ModelSettings
@@ -68,6 +68,7 @@ class Shared:
     scratch: Path
     state: Path
     redactor: Redactor
+    day: Day
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,7 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
         changed=hooks.question,
         leaving=lambda: (fence := scope.fence_in_force) is not None and fence.reason == LEAVING,
     )
-    executor = await _executor(prepared, shared, scope, timer, hooks)
+    executor = await _executor(prepared, shared, scope, timer, questions, hooks)
     loop = _lane_loop(prepared, shared, hooks)
     kept = StreamKeeper(shared.artifacts)
     streams = _stream_edges(prepared, kept, scope, hooks)
@@ -203,12 +204,12 @@ def _journal_signals(prepared: Prepared, signals: Sequence[ControlSignal]) -> No
 
 
 async def _executor(
-    prepared: Prepared, shared: Shared, scope: Scope, timer: ActiveTimer, hooks: Hooks
+    prepared: Prepared, shared: Shared, scope: Scope, timer: ActiveTimer, questions: Questions, hooks: Hooks
 ) -> OperationExecutor:
     workspace, mission = prepared.workspace, prepared.mission
     root = workspace.root
     envelope = mission.spec.envelope
-    protector = SelfModProtector(root, names=envelope.names)
+    protector = prepared.policy.protector
     # An undo asks no model, and must not fail for want of a key.
     provider = None if prepared.rollback is not None else _provider(prepared, shared)
     if isinstance(provider, ScriptedProvider):
@@ -217,7 +218,7 @@ async def _executor(
         root=root,
         clock=shared.clock,
         output=workspace.output,
-        is_protected=protector.is_protected,
+        is_protected=protector.is_governed,
         runner=wall(mission, shared),
         scratch_root=shared.scratch,
         git=prepared.git,
@@ -227,6 +228,7 @@ async def _executor(
             provider=provider,
             free=isinstance(provider, ScriptedProvider),
             unpriced=mission.spec.budgets.unpriced == "allow",
+            prices=prepared.policy.rules.prices,
             prompts=mission.prompts,
             schemas=mission.schemas,
         ),
@@ -250,7 +252,7 @@ async def _executor(
         artifacts=shared.artifacts,
         clock=shared.clock,
         ids=shared.ids,
-        budget=_ledger(prepared),
+        budget=_ledger(prepared, shared),
         gate=WorkGate(),
         guard=guard,
         context=prepared.context,
@@ -258,16 +260,20 @@ async def _executor(
         remaining_seconds=lambda: timer.remaining if timer.remaining is not None else float("inf"),
         baseline=prepared.baseline,
         redactor=prepared.secrets.redactor,
+        rules=prepared.policy.rules.rules,
+        desk=RuleDesk(questions),
         recorded=functools.partial(prepared.carried.answer, artifacts=shared.artifacts),
     )
 
 
-def _ledger(prepared: Prepared) -> Ledger:
+def _ledger(prepared: Prepared, shared: Shared) -> Ledger:
     budgets, micros = prepared.mission.spec.budgets, prepared.mission.envelope.max_budget_micros
-    limits = Limits(micros=micros, tokens=budgets.tokens, calls=budgets.calls)
+    limits = Limits(
+        micros=micros, tokens=budgets.tokens, calls=budgets.calls, day_micros=prepared.policy.rules.day_micros
+    )
     if budgets.usd is not None and int(budgets.usd * MICROS) < micros:
         limits = replace(limits, micros=int(budgets.usd * MICROS), money="budgets.usd")
-    ledger = Ledger(limits)
+    ledger = Ledger(limits, day=shared.day, run_id=prepared.run_id)
     ledger.replay(prepared.past)
     return ledger
 

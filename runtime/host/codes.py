@@ -42,6 +42,8 @@ _CONFIG: Final = frozenset(
         "CONTROL_PATH",
         "LATCH_REASON",
         "VIOLATION_UNKNOWN",
+        "RULES_INVALID",
+        "SELFMOD_REASON",
         "WATCH_LIMIT",
         "WATCH_NOT_DECLARED",
         "WATCH_OPTION",

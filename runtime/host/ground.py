@@ -11,12 +11,13 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.governance.self_mod_protection import SelfModProtector
 from runtime.host.assembly import Shared
 from runtime.host.looking import tree_probe
+from runtime.host.policy import Policies, Policy
 from runtime.host.run_control import RunControl, RunLock
 from runtime.kernel.errors import Refused
 from runtime.missions import references
@@ -24,6 +25,7 @@ from runtime.missions.loader import Mission
 from runtime.missions.parameters import LEAVING, READING, tool_action
 from runtime.orchestration.git import Git, find_git, read_operator_settings
 from runtime.orchestration.git_config import OUR_SETTINGS, GitSettings
+from runtime.orchestration.governance_baseline import check_baseline
 from runtime.orchestration.repository import check_repository
 from runtime.orchestration.run_controller import (
     HaltLatch,
@@ -35,7 +37,7 @@ from runtime.orchestration.run_controller import (
     PreflightRequest,
     preflight,
 )
-from runtime.orchestration.workspace import Workspace, WorkspaceKind, WorkspaceRequest, prepare
+from runtime.orchestration.workspace import Workspace, WorkspaceKind, WorkspaceRequest, prepare, source_root
 from runtime.storage.store import Store
 
 #: A launch that waits for a busy work tree looks again this often, in seconds.
@@ -45,12 +47,22 @@ _MAX_SETTINGS: Final = 64
 _OWNER_ONLY: Final = 0o700
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleared:
+    """A work tree a run may start on: ``control`` holds it, ``policy`` is what the run is held to."""
+
+    facts: PreflightFacts
+    control: RunControl
+    policy: Policy
+
+
 class Ground:
     """Prepares and checks work trees for one host."""
 
-    def __init__(self, store: Store, shared: Shared) -> None:
+    def __init__(self, store: Store, shared: Shared, policies: Policies) -> None:
         self._store = store
         self._shared = shared
+        self._policies = policies
         self._git_settings: dict[str, GitSettings] = {}
 
     async def workspace(
@@ -95,8 +107,15 @@ class Ground:
         return self._git_settings[key]
 
     async def preflight(
-        self, mission: Mission, workspace: Workspace, owner: LockOwner, *, wait: bool = False, resuming: bool = False
-    ) -> tuple[PreflightFacts, RunControl]:
+        self,
+        mission: Mission,
+        inputs: Mapping[str, Any],
+        workspace: Workspace,
+        owner: LockOwner,
+        *,
+        wait: bool = False,
+        resuming: bool = False,
+    ) -> Cleared:
         """Steps 1-9 of operations spec §10.1; with ``wait`` again and again while the tree is busy.
 
         A resumed run's tree may be dirty with its own work: recovery compares states itself.
@@ -104,6 +123,7 @@ class Ground:
         state, clock = self._store.state, self._shared.clock
         switch = KillSwitch(workspace.root, state.root)
         latch = HaltLatch(state.latches, workspace.root, clock=clock)
+        checks = _Checks(self._policies, mission, workspace, _origin(mission, inputs, workspace))
         mode = _lock_mode(mission, workspace)
         lock = RunLock(state.locks, workspace.root, clock=clock, ids=self._shared.ids) if mode else None
         request = PreflightRequest(
@@ -113,8 +133,8 @@ class Ground:
             lock=lock,
             latch=latch,
             recover=lambda stale: self._settle_stale(stale, owner.run_id_audit),
-            load_policy=lambda: SelfModProtector(workspace.root).protected_hash,
-            baseline=_no_governance,
+            load_policy=checks.load,
+            baseline=checks.baseline,
             repository=_repository_check(mission, workspace, clean=not resuming),
             fingerprint=_fingerprint(mission, workspace, state.root),
         )
@@ -126,7 +146,8 @@ class Ground:
                 if not (wait and refusal.defer):
                     raise
                 await clock.sleep(_BUSY_POLL)
-        return facts, RunControl(kill_switch=switch, halt_latch=latch, lock=lock if facts.lock else None)
+        control = RunControl(kill_switch=switch, halt_latch=latch, lock=lock if facts.lock else None)
+        return Cleared(facts=facts, control=control, policy=checks.policy)
 
     async def _settle_stale(self, stale: Mapping[str, Any], run_id: str) -> None:
         """A dead holder's record: fine when that run is this one or has ended, else it must be resumed first."""
@@ -218,6 +239,31 @@ def _fingerprint(mission: Mission, workspace: Workspace, state: Path) -> Any:
     return tree_probe(mission, workspace, state).fingerprint
 
 
-async def _no_governance() -> str:
-    """Relaxation 2: without a governance baseline, that is what the journal says."""
-    return "none"
+def _origin(mission: Mission, inputs: Mapping[str, Any], workspace: Workspace) -> Path | None:
+    """The operator's tree whose protection must not shrink; None where there is none, or none any more."""
+    if workspace.kind is WorkspaceKind.NONE:
+        return None
+    if not workspace.private:
+        return workspace.root
+    try:
+        return source_root(workspace_request(mission, inputs), mission.directory)
+    except Refused:
+        return None  # a resumed run goes on in its copy, whatever became of what it was made from
+
+
+class _Checks:
+    """Steps 6 and 7: what is loaded in one is needed in the other, and by the run."""
+
+    def __init__(self, policies: Policies, mission: Mission, workspace: Workspace, origin: Path | None) -> None:
+        self._policies = policies
+        self._names = mission.spec.envelope.names
+        self._root = workspace.root
+        self._origin = origin
+        self.policy: Policy
+
+    async def load(self) -> str:
+        self.policy = await asyncio.to_thread(self._policies.load, self._root, self._origin, names=self._names)
+        return self.policy.protector.protected_hash
+
+    async def baseline(self) -> str:
+        return await asyncio.to_thread(check_baseline, self._root, self.policy.protector.is_governed)

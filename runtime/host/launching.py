@@ -19,15 +19,17 @@ from runtime.governance.secrets import Secrets
 from runtime.host.api import Launch
 from runtime.host.assembly import Parts, Shared, assemble, wall
 from runtime.host.contract import plan_inputs
-from runtime.host.ground import Ground, leave_empty, output_folder
+from runtime.host.ground import Cleared, Ground, leave_empty, output_folder
 from runtime.host.hooks import Hooks
 from runtime.host.lineage import Fork, Reuse, cause_of, decide, given, parent_of, read_fork
 from runtime.host.live_run import LiveRun, RunPorts
 from runtime.host.looking import tree_probe
+from runtime.host.policy import Policies
 from runtime.host.prepared import Prepared
 from runtime.host.refusals import Refusals
-from runtime.host.resuming import read_past
+from runtime.host.resuming import Past, check_governance, read_past
 from runtime.host.settlement import Settlement
+from runtime.host.spending import Spending
 from runtime.host.store_journal import StoreJournal
 from runtime.host.undoing import UNDO, Rollback, read_mission, read_rollback, read_undo
 from runtime.host.versions import BEHAVIOUR_VERSION, code_version
@@ -98,11 +100,14 @@ class _Ready:
 class Launcher:
     """Opens turns for one host."""
 
-    def __init__(self, store: Store, journal: StoreJournal, shared: Shared) -> None:
+    def __init__(
+        self, store: Store, journal: StoreJournal, shared: Shared, policies: Policies, spending: Spending
+    ) -> None:
         self._store = store
         self._journal = journal
         self._shared = shared
-        self._ground = Ground(store, shared)
+        self._ground = Ground(store, shared, policies)
+        self._spending = spending
         self._sessions = SessionManager(shared.clock)
         self._opened_sessions = 0
         self._refusals = Refusals(store, journal, shared.clock)
@@ -198,9 +203,15 @@ class Launcher:
         """Everything up to the first entry: a failure leaves neither lock nor scope nor session behind."""
         mission, inputs, identity, fork = start.mission, start.inputs, start.identity, start.fork
         workspace = await self._workspace(mission, inputs, identity.run_id, start.rollback)
-        facts, control = await self._ground.preflight(
-            mission, workspace, _owner(mission, identity), wait=start.intent.wait, resuming=start.rollback is not None
+        cleared = await self._ground.preflight(
+            mission,
+            inputs,
+            workspace,
+            _owner(mission, identity),
+            wait=start.intent.wait,
+            resuming=start.rollback is not None,
         )
+        facts, control = cleared.facts, cleared.control
         hooks = _hooks(workspace)
         try:
             reuse = await self._reuse(mission, workspace, facts, fork)
@@ -224,6 +235,8 @@ class Launcher:
                 git=workspace.git,
                 baseline=None if facts.fingerprint is None else workspace_state(facts.fingerprint),
                 control=control,
+                policy=cleared.policy,
+                governance_hash=facts.governance_hash,
                 context=self._context(mission, workspace, identity, facts),
                 stack=(mission.envelope,),
                 plan=plan,
@@ -236,7 +249,7 @@ class Launcher:
                 carried=reuse.carried,
                 rollback=start.rollback,
             )
-            parts = await assemble(prepared, self._shared, hooks)
+            parts = await self._assemble(prepared, hooks)
         except BaseException:
             hooks.close()
             control.release()
@@ -260,6 +273,11 @@ class Launcher:
         workspace = await self._ground.workspace(mission, inputs, rollback.run.run_id, resuming=True)
         rollback.check_tree(workspace)
         return workspace
+
+    async def _assemble(self, prepared: Prepared, hooks: Hooks) -> Parts:
+        if prepared.policy.rules.day_micros is not None:
+            await self._spending.known()
+        return await assemble(prepared, self._shared, hooks)
 
     async def _reuse(self, mission: Mission, workspace: Workspace, facts: PreflightFacts, fork: Fork | None) -> Reuse:
         """What a fork takes over, now that its tree is there and locked; nothing for other runs."""
@@ -309,6 +327,7 @@ class Launcher:
             sandbox=wall(mission, self._shared).record(),
             protected_hash=facts.protected_hash,
             governance_hash=facts.governance_hash,
+            **prepared.policy.rules.record(),
             code_version=code_version(),
             behaviour_version=BEHAVIOUR_VERSION,
             trigger=prepared.summary.trigger,
@@ -379,7 +398,8 @@ class Launcher:
         )
         rollback = None if past.undoes is None else await read_rollback(self._store, past.undoes)
         workspace = await self._workspace(mission, past.inputs, run_id, rollback, resuming=True)
-        facts, control = await self._ground.preflight(mission, workspace, _owner(mission, identity), resuming=True)
+        cleared = await self._again(past, workspace, identity)
+        facts, control = cleared.facts, cleared.control
         hooks = _hooks(workspace)
         try:
             session, emitter = self._session(mission, identity, hooks)
@@ -404,6 +424,8 @@ class Launcher:
                 git=workspace.git,
                 baseline=None,
                 control=control,
+                policy=cleared.policy,
+                governance_hash=facts.governance_hash,
                 context=self._context(mission, workspace, identity, facts, baseline=past.baseline_commit),
                 stack=(mission.envelope,),
                 plan=plan,
@@ -417,7 +439,7 @@ class Launcher:
                 spent_seconds=past.summary.duration_ms / 1000,
                 rollback=rollback,
             )
-            parts = await assemble(prepared, self._shared, hooks)
+            parts = await self._assemble(prepared, hooks)
         except BaseException:
             hooks.close()
             control.leave()
@@ -429,6 +451,8 @@ class Launcher:
                 cause=plain_words(reason) or "the process that ran it is gone",
                 findings=[str(item["operation_id"]) for item in past.history.open_operations()],
                 code_version=code_version(),
+                protected_hash=facts.protected_hash,
+                **prepared.policy.rules.record(),
             )
             self._store.submit([update_run(run_id, epoch=self._store.epoch, status=RunStatus.RUNNING)])
             await journal.durable
@@ -438,6 +462,18 @@ class Launcher:
             control.leave()
             raise
         return self._live(prepared, parts, hooks, ports)
+
+    async def _again(self, past: Past, workspace: Workspace, identity: _Identity) -> Cleared:
+        """Preflight of a run that goes on, governed as it was."""
+        cleared = await self._ground.preflight(
+            past.mission, past.inputs, workspace, _owner(past.mission, identity), resuming=True
+        )
+        try:
+            check_governance(past, cleared.facts.governance_hash)
+        except BaseException:
+            cleared.control.leave()
+            raise
+        return cleared
 
     # -- pieces -------------------------------------------------------------------------------------------------
 

@@ -295,6 +295,8 @@ class LiveRun:
 
     async def _to_the_end(self, scope: BlockScope) -> RunSummary:
         triggers = [await self._work_through(scope)]
+        if self._stop is None or not self._stop.leave:
+            triggers += await self._settlement.governed()
         noticed = self.parts.streams.finish()
         if self._stop is not None:
             triggers.append(self._stop.trigger)
@@ -303,6 +305,9 @@ class LiveRun:
         terminal = arbiter.choose(triggers)
         assert terminal is not None, "there is always the work's own trigger"
         self._settling = True
+        if terminal.trigger.reason == arbiter.KILL_SWITCH:
+            self._settlement.stopped_by_switch(done=self._done)
+        self._settlement.halted(terminal)
         if self._undoes(terminal):
             terminal = await self._settlement.undo(terminal)
         outputs = self._outputs(scope) if terminal.ending.status is RunStatus.SUCCEEDED else None
@@ -389,7 +394,7 @@ class LiveRun:
                 if exhausted.done():
                     self._trip(arbiter.budget_exhausted(by_time=True))
                 elif await asyncio.to_thread(self.prepared.control.kill_switch_set):
-                    self._trip(arbiter.cancelled("kill_switch"))
+                    self._trip(arbiter.cancelled(arbiter.KILL_SWITCH))
                 self.show_gauges()
         finally:
             exhausted.cancel()

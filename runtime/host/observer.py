@@ -80,6 +80,9 @@ class Observer(StoreReads):
     async def unlatch(self, path: str, reason: str) -> Ack:
         raise await self._refusal()
 
+    async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
+        raise await self._refusal()
+
     async def answer(self, intent: Answer) -> Ack:
         raise await self._refusal()
 
@@ -265,6 +268,9 @@ class RemoteDeck(Observer):
 
     async def unlatch(self, path: str, reason: str) -> Ack:
         return Ack(**await self._ask("unlatch", path=path, reason=reason))
+
+    async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
+        return Ack(**await self._ask("unprotect", path=path, pattern=pattern, digest=digest, reason=reason))
 
     async def answer(self, intent: Answer) -> Ack:
         return Ack(**await self._ask("answer", **asdict(intent)))

@@ -9,6 +9,7 @@ from typing import Any
 from runtime.events.emitter import Emitter
 from runtime.events.facts import RunSummary
 from runtime.governance.secrets import Secrets
+from runtime.host.policy import Policy
 from runtime.host.run_control import RunControl
 from runtime.host.undoing import Rollback
 from runtime.kernel.model import Envelope, ExecutionContext
@@ -26,7 +27,8 @@ from runtime.turns.session import Session
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """One opened turn, ready to run. ``history`` answers attempts, ``carried`` operations; ``past`` (all its entries) is
-    set when a crash is continued, ``reused`` (what it took over) when a fork begins, ``rollback`` when it undoes a run."""
+    set when a crash is continued, ``reused`` (what it took over) when a fork begins, ``rollback`` when it undoes a run.
+    ``governance_hash`` names the governance baseline the run started under, or is ``none``."""
 
     mission: Mission
     inputs: Mapping[str, Any]
@@ -36,6 +38,8 @@ class Prepared:
     git: Git | None
     baseline: WorkspaceState | None
     control: RunControl
+    policy: Policy
+    governance_hash: str
     context: ExecutionContext
     stack: tuple[Envelope, ...]
     plan: ResolvedTurnPlan

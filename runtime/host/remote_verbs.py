@@ -50,6 +50,11 @@ async def _unlatch(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
     return asdict(await host.unlatch(_text(arguments, "path"), _text(arguments, "reason")))
 
 
+async def _unprotect(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
+    given = [_text(arguments, name) for name in ("path", "pattern", "digest", "reason")]
+    return asdict(await host.unprotect(*given))
+
+
 async def _watch(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
     return asdict(await host.watch(_intent(Watch, arguments)))
 
@@ -98,6 +103,7 @@ REMOTE: Final[dict[str, Remote]] = {
     "resume": _resume,
     "undo": _undo,
     "unlatch": _unlatch,
+    "unprotect": _unprotect,
     "watch": _watch,
     "unwatch": _unwatch,
     "rearm": _rearm,

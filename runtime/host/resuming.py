@@ -18,6 +18,7 @@ from runtime.kernel.outcomes import RunStatus
 from runtime.kernel.ports import StoredEntry
 from runtime.missions.loader import Mission, load_bytes
 from runtime.missions.problems import MissionInvalid
+from runtime.orchestration.governance_baseline import NO_BASELINE
 from runtime.orchestration.journal_history import History
 from runtime.orchestration.journal_verify import verify_entries
 from runtime.orchestration.operation_ports import MAX_BODY_BYTES
@@ -53,6 +54,7 @@ class Past:
     plan: ResolvedTurnPlan
     recipe_hash: str
     baseline_commit: str
+    governance_hash: str
     unattended: bool
     stored: tuple[StoredEntry, ...]
     entries: tuple[Mapping[str, Any], ...]
@@ -119,6 +121,7 @@ async def read_past(store: Store, run_id: str) -> Past:
         plan=plan,
         recipe_hash=str(opened["run_id"]),
         baseline_commit=str(opened["baseline_commit"]),
+        governance_hash=str(opened.get("governance_hash", NO_BASELINE)),
         unattended=record.unattended,
         stored=told.stored,
         entries=entries,
@@ -201,6 +204,12 @@ async def recorded_plan(store: Store, plan_digest: str) -> ResolvedTurnPlan:
         return load_plan(parse_strict(body))
     except QuarterdeckError as error:
         raise _manual(f"its frozen plan does not hold: {error.message}") from None
+
+
+def check_governance(past: Past, governance_hash: str) -> None:
+    """Is the project governed as it was when the run began? Raises `Refused` ``RECOVERY_MANUAL``."""
+    if governance_hash != past.governance_hash:
+        raise _manual("the project's governance baseline is not the one it began under")
 
 
 def _manual(why: str) -> Refused:

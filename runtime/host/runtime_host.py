@@ -32,15 +32,17 @@ from runtime.execution.questions import WITHDRAWN
 from runtime.governance.sandbox import Sandbox
 from runtime.host.api import Ack, Answer, Launch, Watch
 from runtime.host.assembly import Shared, environment
+from runtime.host.ceremonies import Ceremonies
 from runtime.host.control import ControlServer
-from runtime.host.latches import unlatch
 from runtime.host.launching import Launcher
 from runtime.host.live_run import LiveRun, RunPorts
 from runtime.host.log_redaction import LogRedaction
 from runtime.host.offers import Offers
+from runtime.host.policy import Policies
 from runtime.host.reads import StoreReads
 from runtime.host.remote_verbs import REMOTE
 from runtime.host.resuming import settle_row
+from runtime.host.spending import Spending
 from runtime.host.store_journal import StoreJournal
 from runtime.host.stream import EventHub, Feed
 from runtime.host.verifying import verify_live
@@ -106,7 +108,7 @@ class RuntimeHost(StoreReads):
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._closed: asyncio.Task[None] | None = None
-        tree = CancelTree(clock)
+        tree, spending = CancelTree(clock), Spending(store, clock)
         self._shared = Shared(
             clock=clock,
             ids=ids,
@@ -119,10 +121,13 @@ class RuntimeHost(StoreReads):
             scratch=store.state.work,
             state=store.state.root,
             redactor=redactor,
+            day=spending.day,
         )
         self._undoing: dict[str, str] = {}
         self._offers = Offers(store, journal, clock, self._asked)
-        self._launcher = Launcher(store, journal, self._shared)
+        policies = Policies(store.state)
+        self._ceremonies = Ceremonies(store.state.latches, policies, journal, clock)
+        self._launcher = Launcher(store, journal, self._shared, policies, spending)
         self._watches = Watches(self._watch_ports())
         self._server = ControlServer(store.state.socket, self._handle)
         self._log = LogRedaction(redactor)
@@ -384,7 +389,10 @@ class RuntimeHost(StoreReads):
         return self._watches.states
 
     async def unlatch(self, path: str, reason: str) -> Ack:
-        return await unlatch(self._store, self._journal, self._clock, path, plain_words(reason))
+        return await self._ceremonies.unlatch(path, reason)
+
+    async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
+        return await self._ceremonies.unprotect(path, pattern, digest, reason)
 
     # -- live runs ----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -23,8 +23,11 @@ from runtime.host.store_journal import StoreJournal
 from runtime.host.undoing import Rollback
 from runtime.host.words import without_secrets
 from runtime.kernel.clock import Clock, timestamp
-from runtime.kernel.errors import Halted, QuarterdeckError, StorageError
-from runtime.kernel.outcomes import Exit
+from runtime.kernel.errors import Halted, QuarterdeckError, Refused, StorageError
+from runtime.kernel.ids import KILL_SWITCH_FILE
+from runtime.kernel.outcomes import Exit, operation_code
+from runtime.orchestration.governance_baseline import check_baseline
+from runtime.orchestration.operation_ports import EscalationNote
 from runtime.orchestration.operations import OperationExecutor
 from runtime.orchestration.undo import CompensationOutcome
 from runtime.turns import arbiter
@@ -35,6 +38,8 @@ ACK_SECONDS: Final = 5.0
 #: All undoing of one run together; each undo has its own 60 s (ruling R26).
 CLEANUP_SECONDS: Final = 600.0
 _NOT_UNDONE: Final = "an effect could not be undone; see the evidence"
+#: What a run ends with that leaves its work tree latched, whatever could be undone.
+_LATCHING: Final = frozenset({"SELFMOD_EFFECT", "COMP_FAILED", "COMP_DRIFT"})
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -84,6 +89,34 @@ class Settlement:
                     f"{known.operation_id} was interrupted and its effect cannot be told; look at it, then run again",
                 )
 
+    async def governed(self) -> list[Trigger]:
+        """Is the project still what its governance baseline says (operations spec §9.5)? If not, the run fails."""
+        policy, since = self._prepared.policy, self._prepared.governance_hash
+        root = self._prepared.workspace.root
+        try:
+            await asyncio.to_thread(check_baseline, root, policy.protector.is_governed, since=since)
+        except Refused as found:
+            note = EscalationNote.about(found.code, found.message, "critical", expected=since)
+            self._executor.tell(note, "governance")
+            return [arbiter.because(arbiter.node_failed(found.code), found.message)]
+        return []
+
+    def stopped_by_switch(self, *, done: Collection[str]) -> None:
+        """Tell what the stop file left done and undone (operations spec §10.2)."""
+        steps = self._prepared.mission.spec.blocks
+        left = [step for step in steps if step not in done]
+        self._executor.tell(
+            EscalationNote.about(
+                "KILL_SWITCH",
+                f"{KILL_SWITCH_FILE} stopped the run; {len(left)} of {len(steps)} steps were not done",
+                "info",
+                done=sorted(done),
+                remaining=left,
+                detected_at=timestamp(self._clock.now()),
+            ),
+            "kill_switch",
+        )
+
     async def undo(self, terminal: Terminal) -> Terminal:
         """Compensate every write that stands, last to first; an undo that cannot be proven halts and latches."""
         receipts = self._prepared.journal.operations.successful_writes()
@@ -117,9 +150,15 @@ class Settlement:
         failed = next((item for item in outcomes if not item.verified), None)
         return None if failed is None else failed.code or "COMP_FAILED"
 
-    def _latch(self, code: str) -> None:
+    def halted(self, terminal: Terminal) -> None:
+        """Latch the tree when its controls were touched, or an attempt's undo failed (operations spec §10.3)."""
+        code = operation_code(terminal.trigger.code or "")
+        if code in _LATCHING:
+            self._latch(code, terminal.trigger.reason or "the run halted")
+
+    def _latch(self, code: str, message: str = "an undo could not be verified") -> None:
         """Nothing starts in this tree until a person has looked (operations spec §6.5)."""
-        message, run_id = "an undo could not be verified", self._prepared.run_id
+        run_id = self._prepared.run_id
         self._store_journal.append("latch", action="set", code=code, run_id=run_id, message=message)
         trouble = self._prepared.control.latch(code, run_id=run_id, message=message)
         if trouble is not None:

@@ -103,6 +103,9 @@ class ThreadedDeck:
     async def unlatch(self, path: str, reason: str) -> Ack:
         return await self._there(self._deck.unlatch(path, reason))
 
+    async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
+        return await self._there(self._deck.unprotect(path, pattern, digest, reason))
+
     async def answer(self, intent: Answer) -> Ack:
         return await self._there(self._deck.answer(intent))
 

@@ -102,6 +102,7 @@ _RUNS: Final = {
     "REPLAY_UNDO": "The run undid another one, so there is no mission to run again.",
     "APPROVAL_AMBIGUOUS": "The run has several open questions; name one.",
     "APPROVAL_CHOICE": "The answer is not one of the question's choices.",
+    "RULES_INVALID": "The operator's rules file has problems; nothing starts until it is right.",
     "APPROVAL_MISSING": "A decision was needed and nobody could be asked.",
     "APPROVAL_REFUSED": "The operator said no.",
     "APPROVAL_UNKNOWN": "There is no such open question.",

@@ -67,12 +67,23 @@ class FailureClass(Enum):
     HALT = "halt"
 
 
-_POLICY_PREFIXES: Final = ("ENV_", "PATH_", "POLICY_", "SELFMOD_", "ROOT_FORBIDDEN", "ROOT_CHANGED")
+_POLICY_PREFIXES: Final = ("ENV_", "PATH_", "POLICY_", "SELFMOD_", "RULE_", "ROOT_FORBIDDEN", "ROOT_CHANGED")
 _BUDGET_CODES: Final = frozenset({"BUDGET_EXCEEDED", "BUDGET_PRICE_UNKNOWN"})
 _TIME_CODES: Final = frozenset({"ENV_DEADLINE"})
-_APPROVAL_CODES: Final = frozenset({"APPROVAL_REFUSED", "APPROVAL_MISSING"})
+_APPROVAL_CODES: Final = frozenset({"APPROVAL_REFUSED", "APPROVAL_MISSING", "RULE_REFUSED"})
 _HALT_CODES: Final = frozenset(
-    {"KILL_SWITCH", "HALT_LATCHED", "SELFMOD_EFFECT", "EXTERNAL_MODIFICATION", "LOCK_LOST", "COMP_FAILED", "COMP_DRIFT"}
+    {
+        "KILL_SWITCH",
+        "HALT_LATCHED",
+        "SELFMOD_EFFECT",
+        "EXTERNAL_MODIFICATION",
+        "LOCK_LOST",
+        "COMP_FAILED",
+        "COMP_DRIFT",
+        "BASELINE_MISMATCH",
+        "BASELINE_MISSING",
+        "BASELINE_FORMAT",
+    }
 )
 #: Never acceptable as an expected failure (ruling R16).
 UNACCEPTABLE: Final = frozenset({"SELFMOD_EFFECT", "OP_UNDECLARED_EFFECT", "KILL_SWITCH", "HALT_LATCHED"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -28,30 +28,39 @@ _WORDS: Final = {
 }
 _OUR_FAMILIES: Final = ("mission_", "glob_", "env_", "comp_")
 
+Model = TypeVar("Model", bound=BaseModel)
+
 
 def validate(document: Document) -> MissionSpec | None:
     """The model of the document, or None with everything structural reported."""
     if document.data is None and not document.report.failed:
         document.report.add("MISSION_EMPTY", "the file is empty", hint="start with 'mission: <name>'")
         return None
+    return checked(document, MissionSpec)
+
+
+def checked(document: Document, model: type[Model]) -> Model | None:
+    """The document as ``model``, or None with everything structural reported."""
     try:
-        return MissionSpec.model_validate(document.data)
+        return model.model_validate(document.data)
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_context=True, include_input=True):
-            _report(document, detail)
+            _report(document, detail, model)
     return None
 
 
-def _report(document: Document, detail: ErrorDetails) -> None:
+def _report(document: Document, detail: ErrorDetails, model: type[BaseModel]) -> None:
     where = _existing(document.data, detail["loc"])
     kind = detail["type"]
-    name = where[-1] if where else "the mission"
+    name = where[-1] if where else "the file"
     if kind == "extra_forbidden":
-        hint = did_you_mean(name, _fields_at(where[:-1]))
+        hint = did_you_mean(name, _fields_at(model, where[:-1]))
         document.problem("MISSION_UNKNOWN_KEY", f"there is no key {shown(name)} here", where, key=True, hint=hint)
     elif kind == "missing":
         key = detail["loc"][-1]
-        document.problem("MISSION_MISSING_KEY", f"the key {key!r} is missing", where, key=True, hint=_about(where, key))
+        document.problem(
+            "MISSION_MISSING_KEY", f"the key {key!r} is missing", where, key=True, hint=_about(model, where, key)
+        )
     elif kind.startswith(_OUR_FAMILIES):
         document.problem(kind.upper(), detail["msg"], where, key=detail["loc"][-1:] == ("[key]",))
     elif kind in _WORDS:
@@ -80,20 +89,20 @@ def _kind_of(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _fields_at(where: Where) -> list[str]:
+def _fields_at(root: type[BaseModel], where: Where) -> list[str]:
     """The keys that exist at a place of the file, for suggestions."""
-    model = _model_at(where)
+    model = _model_at(root, where)
     return [field.alias or name for name, field in model.model_fields.items()] if model else []
 
 
-def _about(where: Where, key: str | int) -> str:
-    model = _model_at(where)
+def _about(root: type[BaseModel], where: Where, key: str | int) -> str:
+    model = _model_at(root, where)
     field = model.model_fields.get(str(key)) if model else None
     return field.description or "" if field else ""
 
 
-def _model_at(where: Where) -> type[BaseModel] | None:
-    current: Any = MissionSpec
+def _model_at(root: type[BaseModel], where: Where) -> type[BaseModel] | None:
+    current: Any = root
     for part in where:
         model = _model_in(current)
         if model is not None:

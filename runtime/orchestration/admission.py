@@ -1,4 +1,5 @@
-"""X1–X7 of operations spec §4.1: everything that can refuse an operation before the work tree is looked at."""
+"""X1–X7 of operations spec §4.1, then the operator's rules: everything that can refuse an operation before the work
+tree is looked at."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 from runtime.kernel.canonical import parse_strict
 from runtime.kernel.errors import JournalError, QuarterdeckError, Refused
 from runtime.kernel.model import (
+    Access,
     Effect,
     Envelope,
     EnvelopeViolation,
@@ -34,6 +36,7 @@ from runtime.orchestration.operation_ports import (
 )
 from runtime.orchestration.operation_records import Earlier, Recorder
 from runtime.orchestration.operation_table import Known
+from runtime.orchestration.operator_rules import Desk, Do, Question, Rule, decide, question_about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,8 @@ class Admission:
     recorded: Answering | None
     remaining_seconds: Callable[[], float]
     redactor: Redactor
+    rules: tuple[Rule, ...] = ()
+    desk: Desk | None = None
 
     async def admit(self, attempt: Attempt, *, fill_default: bool) -> Recorded | None:
         """Fill in plan and compensation, or return the answer already known for this key.
@@ -81,9 +86,23 @@ class Admission:
         attempt.params_hash = self.records.keep_params(attempt.operation, self.redactor)
         self._check_params(attempt.operation.params)
         check_context(attempt.ctx)
-        known = await self._known(attempt)
-        if known is not None:
-            return known
+        approved: set[str] = set()
+        while True:
+            known = await self._known(attempt)
+            if known is not None:
+                return known
+            await self._examine(attempt, fill_default)
+            question = await self._question(attempt)
+            if question is None or question.subject in approved:
+                return None
+            await self._ask(attempt, question)
+            # While a person thought, anything may have changed: X2–X7 run again, and what is different now is
+            # another subject, which nobody has approved (ruling R9).
+            approved.add(question.subject)
+            self.guard()
+
+    async def _examine(self, attempt: Attempt, fill_default: bool) -> None:
+        """X4–X7."""
         operation = attempt.operation
         declared = validate_compensation(operation.compensation_type, operation.compensation_command)
         await self._plan(attempt)
@@ -98,7 +117,6 @@ class Admission:
             attempt.compensation = declared
             fit(declared, attempt.plan)
             await self._consult(attempt)
-        return None
 
     def affordable(self, stack: Sequence[Envelope]) -> int:
         """Micro-USD one operation may still cost: the run's rest, or less when a step envelope says so."""
@@ -189,9 +207,45 @@ class Admission:
             self._reserve(attempt)
         for item in plan.paths:
             if not item.access.reads_only:
-                verdict = self.protector.validate(item.path, attempt.ctx.acting_role, item.access.value)
+                # A program that writes a folder may write every file in it, so none of them may be protected.
+                handed = plan.effect is Effect.WRITE and item.access is Access.EXECUTE
+                access = "grant" if handed else item.access.value
+                verdict = self.protector.validate(item.path, attempt.ctx.acting_role, access)
                 if not verdict:
                     raise Refusal.of(verdict)
+
+    async def _question(self, attempt: Attempt) -> Question | None:
+        """What a rule asks about this operation; None when it may go on. Refuses what a rule denies."""
+        operation, plan = attempt.operation, attempt.plan
+        if not self.rules:
+            return None
+        rule = await asyncio.to_thread(decide, self.rules, operation, plan, attempt.ctx.mission_id)
+        if rule is None or rule.do is Do.ALLOW:
+            return None
+        if rule.do is Do.DENY:
+            because = f": {rule.reason}" if rule.reason else ""
+            raise Refusal(
+                "RULE_DENIED", f"{rule.position} denies {plan.tool or operation.type}{because}", rule.evidence
+            )
+        return question_about(rule, operation, plan, attempt.stack, attempt.ctx.step_id)
+
+    async def _ask(self, attempt: Attempt, question: Question) -> None:
+        """Wait for a person. Money set aside for the call is free for others meanwhile."""
+        if attempt.reservation is not None:
+            self.budget.release(attempt.reservation)
+            attempt.reservation = None
+        evidence = {**question.rule.evidence, "subject": question.subject}
+        if self.desk is None:
+            raise Refusal("APPROVAL_MISSING", f"{question.rule.position} asks, and nobody can answer", evidence)
+        try:
+            async with attempt.waiting(question.prompt):
+                answer = await self.desk.ask(question)
+        except Refused as refused:
+            raise Refusal(refused.code, refused.message, evidence) from None
+        if not answer.approved:
+            note = f": {answer.notes}" if answer.notes else ""
+            message = f"{question.rule.position} asked, and {answer.by} said no{note}"
+            raise Refusal("RULE_REFUSED", message, {**evidence, "by": answer.by})
 
     def _reserve(self, attempt: Attempt) -> None:
         plan = attempt.plan
@@ -200,5 +254,5 @@ class Admission:
                 attempt.operation.operation_id, plan.reserve_micros, plan.reserve_tokens
             )
         except Refused as error:
-            told = {"rule": error.where, "needed": error.hint} if error.where and error.hint else {}
-            raise Refusal(error.code, error.message, {"check": "budget", **told}) from None
+            evidence = {"rule": error.where, "needed": error.hint} if error.where and error.hint else {}
+            raise Refusal(error.code, told(error), {"check": "budget", **evidence}) from None

@@ -26,7 +26,9 @@ from runtime.orchestration.operation_ports import (
     HandlerOutcome,
     OnOutput,
     Ticket,
+    Waiting,
     WorkspaceState,
+    unnoticed,
 )
 from runtime.orchestration.operation_records import EMPTY_STATE, ReceiptFacts
 from runtime.orchestration.snapshots import Snapshot
@@ -34,7 +36,18 @@ from runtime.orchestration.snapshots import Snapshot
 #: Own deadline of what follows a run under a shield (ruling R26: each undo is capped at 60 s).
 FINISH_SECONDS: Final = 60.0
 #: Codes that escalate instead of merely failing: policy, money, and doubt about what happened.
-_ESCALATED: Final = ("ENV_", "BUDGET_", "PATH_", "POLICY_", "SELFMOD_", "ROOT_", "IDEMPOTENCY_DRIFT", "RECOVERY_")
+_ESCALATED: Final = (
+    "ENV_",
+    "BUDGET_",
+    "PATH_",
+    "POLICY_",
+    "SELFMOD_",
+    "ROOT_",
+    "RULE_",
+    "APPROVAL_",
+    "IDEMPOTENCY_DRIFT",
+    "RECOVERY_",
+)
 _T = TypeVar("_T")
 
 
@@ -62,6 +75,7 @@ class Attempt:
     stack: tuple[Envelope, ...]
     key: str
     on_output: OnOutput | None = None
+    waiting: Waiting = unnoticed
     params_hash: str = ""
     number: int = 1
     started: bool = False

@@ -2,12 +2,13 @@
 
 A reservation is the worst case and counts as spent until it is settled, so parallel calls cannot jointly pass the
 limit. Every step is a ``budget`` journal entry; after a crash `Ledger.replay` rebuilds the ledger from them, and a
-reservation whose answer was lost stays spent (ruling R20). Amounts are integer micro-USD.
+reservation whose answer was lost stays spent (ruling R20). What all runs of a store spend on one day is counted beside
+it, by `Day`. Amounts are integer micro-USD.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ class Limits:
     money: str = "envelope.max_budget_usd"
     tokens: int | None = None
     calls: int | None = None
+    day_micros: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,54 @@ class Reservation:
     tokens: int
 
 
-class Ledger:
-    """Totals of one run. Not persistent itself: the caller journals what the methods return."""
+class Day:
+    """What every run of one store spends on one day. ``today`` names the day; a new one begins with nothing settled.
 
-    def __init__(self, limits: Limits) -> None:
+    What is set aside stays so over midnight and counts on the day it is settled.
+    """
+
+    def __init__(self, today: Callable[[], str]) -> None:
+        self._today = today
+        self._date = today()
+        self._settled = 0
+        self._open: dict[tuple[str, str], int] = {}
+
+    @property
+    def spent_micros(self) -> int:
+        """Settled today, and set aside."""
+        self._turn()
+        return self._settled + sum(self._open.values())
+
+    def add(self, date: str, settled: int, open_: Mapping[tuple[str, str], int]) -> None:
+        """Count what was spent before this process; of another day only what is still set aside."""
+        self._turn()
+        self._settled += settled if date == self._date else 0
+        self._open = {**open_, **self._open}
+
+    def open(self, run_id: str, operation_id: str, micros: int) -> None:
+        self._open[run_id, operation_id] = micros
+
+    def close(self, run_id: str, operation_id: str, micros: int) -> None:
+        """What was set aside for an operation has become a charge of ``micros``."""
+        self._turn()
+        self._open.pop((run_id, operation_id), None)
+        self._settled += micros
+
+    def _turn(self) -> None:
+        if self._date != (date := self._today()):
+            self._date, self._settled = date, 0
+
+
+class Ledger:
+    """Totals of one run. Not persistent itself: the caller journals what the methods return.
+
+    ``day`` is shared by the runs of a store, ``run_id`` tells them apart there.
+    """
+
+    def __init__(self, limits: Limits, *, day: Day | None = None, run_id: str = "") -> None:
         self._limits = limits
+        self._day = day
+        self._run_id = run_id
         self._micros = 0
         self._tokens = 0
         self._calls = 0
@@ -80,6 +125,8 @@ class Ledger:
         reservation = Reservation(operation_id, micros, tokens)
         self._open[operation_id] = reservation
         self._calls += 1
+        if self._day is not None:
+            self._day.open(self._run_id, operation_id, micros)
         return reservation
 
     def settle(self, reservation: Reservation, micros: int | None, tokens: int | None) -> tuple[int, int]:
@@ -91,11 +138,13 @@ class Ledger:
         )
         self._micros += charged[0]
         self._tokens += charged[1]
+        self._charge_day(reservation.operation_id, charged[0])
         return charged
 
     def release(self, reservation: Reservation) -> None:
         """Give a reservation back: the operation never started."""
         self._close(reservation.operation_id)
+        self._charge_day(reservation.operation_id, 0)
         self._calls -= 1
 
     def lose(self, operation_id: str) -> Reservation | None:
@@ -104,6 +153,7 @@ class Ledger:
         if reservation is not None:
             self._micros += reservation.micros
             self._tokens += reservation.tokens
+            self._charge_day(operation_id, reservation.micros)
         return reservation
 
     def replay(self, entries: Iterable[Mapping[str, Any]]) -> None:
@@ -140,6 +190,7 @@ class Ledger:
                 where=self._limits.money,
                 hint=f"raise {self._limits.money} or lower max_tokens",
             )
+        self._check_day(micros)
         left = self.remaining_tokens
         if left is not None and tokens > left:
             raise Refused(
@@ -151,6 +202,22 @@ class Ledger:
         if self._limits.calls is not None and self._calls >= self._limits.calls:
             message = f"all {self._limits.calls} model calls are used"
             raise Refused("BUDGET_EXCEEDED", message, where="budgets.calls", hint="raise budgets.calls")
+
+    def _check_day(self, micros: int) -> None:
+        if self._day is None or self._limits.day_micros is None:
+            return
+        left = self._limits.day_micros - self._day.spent_micros
+        if micros > 0 and left < micros:
+            raise Refused(
+                "BUDGET_EXCEEDED",
+                f"this call may cost {micros} micro-USD, {max(left, 0)} remain of what all runs may use today",
+                where="budget.day_usd",
+                hint="raise budget.day_usd in rules.yaml, or go on tomorrow (UTC)",
+            )
+
+    def _charge_day(self, operation_id: str, micros: int) -> None:
+        if self._day is not None:
+            self._day.close(self._run_id, operation_id, micros)
 
     def _close(self, operation_id: str) -> None:
         if self._open.pop(operation_id, None) is None:

@@ -26,16 +26,27 @@ _SHOWN: Final = 5
 
 
 def check_baseline(
-    root: Path, is_protected: Callable[[str], bool], *, runtime_files: Collection[str] = (KILL_SWITCH_FILE,)
+    root: Path,
+    is_protected: Callable[[str], bool],
+    *,
+    runtime_files: Collection[str] = (KILL_SWITCH_FILE,),
+    since: str | None = None,
 ) -> str:
     """The digest of the list when everything agrees with it, or ``none`` when the project keeps no list.
 
-    Raises `Refused`: ``BASELINE_FORMAT``, ``BASELINE_MISMATCH``.
+    ``since`` is what this returned when the run started: the list must still be that one, and where there was none
+    there is nothing to check. Raises `Refused`: ``BASELINE_FORMAT``, ``BASELINE_MISMATCH``, ``BASELINE_MISSING``.
     """
     file = root / BASELINE_PATH
+    if since == NO_BASELINE:
+        return NO_BASELINE
     if not os.path.lexists(file):
+        if since is not None:
+            raise Refused("BASELINE_MISSING", "the list the run started with is gone", where=BASELINE_PATH)
         return NO_BASELINE
     data = _content(file)
+    if since not in (None, digest_bytes(data)):
+        raise Refused("BASELINE_MISMATCH", "the list is not the one the run started with", where=BASELINE_PATH)
     listed = _parsed(data)
     wrong = [f"{path} is not as listed" for path, expected in listed.items() if _hash_of(root / path) != expected]
     ours = {BASELINE_PATH, *runtime_files}

@@ -8,6 +8,7 @@ the host injects the real ones, tests inject fakes. Nothing here has behaviour b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -248,6 +249,15 @@ class PlanCall:
 
 #: Receives ``(stream, text)`` while an operation runs; a lossy tail for the screen.
 OnOutput = Callable[[str, str], None]
+
+
+#: Entered with what is asked while an operation waits for a person: time and worker are the waiter's no more.
+Waiting = Callable[[str], AbstractAsyncContextManager[None]]
+
+
+def unnoticed(prompt: str) -> AbstractAsyncContextManager[None]:
+    """Waiting that keeps nobody from anything."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,8 +57,10 @@ from runtime.orchestration.operation_ports import (
     OnOutput,
     Protector,
     RunCall,
+    Waiting,
     Workspace,
     WorkspaceState,
+    unnoticed,
 )
 from runtime.orchestration.operation_records import (
     AWAITED,
@@ -68,6 +70,7 @@ from runtime.orchestration.operation_records import (
     idempotency_key,
 )
 from runtime.orchestration.operation_table import KnownOperation, left_changes
+from runtime.orchestration.operator_rules import Desk, Rule
 from runtime.orchestration.preparation import LOOKED_AT, Preparation
 from runtime.orchestration.recovery import Recovery, RecoveryAction
 from runtime.orchestration.undo import CompensationOutcome, Undo
@@ -109,7 +112,8 @@ class OperationExecutor:
     envelopes; undo is checked against them. ``strict`` demands that nothing else changes in the work tree (rulings
     §9.1); ``baseline`` is preflight's fingerprint. ``recorded`` answers operations from a recorded run instead of doing
     them. ``remaining_seconds`` is what is left of the mission's time. ``redactor`` knows the run's secrets: what an
-    operation brings back passes it once, before anything is hashed, so that journal, blocks and replays see the same.
+    operation brings back passes it once, before anything is hashed, so that journal, blocks and replays see the same. ``rules``
+    are the operator's; ``desk`` puts what they ask about to a person.
     """
 
     def __init__(
@@ -133,6 +137,8 @@ class OperationExecutor:
         strict: bool = False,
         baseline: WorkspaceState | None = None,
         redactor: Redactor | None = None,
+        rules: Sequence[Rule] = (),
+        desk: Desk | None = None,
     ) -> None:
         self._redactor = Redactor() if redactor is None else redactor
         self._records = Recorder(journal=journal, artifacts=artifacts, clock=clock)
@@ -160,6 +166,8 @@ class OperationExecutor:
             recorded=recorded,
             remaining_seconds=self._remaining_seconds,
             redactor=self._redactor,
+            rules=tuple(rules),
+            desk=desk,
         )
         self._preparation = Preparation(
             records=self._records,
@@ -197,14 +205,16 @@ class OperationExecutor:
         *,
         fill_default: bool = False,
         on_output: OnOutput | None = None,
+        waiting: Waiting = unnoticed,
     ) -> OperationResult:
         """Do ``operation`` or say why not; every attempt leaves exactly one receipt.
 
-        With ``fill_default`` a silent author gets the plan's own undo (ruling R18). Raises `InvalidCompensation`,
+        With ``fill_default`` a silent author gets the plan's own undo (ruling R18). ``waiting`` is entered while a
+        person is asked. Raises `InvalidCompensation`,
         `Halted` (kill switch, halt, fence), `JournalError`; cancellation is re-raised once receipt and undo are
         written. Everything else is returned.
         """
-        attempt = Attempt(operation, ctx, tuple(stack), idempotency_key(operation, ctx), on_output)
+        attempt = Attempt(operation, ctx, tuple(stack), idempotency_key(operation, ctx), on_output, waiting)
         try:
             answer = await self._admission.admit(attempt, fill_default=fill_default)
             if answer is not None:
@@ -262,6 +272,10 @@ class OperationExecutor:
                 if not outcomes[-1].verified:
                     break
             return tuple(outcomes)
+
+    def tell(self, note: EscalationNote, name: str) -> None:
+        """Inform a person about the run as a whole; ``name`` tells such notes apart."""
+        self._records.escalation(f"run.{name}", 0, "", note)
 
     async def recover(self, operation: KnownOperation) -> RecoveryAction:
         """Decide about one operation a crash left unresolved (operations spec §10.6, ruling R20)."""
@@ -414,15 +428,23 @@ class OperationExecutor:
         if before is None or after is None:
             return None, ()
         surplus = undeclared(before, after, writes(plan), refs=not plan.writes_ref, index=not plan.uses_git)
+        if not plan.uses_git:
+            # A program that may write a folder may write every name in it, the protected ones included.
+            declared = [path for path in before.changed(after) if path not in surplus]
+            if protected := self._protected(attempt, declared):
+                return "SELFMOD_EFFECT", protected
         if not surplus:
             return None, ()
         if attempt.handler.traits(plan).confined:
             if not (self._strict or plan.uses_git):
                 surplus = touching(surplus, self._records.table.touched)
             return "EXTERNAL_MODIFICATION" if surplus else None, surplus
-        role = attempt.ctx.acting_role
-        protected = any(not self._protector.validate(path, role, Access.MODIFY.value) for path in surplus)
-        return "SELFMOD_EFFECT" if protected else "OP_UNDECLARED_EFFECT", surplus
+        return "SELFMOD_EFFECT" if self._protected(attempt, surplus) else "OP_UNDECLARED_EFFECT", surplus
+
+    def _protected(self, attempt: Attempt, paths: Sequence[str]) -> tuple[str, ...]:
+        """Those of ``paths`` no mission may change."""
+        role, access = attempt.ctx.acting_role, Access.MODIFY.value
+        return tuple(path for path in paths if not self._protector.validate(path, role, access))
 
     def _settle(self, attempt: Attempt, outcome: HandlerOutcome) -> int:
         """X14."""

@@ -182,7 +182,7 @@ class PreflightRequest:
 
     ``lock_mode`` None: nothing shared is touched (no workspace, or a private copy). ``recover`` receives the record
     of a dead holder and returns when that run is settled or is the one being resumed, else raises `Refused`
-    ``RECOVERY_MANUAL``. ``load_policy`` returns the protected set's hash; ``baseline`` that of the governance
+    ``RECOVERY_MANUAL``. ``load_policy`` loads the protected set and returns its hash; ``baseline`` that of the governance
     baseline or ``none``; ``repository`` checks a git tree, None for other kinds; ``fingerprint`` looks at the tree.
     """
 
@@ -192,7 +192,7 @@ class PreflightRequest:
     lock: TreeLock | None
     latch: HaltLatch | None
     recover: Callable[[Mapping[str, Any]], Awaitable[None]]
-    load_policy: Callable[[], str]
+    load_policy: Callable[[], Awaitable[str]]
     baseline: Callable[[], Awaitable[str]]
     repository: Callable[[], Awaitable[RepositoryFacts]] | None
     fingerprint: Callable[[], Awaitable[Fingerprint]] | None
@@ -246,7 +246,7 @@ class _Preflight:
         self._kill_switch(step=4)
         await self._recovery(stale, step=5)
         self.step = 6
-        protected_hash = request.load_policy()
+        protected_hash = await request.load_policy()
         self.step = 7
         governance_hash = await request.baseline()
         self.step = 8

@@ -30,7 +30,7 @@ from runtime.kernel.model import (
 from runtime.kernel.redaction import Redactor
 from runtime.orchestration.journal_history import step_of_operation
 from runtime.orchestration.mission_journal import MissionJournal
-from runtime.orchestration.operation_ports import MAX_BODY_BYTES, OnOutput
+from runtime.orchestration.operation_ports import MAX_BODY_BYTES, OnOutput, Waiting, unnoticed
 from runtime.orchestration.operation_records import ReceiptFacts, Recorder, Verdict, idempotency_key
 from runtime.orchestration.operation_table import left_changes
 from runtime.orchestration.operations import InvalidCompensation
@@ -89,9 +89,13 @@ class RecordedExecutor:
         *,
         fill_default: bool = False,
         on_output: OnOutput | None = None,
+        waiting: Waiting = unnoticed,
     ) -> OperationResult:
         """The recorded answer, its undo included. Raises `InvalidCompensation`, `EndOfRecord`."""
         key = idempotency_key(operation, ctx)
+        for entry in self._record.asked_about(operation.operation_id):
+            # What a rule asked, and what was said, is part of what happened; the receipt says what came of it.
+            self._journal.append("escalation", **entry)
         receipt = self._record.take(key)
         if receipt is None:
             return self._missed(operation, ctx, key)

@@ -14,7 +14,9 @@ from typing import Any, Final
 from runtime.execution.questions import Reply, recorded_replies
 from runtime.kernel.errors import Halted
 from runtime.kernel.model import OperationReceipt
+from runtime.orchestration.journal_format import HEADER
 from runtime.orchestration.journal_history import StepKey
+from runtime.orchestration.operator_rules import operation_asked_about
 from runtime.replay.seen import SeenReceipts, Undone, attempt_key, succeeded
 from runtime.turns import arbiter
 
@@ -64,6 +66,7 @@ class Record:
         self._ends: dict[StepKey, RecordedEnd] = {}
         self._taken: dict[str, int] = {}
         self._questions: set[str] = set()
+        self._rulings: dict[str, list[Mapping[str, Any]]] = {}
         self.replies: dict[tuple[str, str], Reply] = recorded_replies(entries)
         self.stop = arbiter.journalled_stop(entries)
         self.epochs: list[int] = []
@@ -123,6 +126,10 @@ class Record:
         """Was this question put to a human then, answered or not?"""
         return escalation_id in self._questions
 
+    def asked_about(self, operation_id: str) -> list[Mapping[str, Any]]:
+        """Questions rules raised about an operation and their answers, in order, each told once."""
+        return self._rulings.pop(operation_id, [])
+
     def ends_here(self) -> EndOfRecord:
         """What stops the replay where the record ends, with the code the run was halted with, if it was."""
         return EndOfRecord(self._halted or _STOPPED, "the recorded run was stopped here")
@@ -140,14 +147,22 @@ class Record:
                     outputs=entry["outputs"],
                     reused="reused_from" in entry,
                 )
-            case "escalation" if entry["phase"] == "asked" and entry.get("blocking"):
-                self._questions.add(str(entry["escalation_id"]))
+            case "escalation" if "subject_digest" in entry and (entry.get("blocking") or entry["phase"] == "answered"):
+                self._question(entry)
             case "signal":
                 self._signals(entry["signals"])
             case "evidence":
                 self._halted = entry["evidence"].get("terminal", {}).get("code")
             case "journal_closed":
                 self.closed = str(entry["status"])
+
+    def _question(self, entry: Mapping[str, Any]) -> None:
+        if entry["phase"] == "asked":
+            self._questions.add(str(entry["escalation_id"]))
+        about = operation_asked_about(str(entry["escalation_id"]).partition("/")[2])
+        if about is not None:
+            told = {name: value for name, value in entry.items() if name not in HEADER}
+            self._rulings.setdefault(about, []).append(told)
 
     def _signals(self, signals: Iterable[Mapping[str, Any]]) -> None:
         for signal in signals:

@@ -33,6 +33,11 @@ _BY_KIND: Final = (
     f" ORDER BY r DESC LIMIT ?) SELECT {_COLUMNS} FROM page CROSS JOIN journal_entries AS e ON e.rowid = page.r"
     " ORDER BY page.r DESC"
 )
+_OF_RUNS: Final = (
+    f"SELECT {_COLUMNS} FROM runs AS r CROSS JOIN journal_entries AS e INDEXED BY journal_by_kind"
+    " ON e.kind = ? AND e.journal_id = r.run_id"
+    " WHERE (r.finished_at IS NULL OR r.finished_at >= ?) AND e.at >= ? AND e.at < ? ORDER BY e.journal_id, e.seq"
+)
 
 
 class DamagedJournal(StorageError):
@@ -150,6 +155,10 @@ class Journals:
         more, parameters = ("", [kind]) if journal_id is None else (" AND journal_id = ?", [kind, journal_id])
         rows = await self._reader.fetch(_BY_KIND.format(more=more), (*parameters, limit))
         return [_entry(row) for row in rows]
+
+    async def between(self, kind: str, since: str, until: str) -> list[StoredEntry]:
+        """The entries of one kind, of every run, at or after ``since`` and before ``until``, run by run in order."""
+        return [_entry(row) for row in await self._reader.fetch(_OF_RUNS, (kind, since, since, until))]
 
 
 def _keys(

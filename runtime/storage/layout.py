@@ -83,6 +83,10 @@ class StateDir:
         return self.root / "latches"
 
     @property
+    def floors(self) -> Path:
+        return self.root / "floors"
+
+    @property
     def locks(self) -> Path:
         return self.root / "locks"
 
@@ -98,7 +102,7 @@ class StateDir:
     def create(self) -> None:
         """Make the folder and its parts, or raise `StorageError` saying why it cannot be used."""
         make_private(self.root)
-        for part in (self.work, self.latches, self.locks):
+        for part in (self.work, self.latches, self.floors, self.locks):
             make_private(part)
         if self.socket.parent != self.root:
             make_private(self.socket.parent)

@@ -22,6 +22,8 @@ from runtime.turns.plan import PlanInputs, ResolvedTurnPlan, build_plan
 from runtime.turns.profiles import PlanError
 
 EVIDENCE_LOST: Final = "recording_evidence_unavailable"
+#: Why a turn was cancelled that the operator's stop file ended.
+KILL_SWITCH: Final = "kill_switch"
 
 
 class Capacity(Enum):
@@ -233,7 +235,7 @@ def node_failed(code: str | None) -> Trigger:
     """
     match operation_code(code or ""):
         case "KILL_SWITCH":
-            return cancelled("kill_switch", code=code)
+            return cancelled(KILL_SWITCH, code=code)
         case "OP_CANCELLED" | "runtime.canceled":
             return cancelled(code=code)
     return Trigger(rank=Rank.NODE_FAILURE, code=code, ending=failed_ending(code))
@@ -309,7 +311,7 @@ class Terminal:
     @property
     def journal_status(self) -> str:
         """The status of the ``journal_closed`` entry (ruling R4)."""
-        if self.trigger.rank is Rank.CANCELLED and self.trigger.reason == "kill_switch":
+        if self.trigger.rank is Rank.CANCELLED and self.trigger.reason == KILL_SWITCH:
             return "halted"
         return "completed" if self.ending.status is RunStatus.SUCCEEDED else self.ending.status.value
 

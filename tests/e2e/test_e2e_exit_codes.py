@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,13 +119,12 @@ def test_time_kills_a_command_too(deck: Deckhand, tmp_path: Path) -> None:
     assert_recorded(deck, done, "timed_out")
 
 
-@pytest.mark.parametrize("where", ["work tree", "state folder"])
-def test_the_kill_switch_stops_a_run_within_three_seconds(deck: Deckhand, tmp_path: Path, where: str) -> None:
+def test_a_stop_file_in_the_state_folder_stops_everything(deck: Deckhand, tmp_path: Path) -> None:
     marker = f"marker-{uuid.uuid4()}"
     going = deck.start("run", mission(tmp_path, HEAD + SLEEPER.replace("MARKER", marker), OUT), "--json")
     root = Path(going.line("launch")["work_tree"])
     poll("the command", (root / "out" / "here").exists)
-    switch = (root if where == "work tree" else deck.store) / "STOP_AUTONOMY"
+    switch = deck.store / "STOP_AUTONOMY"
     switch.touch()
     try:
         poll("the command to be gone", lambda: not processes_with(marker), limit=3)
@@ -136,12 +136,11 @@ def test_the_kill_switch_stops_a_run_within_three_seconds(deck: Deckhand, tmp_pa
     assert done.done["status"] == "cancelled"
     assert "kill_switch" in (done.done["reason"], done.done["message"], done.done["code"]), done
     assert assert_recorded(deck, done, "halted")["status"] == "halted"
-    assert set(tree(root)) - {"STOP_AUTONOMY"} == {"kept.txt", "out", "out/kept"}
-    if where == "state folder":
-        assert refused.code != 0, "nothing starts while the switch is set"
-        assert refused.done["status"] == "refused"
-        assert refused.done["code"] == "KILL_SWITCH"
-        assert "STOP_AUTONOMY" in refused.out
+    assert set(tree(root)) == {"kept.txt", "out", "out/kept"}
+    assert refused.code != 0, "nothing starts while the switch is set"
+    assert refused.done["status"] == "refused"
+    assert refused.done["code"] == "KILL_SWITCH"
+    assert "STOP_AUTONOMY" in refused.out
     assert deck.inline("run", str(SAMPLES / "hello")).code == 0, "without it, work goes on"
 
 
@@ -175,3 +174,25 @@ def test_only_waiting_for_a_human_costs_no_time(deck: Deckhand, tmp_path: Path) 
     assert deck.inline("approve", run_id).code == 0
     done = going.finish()
     assert done.code == 0, done
+
+
+def test_protection_is_given_up_by_its_digest_alone(deck: Deckhand, tmp_path: Path) -> None:
+    text = """\
+mission: reader
+version: "1"
+workspace: {root: tree, kind: folder}
+envelope: {allowed_paths: ["**"], allowed_tools: [filesystem.read_file]}
+blocks: {read: {type: tool_invoke, tool: filesystem.read_file, path: a}}
+"""
+    path = mission(tmp_path, text, {"tree/a": "1", "tree/config/protected_paths.json": '["secrets/**"]'})
+    assert deck.inline("run", path).code == 0
+    (tmp_path / "tree" / "config" / "protected_paths.json").write_text("[]")
+    refused = deck.inline("run", path, "--json")
+    assert (refused.code, refused.done["code"]) == (4, "SELFMOD_FLOOR"), refused
+    digest = re.search(r"sha256:[0-9a-f]{64}", refused.done["message"])
+    assert digest is not None
+    verb = ["unprotect", str(tmp_path / "tree"), "--pattern", "secrets/**", "--reason", "moved", "--json"]
+    wrong = deck.inline(*verb, "--digest", "sha256:" + "0" * 64)
+    assert wrong.code == 4, wrong
+    assert deck.inline(*verb, "--digest", digest[0]).lines[0]["done"] is True
+    assert deck.inline("run", path).code == 0

@@ -44,7 +44,7 @@ class Executor:
         self.fault: BaseException | None = None
 
     async def execute(
-        self, operation: Operation, ctx: ExecutionContext, stack: Any, *, fill_default: bool, on_output: Any
+        self, operation: Operation, ctx: ExecutionContext, stack: Any, *, fill_default: bool, on_output: Any, **_: Any
     ) -> OperationResult:
         if self.fault is not None:
             raise self.fault

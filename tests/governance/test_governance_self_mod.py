@@ -1,26 +1,19 @@
-"""The controlled thing cannot change its controls (operations spec §9, tests 9.a–9.j and 9.l)."""
+"""The controlled thing cannot change its controls (operations spec §9; its numbered tests are in conformance/)."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.governance import protected_set
 from runtime.governance.protected_set import (
     BUILT_IN,
-    ProtectedSet,
-    check_floor,
-    floor_digest,
     load_additions,
-    lowered_floor,
     parse_additions,
 )
 from runtime.governance.self_mod_protection import SelfModProtector, check_self_modification, is_protected
-from runtime.kernel.canonical import canonical_bytes
 from runtime.kernel.errors import Refused
 from runtime.kernel.model import Access
 
@@ -35,17 +28,9 @@ def repo(tmp_path: Path) -> Path:
 
 
 PROTECTED = [
-    "config//models.yaml",
-    "config/./models.yaml",
-    "Config/Models.yaml",
-    "config\\models.yaml",
-    "config/x/../models.yaml",
-    "./././GEMINI.md",
-    "docs/GEMINI.md",
     "config/agent_roles",
     "config/agent_roles/designer.md",
     "config/governance_baseline.txt",
-    "runtime/governance/self_mod_protection.py",
     "runtime/orchestration/operations.py",
     "docs/03_runtime/LifeOS_Autonomous_Build_Loop_Architecture_v0.3.md",
     "a/b/.GitIgnore",
@@ -70,7 +55,7 @@ PROTECTED = [
 
 
 @pytest.mark.parametrize("path", PROTECTED)
-def test_protected(path: object) -> None:  # 9.a
+def test_protected(path: object) -> None:
     assert is_protected(path)
     assert not check_self_modification(path, "runner")
 
@@ -81,32 +66,6 @@ def test_protected(path: object) -> None:  # 9.a
 def test_not_protected(path: str) -> None:
     assert not is_protected(path)
     assert check_self_modification(path, "runner")
-
-
-@pytest.mark.parametrize("path", ["config", "docs", "runtime", "runtime/orchestration", "Config"])
-@pytest.mark.parametrize("operation", ["delete", "rename", "replace"])
-def test_ancestors(path: str, operation: str) -> None:  # 9.b
-    verdict = check_self_modification(path, "runner", operation, target="elsewhere")
-    assert verdict.code == "SELFMOD_ANCESTOR"
-
-
-@pytest.mark.parametrize("path", ["/etc/passwd", "C:\\x", "\\\\host\\x", "../x", "a/../../x", None])
-def test_outside(path: object) -> None:  # 9.c
-    verdict = check_self_modification(path, "runner")
-    assert verdict.code == "SELFMOD_OUTSIDE"
-    canonical_bytes(dict(verdict.evidence))
-    assert "/etc" not in verdict.reason
-
-
-@pytest.mark.parametrize("role", ["", "root", "Builder", "operator"])
-def test_roles(role: str) -> None:  # 9.g: before anything else, reading included
-    assert check_self_modification("docs/a.md", role, "read").code == "SELFMOD_ROLE"
-
-
-def test_reading_is_allowed(repo: Path) -> None:  # 9.h
-    protector = SelfModProtector(repo)
-    for access in (Access.READ, Access.LIST, "read", "list"):
-        assert protector.validate("config/models.yaml", "runner", access)
 
 
 def test_unknown_operation() -> None:
@@ -121,18 +80,9 @@ def test_two_sided_operations() -> None:
         assert check_self_modification("docs/a", "runner", operation).code == "SELFMOD_OUTSIDE"
 
 
-def test_no_role_has_clearance() -> None:
-    for role in ("runner", "builder", "steward", "council_chair", "reviewer_x"):
-        verdict = check_self_modification("docs/.gitignore", role, "modify")  # 9.l
-        assert verdict.code == "SELFMOD_PROTECTED"
-        assert verdict.evidence["matching_patterns"] == ["**/.gitignore"]
-
-
 @pytest.mark.parametrize(
     "data",
     [
-        b'["!config/models.yaml"]',  # 9.d
-        b'{"exclude": []}',
         b'{"allow": ["x"]}',
         b'"secrets/**"',
         b"[1]",
@@ -171,37 +121,6 @@ def test_loading_again_cannot_shrink(repo: Path) -> None:
     with pytest.raises(Refused) as caught:
         larger.reloaded(["a/**"])
     assert caught.value.code == "SELFMOD_SHRINK"
-
-
-def test_the_floor() -> None:  # 9.e
-    floor = ProtectedSet(["secrets/**"], reserved=["state-1/"]).floor
-    check_floor(floor, ProtectedSet(["secrets/**", "more/**"]).floor)
-    with pytest.raises(Refused) as caught:
-        check_floor(floor, ProtectedSet().floor)
-    assert caught.value.code == "SELFMOD_FLOOR"
-    assert "secrets/**" in caught.value.message
-    lowered = lowered_floor(floor, ["secrets/**"], floor_digest(floor))
-    check_floor(lowered, ProtectedSet().floor)
-    for removed, typed in ((["secrets/**"], "sha256:" + "0" * 64), ([BUILT_IN[0]], floor_digest(floor))):
-        with pytest.raises(Refused):
-            lowered_floor(floor, removed, typed)
-
-
-def test_the_returned_list_is_a_copy(repo: Path) -> None:  # 9.f
-    protector = SelfModProtector(repo)
-    before = protector.protected_hash
-    protector.get_protected_paths().clear()
-    assert protector.is_protected("config/models.yaml")
-    assert protector.protected_hash == before
-    assert isinstance(protected_set.BUILT_IN, tuple)
-
-
-def test_hard_link_to_a_protected_file(repo: Path) -> None:  # 9.i
-    os.link(repo / "config/models.yaml", repo / "docs/m")
-    verdict = SelfModProtector(repo).validate("docs/m", "runner")
-    assert verdict.code == "SELFMOD_ALIAS"
-    os.link(repo / "src/x.py", repo / "docs/harmless")
-    assert SelfModProtector(repo).validate("docs/harmless", "runner")
 
 
 def test_symbolic_links(repo: Path) -> None:

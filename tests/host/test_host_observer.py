@@ -59,6 +59,7 @@ async def test_an_observer_says_who_holds_the_store(observer: Deck, tmp_path: Pa
         observer.resume("x", unattended=True),
         observer.undo("x"),
         observer.unlatch("x", "y"),
+        observer.unprotect("x", "a/**", "sha256:0", "y"),
         observer.answer(answer),
     ):
         with pytest.raises(Refused, match="held by pid") as caught:
@@ -147,6 +148,7 @@ async def test_every_verb_through_the_holder(remote: Deck, host: RuntimeHost, tm
     with pytest.raises(Refused, match="UNDO_NOTHING"):
         await remote.undo(begun.run_id, "it wrote nothing")
     assert not (await remote.unlatch(str(tmp_path), "nothing there")).done
+    assert not (await remote.unprotect(str(tmp_path), "secrets/**", "sha256:0", "nothing there")).done
 
 
 async def test_refusals_travel_with_code_and_advice(remote: Deck, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class World(AttemptHost):
 
     async def operate(
         self, operation_type: str, params: Mapping[str, Any], *, key: str | None = None,
-        compensation: tuple[str, str] | None = None,
+        compensation: tuple[str, str] | None = None, **options: Any,
     ) -> OperationResult:  # fmt: skip
         self.asked.append((operation_type, dict(params)))
         what = str(params.get("tool", operation_type))

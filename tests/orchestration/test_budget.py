@@ -71,7 +71,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_a_ledger_replayed_from_its_entries_is_the_same(script: list[tuple[str, int, int]]) -> None:  # 10.k
+def test_a_ledger_replayed_from_its_entries_is_the_same(script: list[tuple[str, int, int]]) -> None:
     ledger, entries = Ledger(Limits(micros=10_000, tokens=10_000)), []
     for number, (what, reserved, used) in enumerate(script):
         name = f"s.{number}"

@@ -177,9 +177,7 @@ async def test_a_repository_inside_the_repository_is_one_folder_entry(tmp_path: 
     assert set(print_.worktree) == {"inner", "inner/x"}
 
 
-async def test_nothing_is_inherited_from_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # 10.g
+async def test_nothing_is_inherited_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git, other = repository(tmp_path / "r"), repository(tmp_path / "other", {"z": "1"})
     monkeypatch.setenv("GIT_DIR", str(other.root / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(other.root))

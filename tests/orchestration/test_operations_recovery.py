@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime.governance.path_io import temporary_file
-from runtime.kernel.model import Effect, OperationPlan, OperationReceipt
-from runtime.orchestration.budget import Limits
-from runtime.orchestration.handlers.settings import ModelSettings, Price
+from runtime.kernel.model import Effect, OperationPlan
 from runtime.orchestration.operation_ports import HandlerOutcome, RunCall
-from runtime.orchestration.operation_table import Known, OperationTable
+from runtime.orchestration.operation_table import Known
 from runtime.orchestration.recovery import RecoveryAction
 from tests.support.operation_rig import FakeHandler, Rig, never
 from tests.support.repositories import repository, sh
@@ -95,17 +91,6 @@ async def test_every_effect_ends_in_exactly_one_successful_receipt(
         assert sh(rig.root, "rev-list", "--count", "HEAD") == "2"
 
 
-async def test_a_torn_write_leaves_no_temporary_file(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:  # C2
-    await crashing(rig, monkeypatch, "C1", "filesystem.write_file", path="a.txt", content="two\n")
-    parent = os.open(rig.root, os.O_RDONLY)
-    torn = temporary_file(parent, "a.txt").__enter__()[0]
-    os.close(parent)
-    (rig.root / torn).write_text("half")
-    assert [action.action for action in await recover(rig)] == ["run_again"]
-    assert not (rig.root / torn).exists()
-    assert (await rig.tool("filesystem.write_file", path="a.txt", content="two\n")).ok
-
-
 async def test_something_else_in_the_place_is_left_to_a_person(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     await crashing(rig, monkeypatch, "C4", "filesystem.write_file", path="a.txt", content="two\n")
     (rig.root / "a.txt").write_text("three\n")
@@ -125,22 +110,6 @@ async def test_a_half_done_process_is_undone_and_may_run_again(rig: Rig, monkeyp
     assert action.undo.verified
     assert not (rig.root / "docs/made").exists()
     assert (await rig.tool("process.run", template="touch")).ok
-
-
-async def test_a_crash_during_compensation_repeats_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:  # C7
-    await rig.tool("filesystem.write_file", path="a.txt", content="two\n")
-
-    async def gone(*args: Any, **members: Any) -> Any:
-        raise Crash
-
-    with monkeypatch.context() as patched:
-        patched.setattr("runtime.orchestration.undo.Undo._try", gone)
-        with pytest.raises(Crash):
-            await rig.executor.compensate(OperationReceipt.from_record(rig.receipts()[0]))
-    assert OperationTable(rig.entries()).unresolved()[0].state is Known.UNDOING
-    (action,) = await recover(rig)
-    assert action.action == "undone"
-    assert (rig.root / "a.txt").read_text() == "one\n"
 
 
 async def test_reads_and_tests_run_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,27 +136,6 @@ async def test_an_interrupted_test_run(rig: Rig, monkeypatch: pytest.MonkeyPatch
         (rig.root / "litter").write_text("x")
     (action,) = await recover(rig)
     assert action.action == ("manual" if changed else "run_again")
-
-
-class Silent:
-    name = "silent"
-
-    async def complete(self, request: Any, on_delta: Any = None) -> Any:
-        raise Crash
-
-
-async def test_an_interrupted_model_call_stays_paid(tmp_path: Path) -> None:  # ruling R20, 10.k
-    (tmp_path / "tree").mkdir()
-    models = ModelSettings(provider=Silent(), model="m", prices={"m": Price(0, 1_000_000)}, max_tokens=100)
-    rig = Rig(tmp_path / "tree", models=models, limits=Limits(micros=150))
-    with pytest.raises(Crash):
-        await rig.do("llm_call", {"prompt": "hi"})
-    (action,) = await recover(rig)
-    assert action.action == "run_again"
-    assert rig.budget.remaining_micros == 50
-    assert (await rig.do("llm_call", {"prompt": "hi"})).reason_code == "BUDGET_EXCEEDED"
-    phases = [entry["phase"] for entry in rig.entries() if entry["kind"] == "budget"]
-    assert phases == ["reserved", "lost"]
 
 
 async def test_other_external_effects_are_asked_about(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""May a run start? Switch, latch, order, repository, baseline (operations spec §10.1-10.5, §9.5)."""
+"""May a run start? Latch, order, repository, baseline (operations spec §10.1-10.5, §9.5; numbered tests: conformance/)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from runtime.orchestration.run_controller import (
     TreeLock,
     preflight,
 )
-from runtime.orchestration.state_hash import Fingerprint, workspace_fingerprint
+from runtime.orchestration.state_hash import Fingerprint
 from tests.support.plain_runner import PlainRunner
 from tests.support.repositories import repository, sh
 
@@ -35,31 +35,6 @@ OWNER = LockOwner(run_id="sha256:" + "0" * 64, run_id_audit="run-a", mission_typ
 
 
 # -- kill switch and latch ---------------------------------------------------------------------------------------
-
-
-def _file(path: Path) -> None:
-    path.write_text("")
-
-
-@pytest.mark.parametrize("make", [_file, Path.mkdir, lambda path: path.symlink_to("nowhere")])
-@pytest.mark.parametrize("place", [0, 1])
-def test_any_form_of_the_name_stops(tmp_path: Path, make: Callable[[Path], None], place: int) -> None:  # 10.a
-    folders = [tmp_path / "tree", tmp_path / "state"]
-    for folder in folders:
-        folder.mkdir()
-    switch = KillSwitch(*folders)
-    assert switch.active() is None
-    switch.check()
-    make(folders[place] / "STOP_AUTONOMY")
-    assert "STOP_AUTONOMY exists" in str(switch.active())
-    with pytest.raises(Halted) as caught:
-        switch.check()
-    assert caught.value.code == "KILL_SWITCH"
-
-
-def test_a_switch_that_cannot_be_looked_for_is_active(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    assert "cannot look for" in str(KillSwitch(tmp_path / "file").active())
 
 
 def latch_of(tmp_path: Path) -> HaltLatch:
@@ -135,10 +110,6 @@ class World:
             raise self.fail[piece]
 
     def request(self, **changes: Any) -> PreflightRequest:
-        def policy() -> str:
-            self._asked("policy")
-            return "sha256:policy"
-
         async def recover(stale: Mapping[str, Any]) -> None:
             self._asked(f"recover {stale['run_id_audit']}")
 
@@ -157,7 +128,7 @@ class World:
                 lock=self.lock,
                 latch=self.latch,
                 recover=recover,
-                load_policy=policy,
+                load_policy=asking("policy", "sha256:policy"),
                 baseline=asking("baseline", "none"),
                 repository=asking("repository", FOUND),
                 fingerprint=asking("fingerprint", LOOKED),
@@ -221,24 +192,6 @@ async def test_switch_and_latch_are_looked_at_before_anything_is_taken(tmp_path:
         await preflight(world.request())
     assert (caught.value.code, caught.value.step) == ("KILL_SWITCH", 1)
     assert world.asked == []
-    assert list(world.locks.iterdir()) == []
-
-
-class _SwitchLater(KillSwitch):
-    """Becomes active between the first look and the second."""
-
-    looks = 0
-
-    def active(self) -> str | None:
-        self.looks += 1
-        return "it exists now" if self.looks > 1 else None
-
-
-async def test_a_switch_set_while_locking_leaves_no_lock(tmp_path: Path) -> None:  # 10.l
-    world = World(tmp_path)
-    with pytest.raises(PreflightRefused) as caught:
-        await preflight(world.request(kill_switch=_SwitchLater()))
-    assert (caught.value.code, caught.value.step) == ("KILL_SWITCH", 4)
     assert list(world.locks.iterdir()) == []
 
 
@@ -320,21 +273,6 @@ def test_the_guard_of_a_running_mission_asks_all_three(tmp_path: Path) -> None:
         assert caught.value.code == code
 
 
-async def test_a_real_start_leaves_a_clean_tree_clean(tmp_path: Path) -> None:  # 10.e
-    world = World(tmp_path)
-    git = repository(world.tree)
-    facts = await preflight(
-        world.request(
-            repository=lambda: check_repository(git, require_clean=True),
-            fingerprint=lambda: workspace_fingerprint(git.root, git),
-        )
-    )
-    assert facts.baseline_commit == sh(world.tree, "rev-parse", "HEAD")
-    assert facts.fingerprint is not None
-    assert facts.fingerprint.clean
-    assert sh(world.tree, "status", "--porcelain") == ""
-
-
 # -- repository --------------------------------------------------------------------------------------------------
 
 
@@ -391,18 +329,6 @@ async def test_a_locked_index_is_refused(tmp_path: Path) -> None:
     assert await refusal(git) == "REPO_INDEX_LOCKED"
 
 
-async def test_hidden_bits_are_refused_but_sparse_checkouts_are_fine(tmp_path: Path) -> None:  # 10.f, relaxation 4
-    git = repository(tmp_path / "r", {"a": "1", "b": "1"})
-    sh(git.root, "update-index", "--skip-worktree", "a")
-    (git.root / "a").write_text("hidden change")
-    assert await refusal(git) == "REPO_HIDDEN_BITS"
-    (git.root / "a").unlink()
-    await check_repository(git, require_clean=True)
-    sh(git.root, "update-index", "--assume-unchanged", "b")
-    (git.root / "b").unlink()
-    assert await refusal(git) == "REPO_HIDDEN_BITS"
-
-
 # -- governance baseline -----------------------------------------------------------------------------------------
 
 
@@ -431,14 +357,12 @@ def test_a_true_list_is_named_by_its_digest(tmp_path: Path) -> None:
     assert check_baseline(tmp_path, lambda path: True) == "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("how", ["changed", "gone", "link", "surplus"])
-def test_a_difference_is_refused_and_the_list_stays(tmp_path: Path, how: str) -> None:  # 9.k
+@pytest.mark.parametrize("how", ["gone", "link", "surplus"])
+def test_a_difference_is_refused_and_the_list_stays(tmp_path: Path, how: str) -> None:
     file = governed(tmp_path)
     before = file.read_bytes()
     rules = tmp_path / "config/governance/rules"
-    if how == "changed":
-        rules.write_text("rulez")
-    elif how == "surplus":
+    if how == "surplus":
         (rules.parent / "more").write_text("")
     else:
         rules.rename(tmp_path / "elsewhere")

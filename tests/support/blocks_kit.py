@@ -150,6 +150,7 @@ class FakeHost:
         *,
         key: str | None = None,
         compensation: tuple[str, str] | None = None,
+        **options: Any,
     ) -> OperationResult:
         self.operations.append((operation_type, dict(params)))
         return self.results.pop(0)

@@ -138,6 +138,9 @@ class FakeDeck:
     async def unlatch(self, path: str, reason: str) -> Ack:
         return await self._ack("unlatch", path, reason)
 
+    async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
+        return await self._ack("unprotect", path, reason)
+
     async def answer(self, intent: Answer) -> Ack:
         self.intents.append(("answer", intent))
         return Ack(done=True, run_id=RUN, message=f"{intent.resolution}")

@@ -170,7 +170,10 @@ class LlmHandler:
     def _price(self, model: str) -> Price | None:
         price = self._settings.prices.get(model)
         if price is None and not self._settings.free and not self._settings.unpriced:
-            hint = "declare a price, or set budgets.unpriced: allow with a token budget"
+            hint = (
+                "declare it under prices: in rules.yaml of the state folder, 0 included;"
+                " or let the mission set budgets.unpriced: allow with a token budget"
+            )
             raise Refused("BUDGET_PRICE_UNKNOWN", f"model {model!r} has no declared price", hint=hint)
         return None if self._settings.free else price
 

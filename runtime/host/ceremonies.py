@@ -1,0 +1,65 @@
+"""What only an operator may do to the controls of a work tree, and only on the record (operations spec §9.2, §10.3)."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from runtime.host.api import Ack
+from runtime.host.policy import Policies
+from runtime.host.store_journal import StoreJournal
+from runtime.host.words import plain_words
+from runtime.kernel.clock import Clock
+from runtime.kernel.errors import Refused
+from runtime.orchestration.git import find_toplevel
+from runtime.orchestration.run_controller import HaltLatch
+
+
+class Ceremonies:
+    """For one host. ``latches`` is the state folder's."""
+
+    def __init__(self, latches: Path, policies: Policies, journal: StoreJournal, clock: Clock) -> None:
+        self._latches = latches
+        self._policies = policies
+        self._journal = journal
+        self._clock = clock
+
+    async def unlatch(self, path: str, reason: str) -> Ack:
+        """See `runtime.host.api.Deck.unlatch`."""
+        root = find_toplevel(Path(path)) or Path(path)
+        record = HaltLatch(self._latches, root, clock=self._clock).clear(plain_words(reason))
+        if record is None:
+            return Ack(done=False, run_id="", message=f"{root} is not latched")
+        told = self._journal.append(
+            "latch",
+            action="cleared",
+            code=record.code,
+            run_id=record.run_id,
+            root=str(root),
+            reason=plain_words(reason),
+        )
+        await told.durable
+        return Ack(done=True, run_id=record.run_id, message=f"the latch of {root} is cleared: {record.message}")
+
+    async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
+        """See `runtime.host.api.Deck.unprotect`. What is not on the record does not happen."""
+        if not reason.strip():
+            raise Refused(
+                "SELFMOD_REASON", "protection is given up only with a reason", hint="say why missions may change it"
+            )
+        for root in dict.fromkeys((Path(path), find_toplevel(Path(path)) or Path(path))):
+            if not await asyncio.to_thread(self._policies.holds, root, pattern, digest):
+                continue
+            told = self._journal.append(
+                "operator_action",
+                action="unprotect",
+                actor="operator",
+                root=plain_words(str(root)),
+                pattern=plain_words(pattern),
+                digest=plain_words(digest),
+                reason=plain_words(reason),
+            )
+            await told.durable
+            await asyncio.to_thread(self._policies.unprotect, root, pattern, digest)
+            return Ack(done=True, run_id="", message=f"{root} no longer has to protect {pattern}")
+        return Ack(done=False, run_id="", message=f"no run in {path} has protected {pattern}")

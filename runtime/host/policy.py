@@ -1,0 +1,112 @@
+"""What stands above a mission on one work tree: the protected set and the operator's rules (operations spec §9).
+
+Loaded anew at every start, checked against what was known before, and never changed afterwards: a run keeps the
+`Policy` it started with, so there is nothing to compare before each operation. Loading blocks; use a worker thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from runtime.governance.protected_set import (
+    CONFIG_PATH,
+    ProtectedSet,
+    check_floor,
+    load_additions,
+    lowered_floor,
+)
+from runtime.governance.self_mod_protection import SelfModProtector
+from runtime.host.floors import Floors
+from runtime.host.rulebook import RuleBook, load_rules
+from runtime.kernel.errors import Refused
+from runtime.orchestration.tree_lock import tree_key
+from runtime.storage.layout import StateDir
+
+#: More patterns than anybody writes by hand.
+_MAX_BYTES: Final = 256 * 1024
+_MAX_TREES: Final = 1024
+_WILD: Final = "*?["
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What one run is held to."""
+
+    protector: SelfModProtector
+    rules: RuleBook
+
+
+class Policies:
+    """Loads policies for one host, and remembers what each work tree protected."""
+
+    def __init__(self, state: StateDir) -> None:
+        self._state = state
+        self._floors = Floors(state.floors)
+        self._known: dict[str, tuple[str, ...]] = {}
+
+    def load(self, root: Path, origin: Path | None, *, names: str) -> Policy:
+        """The policy for work in ``root``; ``origin`` is the operator's tree it is or was made from, None for none.
+
+        Raises `Refused`: ``RULES_INVALID``, ``SELFMOD_CONFIG``, ``SELFMOD_FLOOR``, ``SELFMOD_SHRINK``.
+        """
+        rules = load_rules(self._state.root)
+        additions = _additions(root)
+        floor = self._floors.read(origin) if origin is not None else ()
+        check_floor(floor, ProtectedSet(additions).floor)
+        known = self._known.get(tree_key(origin), ()) if origin is not None else ()
+        protector = SelfModProtector(
+            root, known, rules.opened, reserved=_reserved(self._state.root, root), names=names
+        ).reloaded(additions)
+        if origin is not None and additions:
+            self._remember(origin, additions, floor, protector.protected.floor)
+        return Policy(protector=protector, rules=rules)
+
+    def holds(self, root: Path, pattern: str, typed_digest: str) -> bool:
+        """May the floor of ``root`` be lowered by ``pattern``? False when it does not hold it.
+
+        Raises `Refused` ``SELFMOD_FLOOR`` for a built-in pattern or a digest that is not the floor's.
+        """
+        floor = self._floors.read(root)
+        return pattern in floor and bool(lowered_floor(floor, [pattern], typed_digest))
+
+    def unprotect(self, root: Path, pattern: str, typed_digest: str) -> None:
+        """Lower the floor by one pattern it holds. Raises `Refused` ``SELFMOD_FLOOR``."""
+        self._floors.write(root, lowered_floor(self._floors.read(root), [pattern], typed_digest))
+        key = tree_key(root)
+        self._known[key] = tuple(item for item in self._known.get(key, ()) if item != pattern)
+
+    def _remember(self, origin: Path, additions: tuple[str, ...], floor: tuple[str, ...], now: tuple[str, ...]) -> None:
+        if {*floor} != {*now}:
+            self._floors.write(origin, now)
+        if len(self._known) >= _MAX_TREES:
+            self._known.pop(next(iter(self._known)))  # its floor is on disk
+        self._known[tree_key(origin)] = additions
+
+
+def _additions(root: Path) -> tuple[str, ...]:
+    """What the project itself adds. Raises `Refused` ``SELFMOD_CONFIG``."""
+    file = root / CONFIG_PATH
+    try:
+        if not file.is_symlink() and not file.exists():
+            return ()
+        data = file.read_bytes() if file.is_file() and not file.is_symlink() else None
+    except OSError as error:
+        raise Refused("SELFMOD_CONFIG", f"cannot be read: {error.strerror}", where=CONFIG_PATH) from error
+    if data is None or len(data) > _MAX_BYTES:
+        raise Refused("SELFMOD_CONFIG", "must be a regular file of at most 256 KiB", where=CONFIG_PATH)
+    return load_additions(data)
+
+
+def _reserved(state: Path, root: Path) -> tuple[str, ...]:
+    """Our own state folder as a pattern, where an operator keeps it inside the work tree."""
+    real, tree = state.resolve(), root.resolve()
+    if tree.is_relative_to(real) and not tree.is_relative_to(real / "work"):
+        raise Refused(
+            "ROOT_FORBIDDEN", "the state folder cannot be a work tree", where=str(root), hint="choose another folder"
+        )
+    if not real.is_relative_to(tree):
+        return ()
+    relative = real.relative_to(tree).as_posix()
+    return ("".join(f"[{char}]" if char in _WILD else char for char in relative) + "/",)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from runtime.events.emitter import Emitter
-from runtime.events.envelope import ControlSignal
 from runtime.events.facts import EntryAppended, FileChange, RunSummary
 from runtime.governance.secrets import Secrets
 from runtime.host.api import Launch
-from runtime.host.assembly import Parts, Shared, assemble, wall
+from runtime.host.assembly import Parts, Shared, assemble
+from runtime.host.beginning import Identity, Ready, Start, write_opening
 from runtime.host.contract import plan_inputs
 from runtime.host.ground import Cleared, Ground, leave_empty, output_folder
 from runtime.host.hooks import Hooks
@@ -28,73 +28,31 @@ from runtime.host.policy import Policies
 from runtime.host.prepared import Prepared
 from runtime.host.refusals import Refusals
 from runtime.host.resuming import Past, check_governance, read_past
+from runtime.host.run_secrets import admit, secrets_of
 from runtime.host.settlement import Settlement
 from runtime.host.spending import Spending
 from runtime.host.store_journal import StoreJournal
 from runtime.host.undoing import UNDO, Rollback, read_mission, read_rollback, read_undo
-from runtime.host.versions import BEHAVIOUR_VERSION, code_version
+from runtime.host.versions import code_version
 from runtime.host.words import plain_words, without_secrets
-from runtime.kernel.canonical import canonical_bytes, digest
+from runtime.kernel.canonical import digest
 from runtime.kernel.clock import timestamp
 from runtime.kernel.errors import QuarterdeckError, Refused
 from runtime.kernel.model import ExecutionContext
 from runtime.kernel.outcomes import RunStatus
-from runtime.kernel.redaction import Redactor
 from runtime.missions.inputs import bind
 from runtime.missions.loader import Mission, load
 from runtime.missions.rules import RUNNER
-from runtime.orchestration.journal_history import FinishedStep, History
+from runtime.orchestration.journal_history import History
 from runtime.orchestration.mission_journal import MissionJournal
 from runtime.orchestration.run_controller import LockOwner, PreflightFacts
 from runtime.orchestration.tree_probe import workspace_state
 from runtime.orchestration.workspace import Workspace, WorkspaceKind
-from runtime.storage.missions import MissionRecord, insert_mission
-from runtime.storage.runs import RunRecord, insert_run, update_run
+from runtime.storage.runs import update_run
 from runtime.storage.store import Store
 from runtime.turns import arbiter, prelude
 from runtime.turns.arbiter import OpenFacts, OpenResult
 from runtime.turns.session import Session, SessionManager
-
-#: Reused attempts journalled between two looks at the disk, far below what the writer lets wait.
-_TAKEN_AT_ONCE: Final = 1000
-#: Changed files named in a run's first entry; ``cause`` says how many there were.
-MAX_BECAUSE: Final = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Identity:
-    """Who a run is."""
-
-    run_id: str
-    session_id: str
-    lineage_id: str
-    recipe_hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """One new run, as far as it can be told before its tree is looked at."""
-
-    mission: Mission
-    inputs: Mapping[str, Any]
-    identity: _Identity
-    summary: RunSummary
-    intent: Launch
-    fork: Fork | None = None
-    rollback: Rollback | None = None
-    changes: Sequence[FileChange] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ready:
-    """A run that only lacks its first entry."""
-
-    prepared: Prepared
-    parts: Parts
-    hooks: Hooks
-    facts: PreflightFacts
-    signals: list[ControlSignal]
-    reuse: Reuse
 
 
 class Launcher:
@@ -130,14 +88,14 @@ class Launcher:
         fork = None
         if parent is not None and intent.from_step is not None:
             fork = await read_fork(self._store, mission, intent.from_step, parent, inputs)
-        identity = _Identity(
+        identity = Identity(
             run_id=run_id,
             session_id=intent.session_id or self._shared.ids.uuid(),
             lineage_id=run_id if parent is None else parent.lineage_id,
             recipe_hash=recipe_hash(mission, inputs),
         )
         summary = self._summary(mission, inputs, identity, intent, cause_of(intent, parent, inputs))
-        return await self._start(_Start(mission, inputs, identity, summary, intent, fork=fork, changes=changes), ports)
+        return await self._start(Start(mission, inputs, identity, summary, intent, fork=fork, changes=changes), ports)
 
     async def undo(
         self, run_id: str, of: str, ports: RunPorts, *, reason: str = "", approved: str | None = None
@@ -152,7 +110,7 @@ class Launcher:
             raise Refused("UNDO_CHANGED", f"what stands of run {of} has changed since", hint="look again")
         mission, inputs = await read_mission(self._store, of)
         old = rollback.run
-        identity = _Identity(
+        identity = Identity(
             run_id=run_id,
             session_id=self._shared.ids.uuid(),
             lineage_id=old.lineage_id,
@@ -161,14 +119,14 @@ class Launcher:
         intent = Launch(path=old.mission_path, trigger=UNDO, reason=reason, parent_run_id=of, unattended=True)
         summary = self._summary(mission, inputs, identity, intent, f"undo of {of[:8]}")
         summary = replace(summary, steps_total=0)
-        return await self._start(_Start(mission, inputs, identity, summary, intent, rollback=rollback), ports)
+        return await self._start(Start(mission, inputs, identity, summary, intent, rollback=rollback), ports)
 
-    async def _start(self, start: _Start, ports: RunPorts) -> LiveRun | RunSummary:
+    async def _start(self, start: Start, ports: RunPorts) -> LiveRun | RunSummary:
         """Make it ready and open its journal; a refusal leaves its row and its entry, nothing else."""
-        run_id, secrets = start.identity.run_id, self._secrets(start.mission)
+        run_id, secrets = start.identity.run_id, secrets_of(start.mission, self._shared)
         try:
             if start.rollback is None:  # an undo uses none, and must not fail for want of one
-                await _admit(secrets, start.mission, start.inputs)
+                await admit(secrets, start.mission, start.inputs)
             start = replace(start, summary=without_secrets(start.summary, secrets.redactor))
             ready = await self._ready(start, ports, secrets)
         except QuarterdeckError as error:
@@ -180,7 +138,7 @@ class Launcher:
         return await self._begin(ready, start, ports)
 
     def _summary(
-        self, mission: Mission, inputs: Mapping[str, Any], identity: _Identity, intent: Launch, cause: str | None
+        self, mission: Mission, inputs: Mapping[str, Any], identity: Identity, intent: Launch, cause: str | None
     ) -> RunSummary:
         return RunSummary(
             run_id=identity.run_id,
@@ -199,7 +157,7 @@ class Launcher:
             confinement=self._shared.sandbox.tier,
         )
 
-    async def _ready(self, start: _Start, ports: RunPorts, secrets: Secrets) -> _Ready:
+    async def _ready(self, start: Start, ports: RunPorts, secrets: Secrets) -> Ready:
         """Everything up to the first entry: a failure leaves neither lock nor scope nor session behind."""
         mission, inputs, identity, fork = start.mission, start.inputs, start.identity, start.fork
         workspace = await self._workspace(mission, inputs, identity.run_id, start.rollback)
@@ -255,7 +213,7 @@ class Launcher:
             control.release()
             raise
         signals = [proposal, *emitter.stamp(opened.signals)]
-        return _Ready(prepared=prepared, parts=parts, hooks=hooks, facts=facts, signals=signals, reuse=reuse)
+        return Ready(prepared=prepared, parts=parts, hooks=hooks, facts=facts, signals=signals, reuse=reuse)
 
     async def _workspace(
         self,
@@ -287,10 +245,10 @@ class Launcher:
         now = None if facts.fingerprint is None else facts.fingerprint.digest
         return await decide(fork, probe, now)
 
-    async def _begin(self, ready: _Ready, start: _Start, ports: RunPorts) -> LiveRun:
+    async def _begin(self, ready: Ready, start: Start, ports: RunPorts) -> LiveRun:
         """Open the journal. From the first entry on this is a run: if we fail now, it is resumable, not refused."""
         try:
-            await self._journal_opening(ready, start)
+            await write_opening(ready, start, self._shared, self._store, self._journal)
             await ready.prepared.journal.durable
         except BaseException:
             ready.parts.scope.close()
@@ -298,84 +256,6 @@ class Launcher:
             ready.prepared.control.leave()
             raise
         return self._live(ready.prepared, ready.parts, ready.hooks, ports)
-
-    async def _journal_opening(self, ready: _Ready, start: _Start) -> None:
-        """The first entries, then what is reused, then the run's row with the mission's bytes (ruling R23).
-
-        The row comes last: an entry that cannot be recorded must not leave a row without a journal, and a run that can
-        be resumed has in its journal everything it was to reuse.
-        """
-        prepared, facts = ready.prepared, ready.facts
-        identity, intent, changes = start.identity, start.intent, start.changes
-        mission, plan, journal = prepared.mission, prepared.plan, prepared.journal
-        document = self._shared.artifacts.put(plan.document())
-        # Kept under the mission's own hash, so that a later fork can tell which blocks have changed.
-        self._shared.artifacts.put(canonical_bytes(mission.definition))
-        journal.append(
-            "journal_opened",
-            mission_id=mission.name,
-            run_id=identity.recipe_hash,
-            mission_type=mission.name,
-            baseline_commit=facts.baseline_commit,
-            envelope_hash=mission.envelope.envelope_hash,
-            prev_journal_head=self._journal.newest_head,
-            mission_version=mission.spec.version,
-            session_id=identity.session_id,
-            lineage_id=identity.lineage_id,
-            workspace=prepared.workspace.describe(),
-            confinement=self._shared.sandbox.tier,
-            sandbox=wall(mission, self._shared).record(),
-            protected_hash=facts.protected_hash,
-            governance_hash=facts.governance_hash,
-            **prepared.policy.rules.record(),
-            code_version=code_version(),
-            behaviour_version=BEHAVIOUR_VERSION,
-            trigger=prepared.summary.trigger,
-            **({"reason": plain_words(intent.reason)} if intent.reason else {}),
-            **({"cause": prepared.summary.cause} if prepared.summary.cause else {}),
-            **({"because": [asdict(item) for item in changes[:MAX_BECAUSE]]} if changes else {}),
-            **({"resumes": intent.parent_run_id} if intent.parent_run_id else {}),
-            **ready.reuse.member(self._shared.artifacts),
-            **({} if start.rollback is None else start.rollback.member()),
-        )
-        journal.append(
-            "plan",
-            plan_hash=plan.plan_hash,
-            contract_hash=plan.contract_hash,
-            document=document,
-            steps=len(mission.spec.blocks),
-        )
-        journal.append("signal", signals=[item.record() for item in ready.signals])
-        for number, step in enumerate(ready.reuse.steps, 1):
-            _take_over(journal, step)
-            if number % _TAKEN_AT_ONCE == 0:
-                await journal.durable
-        self._store.submit(
-            [
-                insert_mission(
-                    MissionRecord(
-                        mission_hash=mission.mission_hash,
-                        name=mission.name,
-                        version=mission.spec.version,
-                        path=str(mission.path),
-                        source=mission.source,
-                        first_seen=prepared.summary.created_at,
-                    )
-                ),
-                insert_run(
-                    RunRecord(
-                        summary=prepared.summary,
-                        epoch=self._store.epoch,
-                        mission_hash=mission.mission_hash,
-                        plan_digest=document,
-                        contract_hash=plan.contract_hash,
-                        plan_hash=plan.plan_hash,
-                        recipe_hash=identity.recipe_hash,
-                        unattended=prepared.unattended,
-                    )
-                ),
-            ]
-        )
 
     # -- a crashed run ------------------------------------------------------------------------------------------
 
@@ -387,10 +267,10 @@ class Launcher:
         """
         past = await read_past(self._store, run_id)
         mission, plan = past.mission, past.plan
-        secrets = self._secrets(mission)
+        secrets = secrets_of(mission, self._shared)
         if past.undoes is None:
-            await _admit(secrets, mission, past.inputs)
-        identity = _Identity(
+            await admit(secrets, mission, past.inputs)
+        identity = Identity(
             run_id=run_id,
             session_id=past.summary.session_id,
             lineage_id=past.summary.lineage_id,
@@ -463,7 +343,7 @@ class Launcher:
             raise
         return self._live(prepared, parts, hooks, ports)
 
-    async def _again(self, past: Past, workspace: Workspace, identity: _Identity) -> Cleared:
+    async def _again(self, past: Past, workspace: Workspace, identity: Identity) -> Cleared:
         """Preflight of a run that goes on, governed as it was."""
         cleared = await self._ground.preflight(
             past.mission, past.inputs, workspace, _owner(past.mission, identity), resuming=True
@@ -477,18 +357,7 @@ class Launcher:
 
     # -- pieces -------------------------------------------------------------------------------------------------
 
-    def _secrets(self, mission: Mission) -> Secrets:
-        """What the mission refers to; nothing is looked up yet. The host's redactor learns what the run's learns."""
-        provider = mission.spec.provider
-        key = provider.openai.key if provider is not None and provider.openai is not None else None
-        return Secrets(
-            self._shared.environ,
-            handed=mission.spec.sandbox.references,
-            others=() if key is None else (key,),
-            redactor=Redactor(also=self._shared.redactor),
-        )
-
-    def _session(self, mission: Mission, identity: _Identity, hooks: Hooks) -> tuple[Session, Emitter]:
+    def _session(self, mission: Mission, identity: Identity, hooks: Hooks) -> tuple[Session, Emitter]:
         """A session of the run's own, ended with it; a run revived twice gets another each time."""
         self._opened_sessions += 1
         session = self._sessions.open(f"{identity.session_id}#{self._opened_sessions}")
@@ -507,7 +376,7 @@ class Launcher:
         return session, emitter
 
     def _propose(
-        self, mission: Mission, inputs: Mapping[str, Any], workspace: Workspace, identity: _Identity, hooks: Hooks
+        self, mission: Mission, inputs: Mapping[str, Any], workspace: Workspace, identity: Identity, hooks: Hooks
     ) -> tuple[Session, Emitter, OpenResult, Any]:
         """Propose the turn and have the arbiter decide. Raises `Refused` with the decision's reason."""
         session, emitter = self._session(mission, identity, hooks)
@@ -556,7 +425,7 @@ class Launcher:
         self,
         mission: Mission,
         workspace: Workspace,
-        identity: _Identity,
+        identity: Identity,
         facts: PreflightFacts,
         *,
         baseline: str | None = None,
@@ -576,39 +445,7 @@ class Launcher:
         )
 
 
-async def _admit(secrets: Secrets, mission: Mission, inputs: Mapping[str, Any]) -> None:
-    """Every secret can be had, and none stands where it would be stored. Raises `Refused` ``SECRET_*``."""
-    await asyncio.to_thread(secrets.check)
-    files = [item.content for item in mission.files.values()]
-    secrets.refuse_written(mission.source, mission.definition, files, inputs)
-
-
-def _take_over(journal: MissionJournal, step: FinishedStep) -> None:
-    """Start and end of an attempt an earlier run executed, so that this journal is complete by itself (ruling R19)."""
-    record = step.record
-    place: dict[str, Any] = {"attempt": record.attempt, "visit": record.visit, "tick": record.tick}
-    end = place if step.stream is None else {**place, "stream": step.stream}
-    journal.record_step(
-        record.step_id,
-        operation_type=record.operation_type,
-        name=record.name,
-        inputs=record.inputs,
-        reused_from=step.reused_from,
-        **place,
-    )
-    journal.complete_step(
-        record.step_id,
-        record.status,
-        outputs=record.outputs,
-        error_message=record.error_message,
-        code=step.code,
-        accepted=step.accepted,
-        reused_from=step.reused_from,
-        **end,
-    )
-
-
-def _owner(mission: Mission, identity: _Identity) -> LockOwner:
+def _owner(mission: Mission, identity: Identity) -> LockOwner:
     return LockOwner(run_id=identity.recipe_hash, run_id_audit=identity.run_id, mission_type=mission.name)
 
 

@@ -369,7 +369,8 @@ async def perform(
     except JournalError as error:
         raise Halted(error.code, error.message) from error
     output = BlockValue.of(thawed(result.output))
-    if result.ok or (operation_type == "escalate" and result.status is OperationStatus.ESCALATED):
+    told = operation_type == "escalate" and result.status is OperationStatus.ESCALATED and result.reason_code is None
+    if result.ok or told:
         return output
     raise operation_failure(result, output)
 

@@ -58,7 +58,8 @@ class Rule:
     @property
     def evidence(self) -> dict[str, Any]:
         """What a refusal's record says of the rule behind it."""
-        told = {"check": "rules", "rule": str(self), "position": self.position}
+        needed = "a yes to the question it asks" if self.do is Do.ASK else f"a change of {self.position}"
+        told = {"check": "rules", "rule": str(self), "position": self.position, "needed": needed}
         return {**told, "reason_given": self.reason} if self.reason else told
 
     def fits(self, operation: Operation, plan: OperationPlan, mission: str) -> bool:

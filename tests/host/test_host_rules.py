@@ -18,7 +18,7 @@ from runtime.orchestration.handlers.settings import ModelSettings, Price
 from runtime.orchestration.operation_ports import HandlerOutcome, PlanCall, RunCall
 from runtime.orchestration.operator_rules import Answer as Said
 from runtime.orchestration.operator_rules import Do, Question, Rule, decide
-from tests.support.hosting import entries, hosting, kinds, live, question, run_to_end, until, write_mission
+from tests.support.hosting import entries, hosting, kinds, live, plain, question, run_to_end, until, write_mission
 from tests.support.operation_rig import FakeHandler, Rig
 
 MISSION = """\
@@ -121,6 +121,12 @@ async def test_a_denied_operation_names_its_rule(host: RuntimeHost, tmp_path: Pa
     assert evidence is not None
     assert b'"position":"rules.yaml:2:5"' in evidence
     assert b'"rule":"deny op tool_invoke, mission deploy-*, paths INFRA/"' in evidence
+
+
+async def test_telling_a_person_can_be_denied_like_anything_else(host: RuntimeHost, tmp_path: Path) -> None:
+    rules(tmp_path, "rules:\n  - {op: escalate, do: deny}\n")
+    done = await run_to_end(host, plain(tmp_path / "m", "  tell: {type: escalate, reason: hello}"))
+    assert (done.code, done.exit_code) == ("op.rule_denied", 4)
 
 
 async def test_an_answer_outlives_its_process_and_is_reused(tmp_path: Path, tree: Path) -> None:

@@ -55,7 +55,7 @@ from runtime.kernel.errors import QuarterdeckError, Refused, StorageError
 from runtime.kernel.ids import IdSource
 from runtime.kernel.outcomes import RunStatus
 from runtime.kernel.redaction import Redactor
-from runtime.storage.escalations import insert_escalation, resolve_escalation
+from runtime.storage.escalations import escalation_told
 from runtime.storage.layout import StateDir
 from runtime.storage.runs import update_run
 from runtime.storage.store import Store
@@ -521,19 +521,7 @@ class RuntimeHost(StoreReads):
         return True
 
     def _asked(self, question: Escalation) -> None:
-        if question.resolved_at is None:
-            self._submit(insert_escalation(question))
-        else:
-            self._submit(
-                resolve_escalation(
-                    question.run_id,
-                    question.escalation_id,
-                    resolution=question.resolution or "",
-                    resolved_by=question.resolved_by or "",
-                    notes=question.notes or "",
-                    at=question.resolved_at,
-                )
-            )
+        self._submit(escalation_told(question))
         run = self._runs.get(question.run_id)
         if run is not None:
             run.questions_changed()

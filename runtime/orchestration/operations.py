@@ -112,8 +112,8 @@ class OperationExecutor:
     envelopes; undo is checked against them. ``strict`` demands that nothing else changes in the work tree (rulings
     §9.1); ``baseline`` is preflight's fingerprint. ``recorded`` answers operations from a recorded run instead of doing
     them. ``remaining_seconds`` is what is left of the mission's time. ``redactor`` knows the run's secrets: what an
-    operation brings back passes it once, before anything is hashed, so that journal, blocks and replays see the same. ``rules``
-    are the operator's; ``desk`` puts what they ask about to a person.
+    operation brings back passes it once, before anything is hashed, so that journal, blocks and replays see the same.
+    ``rules`` are the operator's; ``desk`` puts what they ask about to a person.
     """
 
     def __init__(

@@ -126,7 +126,7 @@ def question_about(
         {
             "schema": "approval/1",
             "type": operation.type,
-            "params": digest(operation.params),
+            "params": digest(operation.hashed),
             "envelopes": [envelope.envelope_hash for envelope in stack],
             "plan": plan.plan_hash,
         }
@@ -146,7 +146,7 @@ def _prompt(rule: Rule, operation: Operation, plan: OperationPlan) -> str:
     paths = plan.affected_paths
     more = f" and {len(paths) - SHOWN_PATHS} more" if len(paths) > SHOWN_PATHS else ""
     touches = f" It changes {', '.join(paths[:SHOWN_PATHS])}{more}." if paths else ""
-    return f"May {what} go on? {rule.position} asks{because}.{touches} It was given {_params(operation.params)}"
+    return f"May {what} go on? {rule.position} asks{because}.{touches} It was given {_params(operation.hashed)}"
 
 
 def _params(params: Mapping[str, Any]) -> str:

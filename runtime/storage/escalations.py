@@ -108,3 +108,17 @@ class Escalations:
             resolved_by=row[11],
             notes=row[12],
         )
+
+
+def escalation_told(escalation: Escalation) -> Statement:
+    """The row of a question as it is now: a new one, or its answer."""
+    if escalation.resolved_at is None:
+        return insert_escalation(escalation)
+    return resolve_escalation(
+        escalation.run_id,
+        escalation.escalation_id,
+        resolution=escalation.resolution or "",
+        resolved_by=escalation.resolved_by or "",
+        notes=escalation.notes or "",
+        at=escalation.resolved_at,
+    )

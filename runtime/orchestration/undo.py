@@ -333,12 +333,14 @@ class Undo:
             await git.reset_hard(commit)
 
     async def _restore(self, root: str, snapshot: Snapshot) -> None:
+        """A folder that stands is left as it is: its mode is no part of any state hash."""
         then = snapshot.below(root)
         now = (await asyncio.to_thread(take, self.context.repo_root, [root])).below(root)
         for path in reversed([path for path in now if _in_the_way(now[path], then.get(path))]):
             await self._remove_one(path, now[path])
         for path, entry in then.items():
-            if entry != now.get(path):
+            there = now.get(path)
+            if entry != there and not (there is not None and entry.kind == there.kind == "dir"):
                 await self._put_back(path, entry)
 
     async def _put_back(self, path: str, entry: Entry) -> None:

@@ -249,13 +249,14 @@ def leaving(
 
 
 async def test_ignored_folders_are_restored_from_the_snapshot_too(rig: Rig) -> None:
-    (rig.root / "ignored").mkdir()
+    (rig.root / "ignored/stays").mkdir(parents=True)
     (rig.root / "ignored/keep").write_text("1")
 
     def work(folder: Path) -> None:
         (folder / "keep").write_text("2")
         (folder / "more").mkdir()
         (folder / "more/x").write_text("x")
+        (folder / "stays").chmod(0o700)
 
     leaving(rig, work, code="OP_FAILED")
     result = await rig.do("tool_invoke", {}, undo=(C.FILESYSTEM_RESTORE, "fs_restore ignored"))

@@ -177,8 +177,12 @@ class EnvelopeEnforcer:
         *,
         create_parents: bool = False,
         directory: bool = False,
+        link: bool = False,
     ) -> PathTicket:
         """The same checks, ending in a single-use permission. Raises `EnvelopeViolation`.
+
+        ``link``: deleting or creating means a symbolic link itself, whatever it names. Only an undo says so; nothing
+        a mission asks for does.
 
         Deleting a ``directory`` with ``create_parents`` takes back a folder made on the way to an allowed path: like
         its making, that needs no allowed pattern of its own, only that nothing forbids it.
@@ -194,8 +198,8 @@ class EnvelopeEnforcer:
             elif (found := self._forbidden(path, wanted, envelopes)) is not None:
                 raise PathDenied(found.code, found.text, **found.evidence)
             check = "path.filesystem"
-            parts = self._resolved(path, wanted, envelopes)
-            place = self._visit(parts, wanted, create_parents=create_parents, directory=directory)
+            parts = tuple(path.split("/")) if link else self._resolved(path, wanted, envelopes)
+            place = self._visit(parts, wanted, create_parents=create_parents, directory=directory, link=link)
             try:
                 self._check_missing(parts, place, native, envelopes)
             except PathDenied:
@@ -209,6 +213,7 @@ class EnvelopeEnforcer:
             wanted,
             place,
             create_parents=create_parents,
+            link=link,
             descend=lambda below: self._policy_finding(below, Access.LIST, envelopes) is None,
         )
 
@@ -280,10 +285,12 @@ class EnvelopeEnforcer:
         self._policy(real, access, envelopes)
         return led
 
-    def _visit(self, parts: Sequence[str], access: Access, *, create_parents: bool, directory: bool) -> Place:
+    def _visit(
+        self, parts: Sequence[str], access: Access, *, create_parents: bool, directory: bool, link: bool
+    ) -> Place:
         creating = access in (Access.CREATE, Access.WRITE)
-        place = walk(self._root, parts, creating=creating, parents=create_parents and creating)
-        found = examine(self._root, place, access, strict_links=self._strict_links, directory=directory)
+        place = walk(self._root, parts, creating=creating, parents=create_parents and creating, link=link)
+        found = examine(self._root, place, access, strict_links=self._strict_links, directory=directory, link=link)
         if found is not None:
             place.close()
             raise PathDenied(found.code, found.text, **found.evidence)

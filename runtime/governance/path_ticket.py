@@ -106,7 +106,7 @@ _Entries = list[ListEntry]
 
 
 class PathTicket:
-    """Use exactly one of `read`, `list`, `write`, `delete`, `mkdir`, once; `close` in any case.
+    """Use exactly one of `read`, `list`, `write`, `delete`, `mkdir`, `symlink`, once; `close` in any case.
 
     Raises on use: `EnvelopeViolation` ``PATH_RACE``, ``ENV_LIMIT``; `Refused` ``TOOL_CONFLICT`` (content is not as
     expected) or ``OP_FAILED`` (the system refused); `ContractError` ``TICKET_MISUSE`` for a second or foreign use.
@@ -120,6 +120,7 @@ class PathTicket:
         place: Place,
         *,
         create_parents: bool = False,
+        link: bool = False,
         descend: Callable[[str], bool] | None = None,
     ) -> None:
         self._root = root
@@ -127,6 +128,7 @@ class PathTicket:
         self._access = access
         self._place = place
         self._create_parents = create_parents
+        self._link = link
         self._descend = descend or (lambda path: False)
         self._used = False
 
@@ -191,12 +193,14 @@ class PathTicket:
         return Written(size=len(data), sha256=digest, created=before is None, mode=mode)
 
     def delete(self, expect_sha256: str | Expect = Expect.ANY) -> None:
-        """Remove the file, or the directory if it is empty."""
-        self._use(Access.DELETE)
+        """Remove the file, the directory if it is empty, or the link itself. Only a file's content can be expected."""
+        self._use(Access.DELETE, link=self._link)
+        if self._link and expect_sha256 is not Expect.ANY:
+            raise ContractError("TICKET_MISUSE", "a link has no content to expect")
         self._expect(expect_sha256)
         with self._again() as place, self._failing("delete"):
             directory = self.identity is not None and stat.S_ISDIR(self.identity.mode)
-            if not directory:
+            if not (directory or self._link):
                 self._present(place, expect_sha256)
             self._unchanged(place.parent_fd, place.name)
             if directory:
@@ -217,6 +221,19 @@ class PathTicket:
             os.fsync(parent)
             self._verify_result(parent, made)
 
+    def symlink(self, target: bytes) -> None:
+        """Create a symbolic link holding exactly ``target``, which is never looked at."""
+        self._use(Access.CREATE, link=True)
+        if not target or b"\0" in target:
+            raise ContractError("TICKET_MISUSE", "a link needs a target without NUL")
+        with self._again() as place, self._failing("create"), self._parents(place) as parent:
+            os.symlink(target, os.fsencode(place.name), dir_fd=parent)
+            made = Identity.of(os.stat(place.name, dir_fd=parent, follow_symlinks=False))
+            if os.readlink(os.fsencode(place.name), dir_fd=parent) != target:
+                self._race("the link was replaced right after it was made")
+            os.fsync(parent)
+            self._verify_result(parent, made)
+
     def close(self) -> None:
         """Give up the held descriptor. Closing twice is fine."""
         self._used = True
@@ -232,11 +249,13 @@ class PathTicket:
 
     # Before use
 
-    def _use(self, *accesses: Access) -> None:
+    def _use(self, *accesses: Access, link: bool = False) -> None:
         if self._used:
             raise ContractError("TICKET_MISUSE", f"the ticket for {shown(self.path)} was used or closed before")
         if self._access not in accesses:
             raise ContractError("TICKET_MISUSE", f"a {self._access.value} ticket cannot be used to do that")
+        if link is not self._link:
+            raise ContractError("TICKET_MISUSE", "a ticket for a link is for nothing else, and no other is for a link")
         self._used = True
 
     def _expect(self, expected: str | Expect | None) -> None:
@@ -261,7 +280,9 @@ class PathTicket:
     def _walk(self) -> Place:
         creating = self._access in (Access.CREATE, Access.WRITE)
         try:
-            return path_walk.walk(self._root, self._parts, creating=creating, parents=self._create_parents)
+            return path_walk.walk(
+                self._root, self._parts, creating=creating, parents=self._create_parents, link=self._link
+            )
         except PathDenied as denied:
             self._race("the path changed between check and use", cause=denied.finding.code)
 
@@ -330,7 +351,7 @@ class PathTicket:
     def _verify_result(self, parent: int, left: Identity | None) -> None:
         """After the deed: from the root, the same parent must hold exactly what was left there."""
         try:
-            place = path_walk.walk(self._root, self._parts)
+            place = path_walk.walk(self._root, self._parts, link=self._link)
         except PathDenied as denied:
             if left is None and denied.finding.code == "PATH_CASE_MISMATCH":
                 return  # deleted; what remains is a neighbour spelled differently

@@ -35,6 +35,7 @@ _DIRECTORY: Final = (
     | getattr(os, "O_NONBLOCK", 0)
 )
 _LOOK_ONLY: Final = getattr(os, "O_PATH", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_IS_LINK: Final = "a component is a symbolic link"
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 
 
@@ -147,10 +148,13 @@ class Place:
             self.parent_fd = -1
 
 
-def walk(root: Root, parts: Sequence[str], *, creating: bool = False, parents: bool = False) -> Place:
+def walk(
+    root: Root, parts: Sequence[str], *, creating: bool = False, parents: bool = False, link: bool = False
+) -> Place:
     """Go to the parent of ``parts`` following no link, and look at the last name.
 
-    ``creating`` only chooses the code of F8; ``parents`` tolerates missing parent directories.
+    ``creating`` only chooses the code of F8; ``parents`` tolerates missing parent directories; ``link`` tolerates that
+    the last name, never one before it, is a link.
     Raises `PathDenied` with F1–F5, F8 or F9.
     """
     root.verify()
@@ -169,7 +173,8 @@ def walk(root: Root, parts: Sequence[str], *, creating: bool = False, parents: b
                 held = below
             found = look(held, parts[-1], creating=creating)
             if found is not None:
-                _refuse_link(found)
+                if not link:
+                    _refuse_link(found)
                 _refuse_mount(root, held, parts[-1], found)
             identity = None if found is None else Identity.of(found)
             return Place(held, Identity.of(os.fstat(held)), parts[-1], (), identity)
@@ -219,15 +224,26 @@ def open_directory(root: Root, parent: int, name: str, seen: os.stat_result) -> 
 
 
 def examine(
-    root: Root, place: Place, access: Access, *, strict_links: bool = False, directory: bool = False
+    root: Root,
+    place: Place,
+    access: Access,
+    *,
+    strict_links: bool = False,
+    directory: bool = False,
+    link: bool = False,
 ) -> Finding | None:
-    """F6 and F7 for the object a walk ended at. ``directory`` says that DELETE means an (empty) directory."""
+    """F6 and F7 for the object a walk ended at. ``directory`` says that DELETE means an (empty) directory, ``link``
+    that it means a symbolic link itself; a link's further names are harmless, since its target cannot be changed."""
     found = place.found
     if found is None:
         creates = access in (Access.CREATE, Access.WRITE)
         return None if creates else Finding("PATH_MISSING", "there is nothing under this name")
     if access is Access.CREATE:
         return Finding("PATH_EXISTS", "something exists under this name already")
+    if stat.S_ISLNK(found.mode) and not (link and access is Access.DELETE):
+        return Finding("PATH_SYMLINK", _IS_LINK)
+    if link:
+        return None if stat.S_ISLNK(found.mode) else Finding("PATH_NOT_LINK", "this is no link, a link was expected")
     if stat.S_ISDIR(found.mode):
         if not (access in (Access.LIST, Access.EXECUTE) or (directory and access is Access.DELETE)):
             return Finding("PATH_IS_DIRECTORY", "this is a directory, a file was expected")
@@ -327,7 +343,7 @@ def _named(error: OSError) -> str:
 
 def _refuse_link(info: os.stat_result) -> None:
     if stat.S_ISLNK(info.st_mode):
-        raise PathDenied("PATH_SYMLINK", "a component is a symbolic link")
+        raise PathDenied("PATH_SYMLINK", _IS_LINK)
 
 
 def _refuse_mount(root: Root, parent: int, name: str, seen: os.stat_result) -> None:

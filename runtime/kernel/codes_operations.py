@@ -117,6 +117,7 @@ _PATHS: Final = {
     "PATH_MOUNT": "The path crosses into another file system.",
     "PATH_NESTED_REPO": "The path lies in a nested repository.",
     "PATH_NOT_DIRECTORY": "A parent of the path is not a directory.",
+    "PATH_NOT_LINK": "The path is not a symbolic link, which an undo expected to remove.",
     "PATH_NOT_NFC": "The path is not in Unicode normal form C.",
     "PATH_NOT_NORMAL": "The path has empty or dot components or a trailing slash.",
     "PATH_NUL": "The path contains a NUL character.",

@@ -79,6 +79,7 @@ _PATHS: Final = {
     "PATH_SPECIAL_FILE": _found(6, "a regular file; pipes, sockets and devices are never touched"),
     "PATH_SPECIAL_MODE": _found(6, "a file without set-id bits"),
     "PATH_IS_DIRECTORY": _found(6, "a file at that path, or a tool for folders"),
+    "PATH_NOT_LINK": _found(6, "a link at that path; only an undo asks for one, and it changed meanwhile"),
     "PATH_MISSING": _found(6, "something at that path"),
     "PATH_EXISTS": _found(6, "a path where nothing stands yet"),
     "PATH_HARDLINK": _found(7, "a file with one name only"),

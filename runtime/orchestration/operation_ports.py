@@ -75,6 +75,10 @@ class Ticket(Protocol):
 
     def mkdir(self) -> None: ...
 
+    def symlink(self, target: bytes) -> None:
+        """Needs a ticket granted with ``link``, as deleting one does. The target is never looked at."""
+        ...
+
     def list(self, *, recursive: bool = False, max_entries: int = ...) -> Any:
         """A record with ``entries`` (each ``path`` and ``kind``) and ``truncated``."""
         ...
@@ -106,6 +110,7 @@ class Enforcer(Protocol):
         *,
         create_parents: bool = False,
         directory: bool = False,
+        link: bool = False,
     ) -> Ticket: ...
 
 

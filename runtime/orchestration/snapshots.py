@@ -30,7 +30,8 @@ _OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One path: ``kind`` is file, dir, symlink, other or missing; ``digest`` names a file's content."""
+    """One path: ``kind`` is file, dir, symlink, other or missing; ``digest`` names a file's content, or a link's
+    target."""
 
     kind: str
     mode: int = 0
@@ -68,7 +69,7 @@ class Snapshot:
 
 
 def take(root: Path, paths: Sequence[str], keep: Callable[[bytes], object] | None = None) -> Snapshot:
-    """Look at ``paths``; with ``keep``, hand over every file's content (an artifact store's ``put``).
+    """Look at ``paths``; with ``keep``, hand over every file's content and every link's target (an artifact store's ``put``).
 
     Raises `Refused` ``COMP_SNAPSHOT_LIMIT`` when contents exceed 64 MiB, ``STATE_UNREADABLE`` when something
     cannot be read.
@@ -132,7 +133,7 @@ class _Walk:
             self.entries[path] = Entry("dir", mode)
             self._children(parent, name, path)
         elif stat.S_ISLNK(found.st_mode):
-            self.entries[path] = Entry("symlink", mode, digest_bytes(os.readlink(os.fsencode(name), dir_fd=parent)))
+            self.entries[path] = Entry("symlink", mode, self._kept(os.readlink(os.fsencode(name), dir_fd=parent)))
         else:
             self.entries[path] = Entry("other", mode)
 
@@ -150,7 +151,9 @@ class _Walk:
         if self._bytes + size > MAX_SNAPSHOT_BYTES:
             raise Refused("COMP_SNAPSHOT_LIMIT", f"more than {MAX_SNAPSHOT_BYTES} bytes to keep for an undo")
         with os.fdopen(os.open(name, _OPEN_FILE, dir_fd=parent), "rb") as stream:
-            data = stream.read(MAX_SNAPSHOT_BYTES - self._bytes + 1)
+            return self._kept(stream.read(MAX_SNAPSHOT_BYTES - self._bytes + 1))
+
+    def _kept(self, data: bytes) -> str:
         self._bytes += len(data)
         if self._bytes > MAX_SNAPSHOT_BYTES:
             raise Refused("COMP_SNAPSHOT_LIMIT", f"more than {MAX_SNAPSHOT_BYTES} bytes to keep for an undo")

@@ -51,6 +51,8 @@ UNDO_SECONDS: Final = 60.0
 #: Role of undo when the run names none (rulings §9.3).
 DEFAULT_ROLE: Final = "runner"
 _PERMISSIONS: Final = 0o777
+#: Kinds of entries whose bytes a snapshot keeps.
+_STORED: Final = frozenset({"file", "symlink"})
 #: Verdicts on a folder that is not there, or no folder any more.
 _NO_FOLDER: Final = frozenset({"PATH_MISSING", "PATH_NOT_DIRECTORY"})
 
@@ -135,7 +137,7 @@ async def check_stored(artifacts: ArtifactStore, known: KnownOperation) -> None:
         raise Refused("COMP_FAILED", f"{known.operation_id} has no receipt")
     case = await read_case(artifacts, known.receipt, known.started)
     if case.compensation.type is CompensationType.FILESYSTEM_RESTORE:
-        for name in {entry.digest for entry in case.snapshot.entries.values() if entry.kind == "file"}:
+        for name in {entry.digest for entry in case.snapshot.entries.values() if entry.kind in _STORED}:
             await _body(artifacts, str(name))
 
 
@@ -331,12 +333,14 @@ class Undo:
             await git.reset_hard(commit)
 
     async def _restore(self, root: str, snapshot: Snapshot) -> None:
+        """A folder that stands is left as it is: its mode is no part of any state hash."""
         then = snapshot.below(root)
         now = (await asyncio.to_thread(take, self.context.repo_root, [root])).below(root)
         for path in reversed([path for path in now if _in_the_way(now[path], then.get(path))]):
             await self._remove_one(path, now[path])
         for path, entry in then.items():
-            if entry != now.get(path):
+            there = now.get(path)
+            if entry != there and not (there is not None and entry.kind == there.kind == "dir"):
                 await self._put_back(path, entry)
 
     async def _put_back(self, path: str, entry: Entry) -> None:
@@ -345,6 +349,8 @@ class Undo:
         elif entry.kind == "file" and entry.digest is not None:
             body = await _body(self.artifacts, entry.digest)
             await self._use(path, Access.WRITE, "write", body, entry.mode & _PERMISSIONS)
+        elif entry.kind == "symlink" and entry.digest is not None:
+            await self._use(path, Access.CREATE, "symlink", await _body(self.artifacts, entry.digest), link=True)
 
     async def _remove(self, path: str) -> None:
         now = (await asyncio.to_thread(take, self.context.repo_root, [path])).below(path)
@@ -355,7 +361,7 @@ class Undo:
         if entry.kind == "dir":
             await asyncio.to_thread(self._remove_empty_dir, path)
         elif entry.kind != "missing":
-            await self._use(path, Access.DELETE, "delete")
+            await self._use(path, Access.DELETE, "delete", link=entry.kind == "symlink")
 
     async def _remove_dirs(self, paths: Sequence[str]) -> None:
         for path in sorted(paths, reverse=True):
@@ -377,9 +383,10 @@ class Undo:
         finally:
             ticket.close()
 
-    async def _use(self, path: str, access: Access, verb: str, *args: Any) -> None:
+    async def _use(self, path: str, access: Access, verb: str, *args: Any, link: bool = False) -> None:
         def work() -> None:
-            ticket = self.enforcer.authorize(path, access, self.stack, create_parents=access is not Access.DELETE)
+            parents = access is not Access.DELETE
+            ticket = self.enforcer.authorize(path, access, self.stack, create_parents=parents, link=link)
             try:
                 getattr(ticket, verb)(*args)
             finally:
@@ -465,7 +472,10 @@ def _git_moved(case: Case, now: WorkspaceState | None, later: Collection[str] = 
 
 
 def _in_the_way(now: Entry, then: Entry | None) -> bool:
-    return now.kind != "missing" and (then is None or then.kind == "missing" or then.kind != now.kind)
+    """A link cannot be given another target: it goes, and the old one is put in its place."""
+    if now.kind == "missing":
+        return False
+    return then is None or then.kind != now.kind or (now.kind == "symlink" and now.digest != then.digest)
 
 
 def _judged(outcome: str, checks: Mapping[str, bool], looked: _Look, after: _Look) -> _Finding:

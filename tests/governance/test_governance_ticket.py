@@ -271,6 +271,96 @@ def test_mkdir(scene: Scene) -> None:
     assert (scene.root / "docs/d").is_dir()
 
 
+# Links themselves, for an undo
+
+
+def test_a_link_is_deleted_and_made_without_being_followed(scene: Scene) -> None:
+    (scene.outside / "kept").write_text("kept")
+    for target in (os.fsencode(scene.outside / "kept"), os.fsencode(scene.outside), b"no/\xff", b"l"):
+        with scene.ticket("docs/l", Access.CREATE, link=True) as ticket:
+            ticket.symlink(target)
+        assert os.fsencode((scene.root / "docs/l").readlink()) == target
+        with scene.ticket("docs/l", Access.DELETE, link=True) as ticket:
+            ticket.delete()
+        assert not os.path.lexists(scene.root / "docs/l")
+    with scene.ticket("docs/n/m/l", Access.CREATE, link=True, create_parents=True) as ticket:
+        ticket.symlink(b"x")
+    assert (scene.root / "docs/n/m/l").is_symlink()
+    assert [(path.name, path.read_text()) for path in scene.outside.iterdir()] == [("kept", "kept")]
+
+
+@pytest.mark.parametrize(
+    ("path", "access", "options", "expected"),
+    [
+        ("docs/l", Access.DELETE, {}, "PATH_SYMLINK"),
+        ("docs/l", Access.DELETE, {"directory": True}, "PATH_SYMLINK"),
+        *(("docs/l", access, {"link": True}, "PATH_SYMLINK") for access in (Access.READ, Access.MODIFY, Access.WRITE)),
+        ("docs/l", Access.CREATE, {"link": True}, "PATH_EXISTS"),
+        ("docs/a.md", Access.DELETE, {"link": True}, "PATH_NOT_LINK"),
+        ("docs/sub", Access.DELETE, {"link": True, "directory": True}, "PATH_NOT_LINK"),
+        ("docs/gone", Access.DELETE, {"link": True}, "PATH_MISSING"),
+        ("docs/l/x", Access.DELETE, {"link": True}, "PATH_SYMLINK"),
+        ("docs/l/n/x", Access.CREATE, {"link": True, "create_parents": True}, "PATH_SYMLINK"),
+        ("docs/secret/l", Access.CREATE, {"link": True, "create_parents": True}, "POLICY_DENIED"),
+        ("src/l", Access.CREATE, {"link": True}, "POLICY_NOT_ALLOWED"),
+        ("docs/CLAUDE.md", Access.CREATE, {"link": True}, "SELFMOD_PROTECTED"),
+    ],
+)
+@pytest.mark.parametrize("reject", [True, False])
+def test_links_are_touched_only_by_who_says_so(
+    scene: Scene, path: str, access: Access, options: dict[str, Any], expected: str, reject: bool
+) -> None:
+    (scene.root / "docs/l").symlink_to("sub")
+    envelope = Envelope(allowed_paths=DOCS.allowed_paths, denied_paths=DOCS.denied_paths, reject_symlinks=reject)
+    if not reject and "link" not in options:
+        expected = "PATH_SYMLINK_WRITE"
+    assert code(lambda: scene.enforcer.authorize(path, access, [envelope], **options)) == expected
+    assert (scene.root / "docs/l").readlink() == Path("sub")
+
+
+@pytest.mark.parametrize("change", ["target", "file", "gone", "parent"])
+def test_a_link_changed_before_use(scene: Scene, change: str) -> None:
+    link = scene.root / "docs/sub/l"
+    link.symlink_to(scene.outside)
+    ticket = scene.ticket("docs/sub/l", Access.DELETE, link=True)
+    made = scene.ticket("docs/sub/n", Access.CREATE, link=True)
+    if change == "parent":
+        scene.swap("docs/sub", link=True)
+        race(made.symlink, b"x")
+    else:
+        link.unlink()
+    if change == "target":
+        link.symlink_to(scene.root)
+    elif change == "file":
+        link.write_text("theirs")
+    race(ticket.delete)
+    assert os.path.lexists(link) is (change in ("target", "file"))
+    assert list(scene.outside.iterdir()) == []
+    for each in (ticket, made):
+        each.close()
+
+
+def test_the_name_of_a_new_link_was_taken(scene: Scene) -> None:
+    with scene.ticket("docs/l", Access.CREATE, link=True) as ticket:
+        (scene.root / "docs/l").symlink_to("theirs")
+        race(ticket.symlink, b"mine")
+    assert (scene.root / "docs/l").readlink() == Path("theirs")
+
+
+def test_a_link_made_in_a_parent_that_was_swapped_goes_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = os.symlink
+
+    def swapped(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        monkeypatch.setattr(os, "symlink", original)
+        scene.swap("docs/sub", link=True)
+
+    monkeypatch.setattr(os, "symlink", swapped)
+    with scene.ticket("docs/sub/l", Access.CREATE, link=True) as ticket:
+        race(ticket.symlink, b"x")
+    assert list((scene.root / "docs/moved").iterdir()) == list(scene.outside.iterdir()) == []
+
+
 # Single use
 
 
@@ -283,7 +373,21 @@ def test_tickets_are_used_once_and_for_what_they_were_granted(scene: Scene) -> N
     closed = scene.ticket("docs/a.md", Access.READ)
     closed.close()
     assert code(closed.read, 1) == "TICKET_MISUSE"
+    with scene.ticket("docs/l", Access.CREATE, link=True) as link:
+        link.symlink(b"a.md")
+    misused: list[tuple[str, Access, Callable[[PathTicket], object]]] = [
+        ("docs/n", Access.CREATE, lambda ticket: ticket.write(b"")),
+        ("docs/n", Access.CREATE, lambda ticket: ticket.mkdir()),
+        ("docs/n", Access.WRITE, lambda ticket: ticket.symlink(b"x")),
+        ("docs/n", Access.CREATE, lambda ticket: ticket.symlink(b"")),
+        ("docs/n", Access.CREATE, lambda ticket: ticket.symlink(b"a\0b")),
+        ("docs/l", Access.DELETE, lambda ticket: ticket.delete(sha(b"a.md"))),
+    ]
+    for path, access, use in misused:
+        with scene.ticket(path, access, link=True) as ticket:
+            assert code(use, ticket) == "TICKET_MISUSE"
     uses: list[tuple[Access, str, Callable[[PathTicket], object]]] = [
+        (Access.CREATE, "docs/n", lambda ticket: ticket.symlink(b"x")),
         (Access.READ, "docs/a.md", lambda ticket: ticket.write(b"")),
         (Access.READ, "docs/a.md", lambda ticket: ticket.delete()),
         (Access.READ, "docs/a.md", lambda ticket: ticket.list()),

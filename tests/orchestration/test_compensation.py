@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -227,25 +228,109 @@ async def test_staging_over_a_staged_version_cannot_be_undone_and_is_refused(rig
     assert sh(rig.root, "show", ":a.txt") == "staged"
 
 
-async def test_ignored_folders_are_restored_from_the_snapshot_too(rig: Rig) -> None:
-    (rig.root / "ignored").mkdir()
-    (rig.root / "ignored/keep").write_text("1")
-    root = rig.root
+FOLDER = (PlannedPath("ignored", Access.EXECUTE), PlannedPath("ignored/.quarterdeck-tree", Access.WRITE))
 
-    async def work(call: RunCall) -> HandlerOutcome:
-        (root / "ignored/keep").write_text("2")
-        (root / "ignored/more").mkdir()
-        (root / "ignored/more/x").write_text("x")
-        return HandlerOutcome(code="OP_FAILED")
 
-    paths = (PlannedPath("ignored", Access.EXECUTE), PlannedPath("ignored/.quarterdeck-tree", Access.WRITE))
-    shape = OperationPlan(Effect.WRITE, paths, tool="process.run")
-    rig.extra = {"tool_invoke": FakeHandler(shape, work)}
+def leaving(
+    rig: Rig,
+    work: Callable[[Path], None],
+    *,
+    code: str | None = None,
+    paths: tuple[PlannedPath, ...] = FOLDER,
+) -> None:
+    """Let ``process.run`` be ``work`` on ``ignored``, which it may write."""
+
+    async def run(call: RunCall) -> HandlerOutcome:
+        work(rig.root / "ignored")
+        return HandlerOutcome(code=code)
+
+    rig.extra = {"tool_invoke": FakeHandler(OperationPlan(Effect.WRITE, paths, tool="process.run"), run)}
     rig.__post_init__()
+
+
+async def test_ignored_folders_are_restored_from_the_snapshot_too(rig: Rig) -> None:
+    (rig.root / "ignored/stays").mkdir(parents=True)
+    (rig.root / "ignored/keep").write_text("1")
+
+    def work(folder: Path) -> None:
+        (folder / "keep").write_text("2")
+        (folder / "more").mkdir()
+        (folder / "more/x").write_text("x")
+        (folder / "stays").chmod(0o700)
+
+    leaving(rig, work, code="OP_FAILED")
     result = await rig.do("tool_invoke", {}, undo=(C.FILESYSTEM_RESTORE, "fs_restore ignored"))
     assert result.compensation_status == "completed"
-    assert (root / "ignored/keep").read_text() == "1"
-    assert not (root / "ignored/more").exists()
+    assert (rig.root / "ignored/keep").read_text() == "1"
+    assert not (rig.root / "ignored/more").exists()
+
+
+def picture(top: Path) -> dict[str, bytes | None]:
+    """Everything below ``top``: a file's content, a link's target after an arrow, None for a folder."""
+    return {
+        str(path.relative_to(top)): b"-> " + os.fsencode(path.readlink())
+        if path.is_symlink()
+        else path.read_bytes()
+        if path.is_file()
+        else None
+        for path in top.rglob("*")
+    }
+
+
+async def test_links_a_command_left_go_and_links_it_took_come_back(rig: Rig, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "folder").mkdir(parents=True)
+    (outside / "file").write_text("theirs")
+    folder = rig.root / "ignored"
+    (folder / "kept/deep").mkdir(parents=True)
+    (folder / "kept/deep/file").write_text("deep")
+    (folder / "file").write_text("mine")
+    for name in ("removed", "retargeted", "to_file", "to_dir"):
+        (folder / name).symlink_to(outside / "folder" / os.fsdecode(b"\xff" + name.encode()))
+
+    def work(folder: Path) -> None:
+        (folder / "new").symlink_to(outside / "file")
+        (folder / "new_dir").symlink_to(outside / "folder")
+        (folder / "made/bin").mkdir(parents=True)
+        (folder / "made/bin/loop").symlink_to("loop")
+        for name in ("removed", "retargeted", "to_file", "to_dir", "file"):
+            (folder / name).unlink()
+        (folder / "retargeted").symlink_to(outside / "file")
+        (folder / "to_file").write_text("file now")
+        (folder / "to_dir").mkdir()
+        (folder / "to_dir/inner").symlink_to("../kept")
+        (folder / "file").symlink_to(outside / "file")
+        shutil.rmtree(folder / "kept")
+        (folder / "kept").symlink_to(outside / "folder")
+
+    before, elsewhere = picture(folder), picture(outside)
+    leaving(rig, work, code="OP_FAILED")
+    result = await rig.do("tool_invoke", {}, undo=(C.FILESYSTEM_RESTORE, "fs_restore ignored"))
+    assert result.compensation_status == "completed"
+    assert picture(folder) == before
+    assert picture(outside) == elsewhere
+
+
+async def test_a_folder_of_links_that_was_made_goes_as_a_whole(rig: Rig, tmp_path: Path) -> None:
+    def work(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "up").symlink_to(tmp_path)
+
+    leaving(rig, work, code="OP_FAILED", paths=(PlannedPath("ignored", Access.CREATE),))
+    result = await rig.do("tool_invoke", {}, undo=(C.FILESYSTEM_DELETE, "fs_delete ignored"))
+    assert result.compensation_status == "completed"
+    assert not os.path.lexists(rig.root / "ignored")
+
+
+async def test_a_link_changed_by_hand_is_drift(rig: Rig) -> None:
+    link = rig.root / "ignored/l"
+    link.parent.mkdir()
+    leaving(rig, lambda folder: (folder / "l").symlink_to("made"))
+    assert (await rig.do("tool_invoke", {}, undo=(C.FILESYSTEM_RESTORE, "fs_restore ignored"))).ok
+    link.unlink()
+    link.symlink_to("theirs")
+    assert (await undo(rig)).code == "COMP_DRIFT"
+    assert link.readlink() == Path("theirs")
 
 
 # snapshots
@@ -258,7 +343,7 @@ def test_a_snapshot_survives_its_record_and_follows_no_link(tmp_path: Path) -> N
     kept: list[bytes] = []
     shot = take(tmp_path, ["d", "no/such"], kept.append)
     assert Snapshot.from_record(shot.record()) == shot
-    assert kept == [b"\xff"]
+    assert kept == [b"\xff", b"/etc/passwd"]
     assert {path: entry.kind for path, entry in shot.entries.items()} == {
         "d": "dir",
         "d/e": "dir",

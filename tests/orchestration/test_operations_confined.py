@@ -87,13 +87,16 @@ async def test_a_confined_command_writes_below_its_folder_only(rig: Rig) -> None
     rig.envelope = Envelope(allowed_paths=["src/"], allowed_tools=["process.run"], allowed_roles=["runner"])
     rig.strict = False
     rig.commands = {
-        "make": {"argv": ["sh", "-c", "echo x > src/made.txt; echo x > tests/sneaky.txt"], "writes": ["src"]}
+        "make": {
+            "argv": ["sh", "-c", "echo x > src/made.txt; ln -s / src/link; echo x > tests/sneaky.txt"],
+            "writes": ["src"],
+        }
     }
     rig.__post_init__()
     result = await rig.tool("process.run", template="make")
     assert not result.ok
     assert result.compensation_status == "completed"
-    assert not (rig.root / "src/made.txt").exists()
+    assert [path.name for path in (rig.root / "src").iterdir()] == ["ledger.py"]
     assert (rig.root / "tests/sneaky.txt").exists() is not rig.settings.confined
 
 

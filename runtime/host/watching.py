@@ -112,6 +112,7 @@ class Watcher:
         self._last_changes: tuple[FileChange, ...] = ()
         self._touched_idle = False
         self._meanwhile: set[str] = set()  # files seen to have changed while a run was at work
+        self._unanswered: tuple[FileChange, ...] = ()  # changes of the mission taken note of, but not run for yet
         self._broken = False
         self._wanted_rearm = False
         self._phase = "arming"
@@ -254,6 +255,7 @@ class Watcher:
         self._phase, self._trouble, self._suspicion = "armed", None, Suspicion()
         self._recent.clear()
         self._meanwhile.clear()
+        self._unanswered = ()
 
     async def _fail(self, error: QuarterdeckError) -> None:
         await self._lookout.close()
@@ -306,6 +308,8 @@ class Watcher:
         redefined = await self._lookout.redefined(note=run is None)
         if redefined and run is None:
             await self._reload()
+        if run is None:
+            redefined, self._unanswered = _joined(self._unanswered, redefined), ()
         sighting = await self._lookout.look()
         changes = self._merged(redefined, sighting.difference.changes)
         runs = (*self._recent, *((run.live,) if run is not None and run.live is not None else ()))
@@ -323,7 +327,10 @@ class Watcher:
         if judgement.loop is not None:
             self._stop("suspended", Refused("WATCH_LOOP", judgement.loop))
         elif decision is Next.RUN and not overdue and (self._settling.touched or await self._rewritten()):
-            return  # something moved while we looked: it is looked at again when it has come to rest
+            # Something moved while we looked: it is looked at again when it has come to rest. That the mission changed
+            # is known by now and would not be seen again.
+            self._unanswered = redefined
+            return
         elif decision is not Next.NOTHING and not self._broken:
             self._lookout.note(sighting, paths)
             possible = [path for path in paths & self._meanwhile if doings.possible(path)]
@@ -451,6 +458,13 @@ class Watcher:
                 self._settling.expire(self._ports.clock.monotonic())
             self._wake.set()
         self._ports.changed()
+
+
+def _joined(earlier: Sequence[FileChange], later: Sequence[FileChange]) -> tuple[FileChange, ...]:
+    """Changes of the same files in a row, each file once."""
+    before = {item.path: item.before for item in earlier}
+    changed = {item.path: replace(item, before=before.get(item.path, item.before)) for item in later}
+    return tuple({**{item.path: item for item in earlier}, **changed}.values())
 
 
 def _told(error: QuarterdeckError) -> str:

@@ -78,7 +78,10 @@ def test_a_file_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("os.geteuid", lambda: os_user + 1)
     if os_user == 0:
         assert Secrets({}).resolve(reference) == "canary-1", "root's files count as ours"
-        os.chown(tmp_path / "key", 65534, -1)
+        try:
+            os.chown(tmp_path / "key", 65534, -1)
+        except OSError:
+            pytest.skip("this root may not give files away: its user namespace knows nobody else")
     assert "belongs to another user" in str(refusal(reference))
 
 

@@ -21,6 +21,7 @@ _USAGE_PREFIXES: Final = (
     "APPROVAL_UNKNOWN",
     "APPROVAL_AMBIGUOUS",
     "EXPORT_",
+    "SECRET_",
     "REPLAY_",
     "replay_",
 )

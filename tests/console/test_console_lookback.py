@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.fake_deck import RUN, entry, run_summary
-from support.pictures import SIZES, sized_picture
+from support.pictures import SIZES, drawn, notices, sized_picture
 from support.recorded import FORK, diverged, equal, lookback_deck, recorded, report
 from textual.pilot import Pilot
 from textual.widgets import Input
@@ -37,14 +37,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def drawn(pilot: Pilot[Any]) -> str:
-    return "\n".join(strip.text for strip in pilot.app.screen._compositor.render_strips())
-
-
-def notices(pilot: Pilot[Any]) -> str:
-    return " ".join(str(item.message) for item in pilot.app._notifications)
 
 
 async def settle(pilot: Pilot[Any]) -> None:

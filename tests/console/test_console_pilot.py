@@ -7,64 +7,30 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.fake_deck import AT, NODES, RUN, FakeDeck, entry, mission, run_summary
+from support.fake_deck import AT, RUN, entry, mission, run_summary
+from support.pictures import QUESTION, deck, drawn, notices, open_run, settle
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
 from console.app import ConsoleApp
 from console.panels.keys import KeyBar
 from console.panels.lines import LinesPanel
-from console.screens.dialogs import AnswerScreen, DetailScreen
+from console.screens.dialogs import DetailScreen
 from console.screens.help import HelpScreen
 from console.screens.home import HomeScreen
 from console.screens.launch import LaunchScreen
 from console.screens.leave import LeaveScreen
 from console.screens.run import RunScreen
 from runtime.events.facts import (
-    Escalation,
     Finding,
     Holder,
     InboxChanged,
     Place,
     RunChanged,
-    UndoPlan,
-    UndoStep,
     Verification,
     Violation,
-    offer_id,
 )
 from runtime.host.api import Check, Examination, Health, InputInfo, ProbeOutcome, Refused, RunStatus, StorageError
-
-QUESTION = Escalation(
-    escalation_id=f"{RUN}/ask.0",
-    run_id=RUN,
-    step_id="ask",
-    reason="Publish this note?",
-    severity="info",
-    blocking=True,
-    choices=("approved", "rejected"),
-    subject_digest="sha256:" + "a" * 64,
-    created_at=AT,
-)
-
-
-def deck(**changes: Any) -> FakeDeck:
-    members: dict[str, Any] = {
-        "missions_list": [mission(), mission("hello", inputs=())],
-        "runs_list": [run_summary()],
-        "nodes_list": NODES,
-        "entries_list": [entry(0, "journal_opened", mission_id="fix-the-build")],
-    }
-    return FakeDeck(**{**members, **changes})
-
-
-def drawn(pilot: Pilot[Any]) -> str:
-    """The visible screen as text."""
-    return "\n".join(strip.text for strip in pilot.app.screen._compositor.render_strips())
-
-
-def notices(pilot: Pilot[Any]) -> str:
-    return " ".join(str(item.message) for item in pilot.app._notifications)
 
 
 def denials(count: int) -> list[Any]:
@@ -76,26 +42,12 @@ def denials(count: int) -> list[Any]:
     ]
 
 
-async def settle(pilot: Pilot[Any]) -> None:
-    """Let workers and one tick of the feed pass."""
-    await pilot.app.workers.wait_for_complete()
-    pilot.app._tick()  # type: ignore[attr-defined]
-    await pilot.pause()
-
-
 async def found_in_palette(pilot: Pilot[Any], text: str) -> None:
     """Wait until the palette, which searches after a pause of its own, offers ``text`` first."""
     offered = pilot.app.screen.query_one(OptionList)
     async with asyncio.timeout(10):
         while not offered.option_count or text not in str(offered.get_option_at_index(0).prompt):
             await pilot.pause(0.02)
-
-
-async def open_run(pilot: Pilot[Any]) -> None:
-    await settle(pilot)
-    await pilot.press("2", "enter")
-    await settle(pilot)
-    assert isinstance(pilot.app.screen, RunScreen)
 
 
 async def test_launch_sends_typed_inputs_and_opens_the_dashboard() -> None:
@@ -186,125 +138,6 @@ async def test_terminate_wants_the_id_and_a_reason() -> None:
         await pilot.press("enter")
         await settle(pilot)
     assert fake.intents == [("terminate", RUN, "it hangs")]
-
-
-async def test_undoing_an_ended_run_shows_what_goes_and_wants_the_digest() -> None:
-    steps = tuple(
-        UndoStep(operation_id=name, step_id=name, compensation=kind, command="", paths=(path,))
-        for name, kind, path in (("commit.0", "git_reset_soft", "src/a.py"), ("apply.0", "fs_restore", "src/a.py"))
-    )
-    digest = "sha256:" + "c0ffee42" * 8
-    fake = deck(
-        runs_list=[run_summary(status=RunStatus.SUCCEEDED, entries=1)],
-        standing=UndoPlan(run_id=RUN, mission="fix-the-build", digest=digest, steps=steps),
-    )
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await open_run(pilot)
-        await pilot.press("U")
-        await settle(pilot)
-        picture = drawn(pilot)
-        assert digest[:23] in picture
-        assert picture.index("commit.0  git_reset_soft  src/a.py") < picture.index("apply.0   fs_restore  src/a.py")
-        box = pilot.app.screen.query_one("#confirmation", Input)
-        box.value = f"{RUN[:8]} not wanted"
-        await pilot.press("enter")
-        await settle(pilot)
-        assert fake.intents == []
-        box.value = "c0ffee42 not wanted"
-        await pilot.press("enter")
-        await settle(pilot)
-        await settle(pilot)
-        assert f"undo of {RUN[:8]}" in drawn(pilot), "its run is opened"
-        await pilot.press("U")
-        assert "has not ended" in notices(pilot)
-    assert fake.intents == [("undo", RUN, "not wanted", digest)]
-
-
-async def test_an_ended_run_asks_whether_to_undo_it() -> None:
-    offer = replace(QUESTION, escalation_id=offer_id(RUN), choices=("undo", "keep"), reason="Undo it?")
-    fake = deck(runs_list=[run_summary(status=RunStatus.CANCELLED)], inbox=[offer])
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await settle(pilot)
-        await pilot.press("exclamation_mark")
-        await settle(pilot)
-        assert "Undo it?" in drawn(pilot)
-        await pilot.press("a")
-        assert "this question offers undo, keep; enter chooses" in notices(pilot)
-        await pilot.press("3", "enter")
-        await settle(pilot)
-        await pilot.press("down", "enter")
-        await settle(pilot)
-    ((verb, answer),) = fake.intents
-    assert (verb, answer.escalation_id, answer.resolution) == ("answer", offer.escalation_id, "keep")
-
-
-async def test_approving_the_open_question_is_one_key() -> None:
-    fake = deck(inbox=[QUESTION])
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await settle(pilot)
-        await pilot.press("exclamation_mark")
-        await settle(pilot)
-        assert isinstance(pilot.app.screen, RunScreen)
-        assert pilot.app.screen.query_one("#notice").display
-        await pilot.press("a")
-        await settle(pilot)
-        assert fake.intents[0][0] == "answer"
-        assert fake.intents[0][1].resolution == "approved"
-        fake.publish(InboxChanged(escalations=()))
-        await settle(pilot)
-        assert not pilot.app.screen.query_one("#notice").display
-
-
-async def test_rejecting_shows_what_is_asked_and_takes_a_reason() -> None:
-    """A rejection ends the run, so it is two keys; the value the step was given is there to look at."""
-    asked = entry(
-        1,
-        "step_started",
-        step_id="ask",
-        operation_type="human",
-        status="running",
-        started_at=AT,
-        inputs={"value": "# Release 1.0\nFor: team"},
-    )
-    fake = deck(inbox=[QUESTION], entries_list=[entry(0, "journal_opened", mission_id="approval"), asked])
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await open_run(pilot)
-        await pilot.press("R")
-        await settle(pilot)
-        screen = pilot.app.screen
-        assert isinstance(screen, AnswerScreen)
-        assert "# Release 1.0" in drawn(pilot)
-        screen.query_one("#note", Input).value = "not today"
-        await pilot.press("enter")
-        await settle(pilot)
-    assert (fake.intents[0][1].resolution, fake.intents[0][1].notes) == ("rejected", "not today")
-
-
-async def test_a_question_with_its_own_answers_offers_them() -> None:
-    fake = deck(inbox=[replace(QUESTION, choices=("monday", "friday"))])
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await open_run(pilot)
-        await pilot.press("a")
-        await settle(pilot)
-        assert fake.intents == []
-        assert "monday, friday" in notices(pilot)
-        await pilot.press("enter")
-        await settle(pilot)
-        await pilot.press("down", "enter")
-        await settle(pilot)
-    assert fake.intents[0][1].resolution == "friday"
-
-
-async def test_the_inbox_lists_every_open_question() -> None:
-    fake = deck(inbox=[QUESTION])
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await settle(pilot)
-        await pilot.press("i")
-        await settle(pilot)
-        assert "Publish this note?" in drawn(pilot)
-        await pilot.press("a")
-        await settle(pilot)
-    assert fake.intents[0][1].escalation_id == QUESTION.escalation_id
 
 
 async def test_violations_of_all_runs_open_in_full() -> None:
@@ -539,15 +372,6 @@ async def test_the_self_test_shows_what_was_found_and_what_to_do(monkeypatch: py
         "probes of tier B",
         "✗ bpf  possible: nothing in the way",
     ]
-
-
-async def test_answer_keys_are_off_without_a_question() -> None:
-    fake = deck()
-    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
-        await open_run(pilot)
-        await pilot.press("a")
-        await settle(pilot)
-    assert fake.intents == []
 
 
 async def test_control_keys_are_off_once_a_run_has_ended() -> None:

@@ -28,6 +28,7 @@ from runtime.kernel.model import (
     PlannedPath,
     ValidationResult,
 )
+from tests.support.files import documents
 
 DOCS = Envelope(allowed_paths=["docs/**"])
 LOOSE = Envelope(allowed_paths=["docs/**"], reject_symlinks=False)
@@ -36,12 +37,7 @@ EVERYTHING = Envelope(allowed_paths=["**"])
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    root = tmp_path / "repo"
-    for name in ("docs/a.md", "src/x.py", "config/models.yaml"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(name)
-    (root / ".git").mkdir()
-    return root
+    return documents(tmp_path / "repo")
 
 
 @pytest.fixture

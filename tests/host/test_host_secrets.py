@@ -227,7 +227,7 @@ async def test_a_launch_is_refused_before_anything_happens(
     monkeypatch.delenv("DECK_ABSENT", raising=False)
     async with hosting(tmp_path / "store") as host:
         refused = await run_to_end(host, plain(tmp_path / "m", ASKING, more=using(reference)), inputs={"goal": goal})
-        assert (refused.status, refused.code, refused.entries) == (RunStatus.REFUSED, code, 0)
+        assert (refused.status, refused.code, refused.exit_code, refused.entries) == (RunStatus.REFUSED, code, 2, 0)
         assert (reference if code != "SECRET_WRITTEN" else "<secret:TOKEN>") in (refused.message or "")
         assert await host.entries(refused.run_id, limit=1) == ()
     assert not any(hits(path.read_bytes()) for path in (tmp_path / "store").rglob("*") if path.is_file())

@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from unittest import mock
 
-from support.fake_deck import FakeDeck
+from support.fake_deck import AT, NODES, RUN, FakeDeck, entry, mission, run_summary
 from textual.pilot import Pilot
 
 from console.app import ConsoleApp
+from console.screens.run import RunScreen
+from runtime.events.facts import Escalation
 
 Show = Callable[[Pilot[Any], FakeDeck], Awaitable[None]]
 
@@ -80,3 +82,33 @@ def picture(snap_compare: Any, show: Show, fake: FakeDeck, size: tuple[int, int]
         await show(pilot, fake)
 
     assert snap_compare(app, terminal_size=size, run_before=prepare)
+
+
+QUESTION = Escalation(
+    escalation_id=f"{RUN}/ask.0",
+    run_id=RUN,
+    step_id="ask",
+    reason="Publish this note?",
+    severity="info",
+    blocking=True,
+    choices=("approved", "rejected"),
+    subject_digest="sha256:" + "a" * 64,
+    created_at=AT,
+)
+
+
+def deck(**changes: Any) -> FakeDeck:
+    members: dict[str, Any] = {
+        "missions_list": [mission(), mission("hello", inputs=())],
+        "runs_list": [run_summary()],
+        "nodes_list": NODES,
+        "entries_list": [entry(0, "journal_opened", mission_id="fix-the-build")],
+    }
+    return FakeDeck(**{**members, **changes})
+
+
+async def open_run(pilot: Pilot[Any]) -> None:
+    await settle(pilot)
+    await pilot.press("2", "enter")
+    await settle(pilot)
+    assert isinstance(pilot.app.screen, RunScreen)

@@ -41,6 +41,7 @@ from runtime.governance.envelope_enforcer import EnvelopeEnforcer
 from runtime.governance.path_ticket import PathTicket
 from runtime.kernel.errors import QuarterdeckError
 from runtime.kernel.model import Access, Envelope
+from tests.support.files import documents
 
 DOCS = Envelope(allowed_paths=["docs/**"])
 LOOSE = Envelope(allowed_paths=["docs/**"], reject_symlinks=False)
@@ -48,12 +49,7 @@ LOOSE = Envelope(allowed_paths=["docs/**"], reject_symlinks=False)
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    root = tmp_path / "repo"
-    for name in ("docs/a.md", "src/x.py", "config/models.yaml"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(name)
-    (root / ".git").mkdir()
-    return root
+    return documents(tmp_path / "repo")
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from runtime.events.facts import (
     Violation,
 )
 from runtime.host.api import MissionInfo, Replay, RunStatus
-from runtime.host.violations import Violations, parsed, parsed_rows
+from runtime.host.parsed import parsed, parsed_rows
 from runtime.kernel.canonical import CanonicalizationError
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import JournalError, Refused, StorageError
@@ -37,6 +37,7 @@ from runtime.storage.store import Store
 if TYPE_CHECKING:
     from runtime.host.mission_facts import MissionFacts
     from runtime.host.replaying import Replaying
+    from runtime.host.violations import Violations
 
 LATEST: Final = "@latest"
 _MAX_ENTRIES: Final = 2000
@@ -52,7 +53,6 @@ class StoreReads:
         self._store = store
         self._folders = tuple(missions)
         self._clock = clock
-        self._violations = Violations(store)
 
     @cached_property
     def _missions(self) -> MissionFacts:
@@ -60,6 +60,13 @@ class StoreReads:
         from runtime.host.mission_facts import MissionFacts
 
         return MissionFacts(self._folders)
+
+    @cached_property
+    def _violations(self) -> Violations:
+        # They are placed in mission files, so their reader is needed, too.
+        from runtime.host.violations import Violations
+
+        return Violations(self._store)
 
     @cached_property
     def _replaying(self) -> Replaying:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.events.facts import Place, Violation, violation
-from runtime.kernel.canonical import CanonicalizationError, parse_strict
+from runtime.host.parsed import parsed_rows
 from runtime.kernel.errors import Refused
 from runtime.kernel.outcomes import block_code
-from runtime.kernel.ports import StoredEntry
 from runtime.kernel.refusals import STEP
 from runtime.missions.files import read_mission
 from runtime.missions.problems import MissionInvalid, snippet
@@ -100,20 +99,6 @@ class Violations:
             return document, "" if read_mission(path) == kept.source else "changed"
         except MissionInvalid:
             return document, "gone"
-
-
-def parsed(stored: StoredEntry) -> dict[str, Any] | None:
-    """A row's entry; None when its bytes are not one any more."""
-    try:
-        entry = parse_strict(stored.body)
-    except CanonicalizationError:
-        return None
-    return entry if isinstance(entry, dict) and entry.get("kind") == stored.kind else None
-
-
-def parsed_rows(rows: Sequence[StoredEntry]) -> list[dict[str, Any]]:
-    """The entries of the rows that still hold one."""
-    return [entry for entry in map(parsed, rows) if entry is not None]
 
 
 def _explained(entry: Mapping[str, Any], run: _Run) -> Violation:

@@ -332,8 +332,10 @@ async def test_writes_nobody_accounts_for_end_as_a_loop_too(bridge: Bridge) -> N
     await bridge.arm(block, watch='paths: ["src/**"]', more=more)
     bridge.put("src/a", "go")
     state = await bridge.seen(status="suspended")
-    assert (state.code, state.runs) == ("WATCH_LOOP", 5)
-    assert "src/tick changed each time while a run was at work" in str(state.reason)
+    # A notice that comes only after its run has ended begins the row anew: a slow machine may need more runs.
+    assert state.code == "WATCH_LOOP"
+    assert state.runs >= 5
+    assert "5 reruns in a row: src/tick changed each time while a run was at work" in str(state.reason)
 
 
 # -- overlap ------------------------------------------------------------------------------------------------------

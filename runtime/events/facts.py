@@ -201,8 +201,41 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One of the three verdicts on a journal. ``standing`` is ``good``, ``warn``, ``bad`` or ``unknown``; ``words`` say why."""
+
+    standing: str = "unknown"
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manipulation:
+    """A way to falsify a journal, and whether the evidence at hand would show it; ``because`` names that evidence or
+    what is missing."""
+
+    what: str
+    revealed: bool
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkState:
+    """One place outside the store that remembers checkpoints. ``size`` is what it last confirmed of the journal at hand;
+    ``trouble`` is why it cannot be written or read, empty when it can."""
+
+    name: str
+    size: int | None = None
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The verdict on one journal. ``trusted_prefix`` counts leading entries that are good."""
+    """The verdict on one journal. ``trusted_prefix`` counts leading entries that are good.
+
+    ``integrity``: is what is there unaltered? ``completeness``: is everything there, and did all that began end?
+    ``anchoring``: how far can the first two be held against somebody who may write the store? ``ok`` is false when one of
+    them is ``bad``. ``level`` is ``chain``, ``anchored``, ``authenticated`` or ``witnessed``.
+    """
 
     run_id: str
     ok: bool
@@ -215,6 +248,72 @@ class Verification:
     findings: tuple[Finding, ...] = ()
     checked_at: str = ""
     duration_ms: float = 0.0
+    integrity: Verdict = Verdict()
+    completeness: Verdict = Verdict()
+    anchoring: Verdict = Verdict()
+    checkpoint_size: int | None = None
+    """Entries covered by the newest valid checkpoint beside the journal; ``words`` is its fingerprint."""
+    words: str = ""
+    key_words: str = ""
+    """Fingerprint of the key that signed it."""
+    witnessed_size: int | None = None
+    """Entries that a sink or a witness outside the store confirms."""
+    sinks: tuple[SinkState, ...] = ()
+    unanchored_tail: int = 0
+    """Entries after the newest valid checkpoint."""
+    bad_between: tuple[int, int] | None = None
+    """The first entry that is not to be trusted is among these, both included; equal when it is known exactly."""
+    manipulations: tuple[Manipulation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofStep:
+    """One sibling on the way from an entry to the root: ``side`` is ``left`` or ``right``, ``hash`` 64 hex digits."""
+
+    side: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """That one entry is inside a signed checkpoint. ``text`` is the C2SP tlog-proof to hand on; ``holds`` says that it was
+    verified from that text alone, ``signed_by`` whose key, in six words."""
+
+    run_id: str
+    seq: int
+    entry_hash: str
+    leaf: str
+    size: int
+    root: str
+    path: tuple[ProofStep, ...]
+    words: str
+    signed_by: str
+    holds: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleMember:
+    """One file of a bundle. ``withheld`` says why its content stays here, empty when it is included."""
+
+    name: str
+    bytes: int
+    what: str
+    withheld: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundlePlan:
+    """What a bundle of a run would hold. ``problems`` are why it cannot be made, empty when it can; ``notes`` are what
+    whoever hands it on should know."""
+
+    run_id: str
+    members: tuple[BundleMember, ...]
+    total_bytes: int
+    kinds: tuple[str, ...]
+    """Kinds of content that can be withheld, as `BundleMember.what` has them."""
+    problems: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

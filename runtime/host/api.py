@@ -12,11 +12,13 @@ from enum import Enum
 from typing import Any, Protocol
 
 from runtime.events.facts import (
+    BundlePlan,
     Comparison,
     EntryAppended,
     Escalation,
     Holder,
     NodeInfo,
+    Proof,
     ReplayReport,
     RunSummary,
     StreamEvent,
@@ -186,6 +188,29 @@ class Examination:
     probes: tuple[ProbeOutcome, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportBundle:
+    """Hand a run on. ``target`` is a file that must not exist; ``withhold`` names kinds of content to leave out; ``attest``
+    adds a signed statement about the members; ``force`` exports what does not verify, and says so inside."""
+
+    run_id: str
+    target: str
+    withhold: tuple[str, ...] = ()
+    attest: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A bundle that was written and verified. ``sha256`` is 64 hex digits."""
+
+    path: str
+    sha256: str
+    bytes: int
+    members: int
+    withheld: int
+
+
 class Subscription(Protocol):
     """A bounded feed of `StreamEvent`; safe to drain from another thread than the runtime's."""
 
@@ -333,7 +358,39 @@ class Deck(Protocol):
 
     async def escalations(self, *, run_id: str | None = None, open_only: bool = True) -> tuple[Escalation, ...]: ...
 
-    async def verify(self, run_id: str) -> Verification: ...
+    async def verify(self, run_id: str, *, witnesses: Sequence[str] = ()) -> Verification:
+        """Recompute a journal from disk and judge it by all evidence at hand; ``store`` names the store's own journal.
+
+        ``witnesses`` are texts kept elsewhere: signed checkpoints or ``mission-witness/1`` lines.
+        Raises `Refused` ``WITNESS_FORMAT`` for one that is neither, ``RUN_UNKNOWN``.
+        """
+        ...
+
+    async def proof(self, run_id: str, seq: int) -> Proof:
+        """That entry ``seq`` is inside the newest checkpoint. Raises `Refused` ``PROOF_NONE`` while no checkpoint covers it."""
+        ...
+
+    async def accept_loss(self, journal_id: str, reason: str) -> Ack:
+        """Go on although a journal is behind what was signed or witnessed; what is missing and the reason go on record.
+
+        Raises `Refused` ``LOSS_NONE`` when it is not behind, ``LOSS_REASON`` without a reason.
+        """
+        ...
+
+    async def rotate_key(self, reason: str) -> Ack:
+        """Sign with a new key from now on; old and new key vouch for each other in the store's journal.
+
+        Raises `Refused` ``KEY_REASON`` without a reason, ``KEY_EXTERNAL`` when an external program signs.
+        """
+        ...
+
+    async def bundle_plan(self, run_id: str, withhold: Sequence[str] = ()) -> BundlePlan:
+        """What `bundle` would write, without writing it."""
+        ...
+
+    async def bundle(self, intent: ExportBundle) -> Exported:
+        """Write a run's bundle, verified. Raises `Refused` ``BUNDLE_*``, ``J_EXPORT_UNVERIFIED``."""
+        ...
 
     async def replay(self, intent: Replay) -> ReplayReport:
         """Replay in memory: no process, no request, no lock, nothing appended.

@@ -80,6 +80,12 @@ class Observer(StoreReads):
     async def unlatch(self, path: str, reason: str) -> Ack:
         raise await self._refusal()
 
+    async def accept_loss(self, journal_id: str, reason: str) -> Ack:
+        raise await self._refusal()
+
+    async def rotate_key(self, reason: str) -> Ack:
+        raise await self._refusal()
+
     async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
         raise await self._refusal()
 
@@ -268,6 +274,12 @@ class RemoteDeck(Observer):
 
     async def unlatch(self, path: str, reason: str) -> Ack:
         return Ack(**await self._ask("unlatch", path=path, reason=reason))
+
+    async def accept_loss(self, journal_id: str, reason: str) -> Ack:
+        return Ack(**await self._ask("accept_loss", journal_id=journal_id, reason=reason))
+
+    async def rotate_key(self, reason: str) -> Ack:
+        return Ack(**await self._ask("rotate_key", reason=reason))
 
     async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
         return Ack(**await self._ask("unprotect", path=path, pattern=pattern, digest=digest, reason=reason))

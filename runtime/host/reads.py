@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from runtime.events.facts import (
+    BundlePlan,
     Comparison,
     EntryAppended,
     Escalation,
     Finding,
     Holder,
     NodeInfo,
+    Proof,
     ReplayReport,
     RunSummary,
     UndoPlan,
     Verification,
     Violation,
 )
-from runtime.host.api import MissionInfo, Replay, RunStatus
+from runtime.host.api import ExportBundle, Exported, MissionInfo, Replay, RunStatus
 from runtime.host.parsed import parsed, parsed_rows
 from runtime.kernel.canonical import CanonicalizationError
 from runtime.kernel.clock import Clock, timestamp
@@ -216,12 +218,21 @@ class StoreReads:
     async def artifact(self, digest: str) -> bytes | None:
         return await self._store.artifacts.get(digest)
 
-    async def verify(self, run_id: str) -> Verification:
+    async def verify(self, run_id: str, *, witnesses: Sequence[str] = ()) -> Verification:
         """Recompute a journal from disk. Damage SQLite itself refuses becomes a finding with the trusted prefix.
 
         Raises `Refused` ``RUN_UNKNOWN`` when the store knows neither a run nor entries of that id.
         """
         return (await self._examined(run_id))[1]
+
+    async def proof(self, run_id: str, seq: int) -> Proof:
+        raise NotImplementedError
+
+    async def bundle_plan(self, run_id: str, withhold: Sequence[str] = ()) -> BundlePlan:
+        raise NotImplementedError
+
+    async def bundle(self, intent: ExportBundle) -> Exported:
+        raise NotImplementedError
 
     async def _examined(self, run_id: str) -> tuple[list[StoredEntry], Verification]:
         """The rows of a journal as far as they can be read, and the verdict on them."""

@@ -55,6 +55,14 @@ async def _unprotect(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
     return asdict(await host.unprotect(*given))
 
 
+async def _accept_loss(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
+    return asdict(await host.accept_loss(_text(arguments, "journal_id"), _text(arguments, "reason")))
+
+
+async def _rotate_key(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
+    return asdict(await host.rotate_key(_text(arguments, "reason")))
+
+
 async def _watch(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
     return asdict(await host.watch(_intent(Watch, arguments)))
 
@@ -104,6 +112,8 @@ REMOTE: Final[dict[str, Remote]] = {
     "undo": _undo,
     "unlatch": _unlatch,
     "unprotect": _unprotect,
+    "accept_loss": _accept_loss,
+    "rotate_key": _rotate_key,
     "watch": _watch,
     "unwatch": _unwatch,
     "rearm": _rearm,

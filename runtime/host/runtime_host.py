@@ -391,6 +391,12 @@ class RuntimeHost(StoreReads):
     async def unlatch(self, path: str, reason: str) -> Ack:
         return await self._ceremonies.unlatch(path, reason)
 
+    async def accept_loss(self, journal_id: str, reason: str) -> Ack:
+        raise NotImplementedError
+
+    async def rotate_key(self, reason: str) -> Ack:
+        raise NotImplementedError
+
     async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
         return await self._ceremonies.unprotect(path, pattern, digest, reason)
 

@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from runtime.events.facts import (
+    BundlePlan,
     Comparison,
     EntryAppended,
     Escalation,
     Holder,
     NodeInfo,
+    Proof,
     ReplayReport,
     RunSummary,
     StreamEvent,
@@ -26,7 +28,19 @@ from runtime.events.facts import (
     Violation,
     WatchState,
 )
-from runtime.host.api import Ack, Answer, Deck, Launch, MissionInfo, Replay, RunStatus, Subscription, Watch
+from runtime.host.api import (
+    Ack,
+    Answer,
+    Deck,
+    ExportBundle,
+    Exported,
+    Launch,
+    MissionInfo,
+    Replay,
+    RunStatus,
+    Subscription,
+    Watch,
+)
 from runtime.host.opening import open_console_deck
 
 T = TypeVar("T")
@@ -171,8 +185,23 @@ class ThreadedDeck:
     async def escalations(self, *, run_id: str | None = None, open_only: bool = True) -> tuple[Escalation, ...]:
         return await self._there(self._deck.escalations(run_id=run_id, open_only=open_only))
 
-    async def verify(self, run_id: str) -> Verification:
-        return await self._there(self._deck.verify(run_id))
+    async def verify(self, run_id: str, *, witnesses: Sequence[str] = ()) -> Verification:
+        return await self._there(self._deck.verify(run_id, witnesses=witnesses))
+
+    async def proof(self, run_id: str, seq: int) -> Proof:
+        return await self._there(self._deck.proof(run_id, seq))
+
+    async def accept_loss(self, journal_id: str, reason: str) -> Ack:
+        return await self._there(self._deck.accept_loss(journal_id, reason))
+
+    async def rotate_key(self, reason: str) -> Ack:
+        return await self._there(self._deck.rotate_key(reason))
+
+    async def bundle_plan(self, run_id: str, withhold: Sequence[str] = ()) -> BundlePlan:
+        return await self._there(self._deck.bundle_plan(run_id, withhold))
+
+    async def bundle(self, intent: ExportBundle) -> Exported:
+        return await self._there(self._deck.bundle(intent))
 
     async def replay(self, intent: Replay) -> ReplayReport:
         return await self._there(self._deck.replay(intent))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from runtime.kernel.codes_audit import AUDIT as AUDIT
 from runtime.kernel.codes_blocks import BLOCKS as BLOCKS
 from runtime.kernel.codes_host import HOST as HOST
 from runtime.kernel.codes_operations import OPERATIONS as OPERATIONS
@@ -21,6 +22,7 @@ from runtime.kernel.outcomes import operation_code
 FAMILIES: Mapping[str, Mapping[str, str]] = {
     "operations": OPERATIONS,
     "host": HOST,
+    "audit": AUDIT,
     "blocks": BLOCKS,
     "turns": TURNS,
 }

@@ -83,7 +83,26 @@ _SECOND: Final = (
     "CREATE INDEX runs_by_violations ON runs (violations, created_at, run_id, status, mission)",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _SECOND)
+#: Signed checkpoints beside the journals, and a name that tells this store's own journal from another's.
+_THIRD: Final = (
+    """CREATE TABLE checkpoints (
+        journal_id TEXT NOT NULL, generation INTEGER NOT NULL CHECK (generation >= 1),
+        size INTEGER NOT NULL CHECK (typeof(size) = 'integer' AND size >= 1),
+        head_hash TEXT NOT NULL, note_hash TEXT NOT NULL UNIQUE,
+        note BLOB NOT NULL CHECK (typeof(note) = 'blob'), at TEXT NOT NULL,
+        PRIMARY KEY (journal_id, generation, size))""",
+    """CREATE TRIGGER checkpoints_no_update BEFORE UPDATE ON checkpoints
+        BEGIN SELECT RAISE(ABORT, 'checkpoints never change'); END""",
+    """CREATE TRIGGER checkpoints_no_delete BEFORE DELETE ON checkpoints
+        BEGIN SELECT RAISE(ABORT, 'checkpoints never change'); END""",
+    """CREATE TRIGGER checkpoints_forward_only BEFORE INSERT ON checkpoints
+        WHEN EXISTS (SELECT 1 FROM checkpoints WHERE journal_id = NEW.journal_id
+            AND (generation > NEW.generation OR (generation = NEW.generation AND size >= NEW.size)))
+        BEGIN SELECT RAISE(ABORT, 'a checkpoint never goes backwards'); END""",
+    "INSERT INTO meta (key, value) VALUES ('store_id', lower(hex(randomblob(16))))",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_FIRST, _SECOND, _THIRD)
 VERSION: Final = len(MIGRATIONS)
 
 

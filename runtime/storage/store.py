@@ -24,6 +24,7 @@ from runtime.kernel.ids import IdSource
 from runtime.storage import holder as holding
 from runtime.storage import lock as locking
 from runtime.storage.artifacts import Artifacts
+from runtime.storage.checkpoints import Checkpoints
 from runtime.storage.database import on_thread, open_reader, open_writer
 from runtime.storage.escalations import Escalations
 from runtime.storage.faults import sqlite_faults
@@ -64,6 +65,7 @@ class Store:
         """Set by the host: the runs it is working on, which are therefore not resumable."""
         self.runs = Runs(reader, self._standing, lambda: self.live_run_ids())
         self.journals = Journals(reader)
+        self.checkpoints = Checkpoints(reader)
         self.artifacts = Artifacts(reader, held.writer if held else None, clock)
         self.escalations = Escalations(reader)
         self.missions = Missions(reader)

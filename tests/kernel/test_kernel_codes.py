@@ -130,6 +130,7 @@ def test_every_code_is_spelled_and_explained_like_its_family(family: str) -> Non
     spelling = {
         "operations": UPPER,
         "host": UPPER,
+        "audit": UPPER,
         "blocks": re.compile(r"[a-z]+(?:\.[a-z0-9_]+)+\Z"),
         "turns": re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*\Z"),
     }[family]

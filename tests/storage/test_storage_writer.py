@@ -31,7 +31,7 @@ def mark(key: str, value: object) -> Statement:
 
 def keys(state: StateDir) -> list[str]:
     with sqlite3.connect(state.db) as connection:
-        found = [row[0] for row in connection.execute("SELECT key FROM meta ORDER BY key")]
+        found = [row[0] for row in connection.execute("SELECT key FROM meta WHERE key <> 'store_id' ORDER BY key")]
     connection.close()
     return found
 

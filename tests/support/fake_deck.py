@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.events.facts import (
+    BundlePlan,
     Comparison,
     EntryAppended,
     Escalation,
     Holder,
     LaneState,
     NodeInfo,
+    Proof,
     ReplayReport,
     RunSummary,
     StreamEvent,
@@ -26,6 +28,8 @@ from runtime.events.facts import (
 from runtime.host.api import (
     Ack,
     Answer,
+    ExportBundle,
+    Exported,
     InputInfo,
     Launch,
     MissionInfo,
@@ -256,8 +260,23 @@ class FakeDeck:
     async def escalations(self, *, run_id: str | None = None, open_only: bool = True) -> tuple[Escalation, ...]:
         return tuple(self.inbox)
 
-    async def verify(self, run_id: str) -> Verification:
+    async def verify(self, run_id: str, *, witnesses: Sequence[str] = ()) -> Verification:
         return self.verdict or good_verdict(run_id, len(self.entries_list))
+
+    async def proof(self, run_id: str, seq: int) -> Proof:
+        raise NotImplementedError
+
+    async def accept_loss(self, journal_id: str, reason: str) -> Ack:
+        return await self._ack("accept_loss", journal_id, reason)
+
+    async def rotate_key(self, reason: str) -> Ack:
+        return await self._ack("rotate_key", "", reason)
+
+    async def bundle_plan(self, run_id: str, withhold: Sequence[str] = ()) -> BundlePlan:
+        raise NotImplementedError
+
+    async def bundle(self, intent: ExportBundle) -> Exported:
+        raise NotImplementedError
 
     async def artifact(self, digest: str) -> bytes | None:
         return self.artifacts.get(digest)

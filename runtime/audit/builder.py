@@ -169,12 +169,18 @@ def write_bundle(target: Path, data: bytes) -> str:
 
 
 def _judge(data: bytes) -> None:
-    """Let the static gate judge ``data``. Loaded here, because most of the runtime never builds a bundle."""
+    """Let the static gate judge ``data``; what it could not check it has not passed."""
     from runtime.audit.gate import static_report  # type: ignore[import-not-found]
+    from runtime.audit.gate.report import Status  # type: ignore[import-not-found]
+    from runtime.audit.gate.static import STATIC  # type: ignore[import-not-found]
 
     report = static_report(data)
-    if report.failed:
-        raise Refused("BUNDLE_REFUSED", f"the audit gate refuses what was built: {report.failed}")
+    doubtful = [gate for gate in map(report.__getitem__, STATIC) if gate.status is not Status.PASS]
+    if doubtful:
+        found = ", ".join(code for gate in doubtful for code in gate.codes)
+        first = next(fault for gate in doubtful for fault in gate.details if fault.code)
+        text = f"the audit gate finds {found} in what was built; first: {first.text}"
+        raise Refused("BUNDLE_REFUSED", text, where=first.where or None)
 
 
 def _extracted(root: Path) -> dict[str, bytes]:

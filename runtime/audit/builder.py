@@ -67,6 +67,8 @@ MAX_ARCHIVE_BYTES: Final = 64 * 1024 * 1024
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
 MAX_ENTRIES: Final = 2_000
 
+#: Findings of the gate named in a message.
+SHOWN_FAULTS: Final = 3
 #: Installers compile what they install; that is nobody's content.
 _COMPILED: Final = "__pycache__"
 _LINE: Final = re.compile(r"([0-9a-f]{64})  ((?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*)")
@@ -177,10 +179,9 @@ def _judge(data: bytes) -> None:
     report = static_report(data)
     doubtful = [gate for gate in map(report.__getitem__, STATIC) if gate.status is not Status.PASS]
     if doubtful:
-        found = ", ".join(code for gate in doubtful for code in gate.codes)
-        first = next(fault for gate in doubtful for fault in gate.details if fault.code)
-        text = f"the audit gate finds {found} in what was built; first: {first.text}"
-        raise Refused("BUNDLE_REFUSED", text, where=first.where or None)
+        faults = [fault for gate in doubtful for fault in gate.details if fault.code]
+        said = "; ".join(f"{fault.code} {fault.where} ({fault.text})" for fault in faults[:SHOWN_FAULTS])
+        raise Refused("BUNDLE_REFUSED", f"the audit gate does not pass what was built: {said}")
 
 
 def _extracted(root: Path) -> dict[str, bytes]:

@@ -329,3 +329,34 @@ def test_a_signature_changed_by_one_bit_is_none() -> None:
     files[name] = bytes(note)
     assert judged(files)[1] <= {"J_ANCHOR_MAC", "NOTE_FORMAT"}
     assert judged(files)[0] == BROKEN
+
+
+def test_a_key_for_anchors_wants_anchors_of_this_journal(tmp_path: Path) -> None:
+    (tmp_path / "mac.key").write_bytes(ANCHOR_KEY)
+    (tmp_path / "hex.key").write_text(ANCHOR_KEY.hex() + "\n")
+    (tmp_path / "other.key").write_bytes(bytes(32))
+    for name in ("mac.key", "hex.key"):
+        assert judged(good(), "--anchor-key", str(tmp_path / name)) == (OK, set())
+    assert judged(good(), "--anchor-key", str(tmp_path / "other.key")) == (BROKEN, {"J_ANCHOR_MAC"})
+    assert judged(jsonl(lines()), "--anchor-key", str(tmp_path / "mac.key"), name="j.jsonl")[0] == BROKEN
+
+
+@pytest.mark.parametrize("odd", [None, True, -1, "x", [], [[]], {}, {"a": []}, 2**53 - 1])
+def test_no_odd_member_of_run_json_stops_the_verdict(odd: object) -> None:
+    """What cannot be read is a failed check, not an error in the verifier, and never good."""
+    record = json.loads(good()["run/run.json"])
+    for name in (
+        "schema",
+        "run_id",
+        "journal_id",
+        "entries",
+        "head_hash",
+        "journal",
+        "checkpoints",
+        "keys",
+        "artifacts",
+    ):
+        files = good()
+        files["run/run.json"] = canonical_bytes({**record, name: odd}) + b"\n"
+        if name != "run_id" or type(odd) is not str:
+            assert judged(files)[0] == BROKEN, name

@@ -7,18 +7,33 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Protocol, Self
 
+from runtime.orchestration.checkpoints import VerifierKey
 from runtime.orchestration.journal_verify import _Checker
 from tests.support.bundle_scripts import script
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a journal is held against. ``keys`` are those trusted to sign checkpoints."""
+
+    notes: Sequence[bytes] = ()
+    keys: Sequence[VerifierKey] = ()
+    anchors: bytes | None = None
+    anchor_key: bytes | None = None
+    witnesses: Sequence[str] = ()
 
 
 class Doubter(Protocol):
     def feed(self, line: bytes) -> None: ...
 
     def copy(self) -> Self: ...
+
+    def against(self, held: Held) -> set[str]:
+        """Codes of all errors once the journal has been fed to its end."""
 
     @property
     def broken(self) -> bool: ...
@@ -51,11 +66,18 @@ def stand_alone() -> Any:
     return script("verify_bundle")
 
 
+@cache
+def _holds(public: bytes, signature: bytes, text: bytes) -> bool:
+    """The stand-alone check of a signature, which the same few notes need again and again."""
+    return bool(stand_alone().ed25519.verify(public, signature, text))
+
+
 class StandAlone:
     """The stand-alone verifier."""
 
     def __init__(self, journal: Any = None) -> None:
-        self.journal = stand_alone().rules.Journal() if journal is None else journal
+        everywhere = frozenset(range(1000))  # notes are not known yet
+        self.journal = stand_alone().rules.Journal(watched=everywhere) if journal is None else journal
 
     def feed(self, line: bytes) -> None:
         self.journal.feed(line)
@@ -66,6 +88,19 @@ class StandAlone:
     @property
     def broken(self) -> bool:
         return bool(self.journal.errors)
+
+    def against(self, held: Held) -> set[str]:
+        proofs, journal = stand_alone().proofs, self.journal.copy()
+        evidence = proofs.Evidence(
+            notes=[proofs.read_note(note, "note") for note in held.notes],
+            inside=[proofs.read_key(key.text) for key in held.keys],
+            anchors=held.anchors,
+            anchor_key=held.anchor_key,
+        )
+        for text in held.witnesses:
+            stand_alone().add_witness(evidence, text.encode(), "witness")
+        evidence.compare(journal, _holds)
+        return {item.code for item in journal.findings if item.error}
 
 
 def both() -> list[Doubter]:

@@ -529,7 +529,7 @@ def gathered(options: argparse.Namespace) -> Any:
             evidence.pinned += map(proofs.read_key, texts)
         for text in options.witness:
             known = text.startswith(("mission-witness/1 ", "Mission-Journal: ", "quarterdeck/"))
-            _witness(evidence, text.encode() if known else read_file(Path(text), 64 << 10), "given")
+            add_witness(evidence, text.encode() if known else read_file(Path(text), 64 << 10), "given")
         if options.anchor_key is not None:
             key = read_file(Path(options.anchor_key), 64 << 10)
             evidence.anchor_key = key if len(key) == 32 else bytes.fromhex(key.decode())
@@ -540,7 +540,8 @@ def gathered(options: argparse.Namespace) -> Any:
     return evidence
 
 
-def _witness(evidence: Any, data: bytes, where: str) -> None:
+def add_witness(evidence: Any, data: bytes, where: str) -> None:
+    """Add witness lines or one note. Raises `Wrong` for what is neither, `UnicodeDecodeError`."""
     lines = data.decode().strip().split("\n")
     found = [proofs.WITNESS.fullmatch(line.strip()) for line in lines]
     if any(found):

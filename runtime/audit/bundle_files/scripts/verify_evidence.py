@@ -153,6 +153,8 @@ class Evidence:
         self._notes(journal, holds)
         if self.anchors is not None:
             self._anchors(journal, self.anchors)
+        if self.anchor_key is not None and not self.anchored:
+            journal.say("J_ANCHOR_MAC", "no anchor made with the key given speaks of this journal")
         for witness in self.seen:
             if self._saw(journal, "J_WITNESS_MISMATCH", "a witness", *witness):
                 self.witnessed = max(self.witnessed, witness[1] + 1)

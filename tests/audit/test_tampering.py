@@ -6,15 +6,17 @@ What neither can find by the chain alone is found by checkpoints, anchors or a w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import pytest
 
+from runtime.kernel.canonical import digest, parse_strict
+from runtime.orchestration.journal_format import sealed
 from runtime.orchestration.journal_verify import verify_jsonl
 from tests.support.doubters import Doubter, before_each, both, breaks, stand_alone
 from tests.support.run_bundles import bundle_files as files_of
-from tests.support.run_bundles import foreign_line, jsonl, lines_of, packed, recorded_run, resealed, the_run
+from tests.support.run_bundles import foreign_line, jsonl, lines_of, packed, rebuilt, recorded_run, resealed, the_run
 from tests.support.tampering import missed_in_archive, unnoticed
 
 PARTS = 4
@@ -77,6 +79,54 @@ def test_a_chain_alone_shows_neither_a_cut_end_nor_a_history_written_anew() -> N
         assert verdicts(at, []) == {False}, f"cut to {at}"
     for at in range(len(lines())):
         assert verdicts(at, resealed(lines(), at, "false")[at:]) == {False}, f"written anew from {at}"
+
+
+@pytest.mark.parametrize("how", ["dropped", "swapped", "repeated"])
+def test_both_judge_alike_what_a_careful_forger_makes(how: str) -> None:
+    """Numbers, links, counts and hashes fit again; what is left to notice is an order of things that cannot be."""
+    all_of, caught = lines(), 0
+    for at in range(len(all_of) - 1):
+        one, two = all_of[at : at + 2]
+        instead = {"dropped": [two], "swapped": [two, one], "repeated": [one, one, two]}[how]
+        forged = rebuilt([*all_of[:at], *instead, *all_of[at + 2 :]], at)
+        answers = verdicts(at, forged[at:])
+        assert len(answers) == 1, f"entry {at} {how}: the verifiers disagree"
+        caught += answers == {True}
+    assert caught > len(all_of) // 10
+
+
+def odd_entries(line: bytes) -> Iterator[tuple[str, bytes]]:
+    """The entry with each member of its own and of its receipt gone or replaced in turn, and hashed anew."""
+    own, inner = parse_strict(line), parse_strict(line).get("receipt", {})
+    linking = {"prev_entry_hash", "entry_hash", "receipt_hash"}
+    for inside, name in [(False, name) for name in own.keys() - linking] + [
+        (True, name) for name in inner.keys() - linking
+    ]:
+        for odd in (..., None, True, 7, 0.5, "x", [], {}, {"$artifact": []}):
+            entry = parse_strict(line)
+            del entry["entry_hash"]
+            holder = entry["receipt"] if inside else entry
+            if odd is ...:
+                del holder[name]
+            else:
+                holder[name] = odd
+            if inside:
+                holder["receipt_hash"] = digest({key: holder[key] for key in holder.keys() - {"receipt_hash"}})
+            yield f"{own['kind']} with {name} {odd!r}", sealed(entry)[0]
+
+
+def test_both_judge_alike_entries_whose_members_are_missing_or_odd() -> None:
+    """One entry of each kind, and the one that names a stream."""
+    by_kind = {parse_strict(line)["kind"]: at for at, line in reversed(list(enumerate(lines())))}
+    stream = next(at for at, line in enumerate(lines()) if b'"stream":{' in line)
+    broken = 0
+    for at in {*by_kind.values(), stream}:
+        for what, line in odd_entries(lines()[at]):
+            answers = verdicts(at, [line])
+            assert len(answers) == 1, f"{what}: the verifiers disagree"
+            broken += answers == {True}
+    assert len(by_kind) == 16
+    assert broken > 500
 
 
 def test_a_cut_within_an_entry_is_a_torn_tail_to_both() -> None:

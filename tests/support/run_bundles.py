@@ -11,7 +11,14 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from runtime.audit.canonical_zip import encode
-from runtime.kernel.canonical import canonical_bytes, digest, digest_bytes, parse_strict
+from runtime.kernel.canonical import (
+    JOURNAL_GENESIS,
+    RECEIPT_GENESIS,
+    canonical_bytes,
+    digest,
+    digest_bytes,
+    parse_strict,
+)
 from runtime.kernel.clock import ManualClock
 from runtime.kernel.ids import NO_COMMIT
 from runtime.kernel.ports import StoredEntry
@@ -173,35 +180,43 @@ def jsonl(lines: Sequence[bytes]) -> bytes:
 
 def resealed(lines: Sequence[bytes], start: int, mark: str) -> list[bytes]:
     """The journal written anew from entry ``start`` on: that entry gets a false ``note``, and all hashes fit again."""
+    changed = parse_strict(lines[start])
+    changed["note"] = mark
+    if changed["kind"] == "receipt":
+        changed["receipt"]["affected_paths"] = [mark]
+    return rebuilt([*lines[:start], canonical_bytes(changed), *lines[start + 1 :]], start)
+
+
+def rebuilt(lines: Sequence[bytes], start: int = 0) -> list[bytes]:
+    """Entries from ``start`` on numbered, linked, counted and hashed anew, receipts too, as a careful forger would."""
     result = list(lines[:start])
-    head = parse_strict(lines[start])["prev_entry_hash"]
+    head = parse_strict(lines[start - 1])["entry_hash"] if start else JOURNAL_GENESIS
+    receipts = RECEIPT_GENESIS
+    for line in result:
+        entry = parse_strict(line)
+        receipts = entry["receipt"]["receipt_hash"] if entry["kind"] == "receipt" else receipts
     renamed: dict[str, str] = {}
-    for number, line in enumerate(lines[start:]):
+    for seq, line in enumerate(lines[start:], start):
         entry = parse_strict(line)
         del entry["entry_hash"]
-        entry["prev_entry_hash"] = head
-        if number == 0:
-            entry["note"] = mark
-            if entry["kind"] == "receipt":
-                entry["receipt"]["affected_paths"] = [mark]
-        entry = _with_receipts(entry, renamed)
+        entry.update(seq=seq, prev_entry_hash=head)
+        if "compensates" in entry:
+            entry["compensates"] = renamed.get(entry["compensates"], entry["compensates"])
+        if entry["kind"] == "receipt":
+            receipts = _chained(entry["receipt"], receipts, renamed)
+        elif entry["kind"] == "journal_closed":
+            entry.update(entries=seq + 1, last_receipt_hash=receipts)
         body, head = sealed(entry)
         result.append(body)
     return result
 
 
-def _with_receipts(entry: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
-    """``entry`` with every receipt hash replaced that a false receipt before it has changed."""
-    if entry["kind"] == "receipt":
-        made = entry["receipt"]
-        was = made.pop("receipt_hash")
-        for name in ("prev_receipt_hash", "compensates"):
-            made[name] = renamed.get(made[name], made[name])
-        made["receipt_hash"] = renamed[was] = digest(made)
-    for name in ("compensates", "last_receipt_hash"):
-        if name in entry:
-            entry[name] = renamed.get(entry[name], entry[name])
-    return entry
+def _chained(receipt: dict[str, Any], head: str, renamed: dict[str, str]) -> str:
+    """Make ``receipt`` continue ``head`` and return its new hash; ``renamed`` are the receipts changed so far."""
+    was = receipt.pop("receipt_hash")
+    receipt.update(prev_receipt_hash=head, compensates=renamed.get(receipt["compensates"], receipt["compensates"]))
+    receipt["receipt_hash"] = renamed[was] = digest(receipt)
+    return renamed[was]
 
 
 def notes_of(

@@ -292,8 +292,8 @@ class Journal:
             names = [entry["fork"].get("document")]
         elif kind in ("step_started", "step_finished"):
             names = [*_marks(entry["inputs"]), *_marks(entry["outputs"])]
-            stream = entry.get("stream") if kind == "step_finished" else None
-            if stream is not None:
+            if kind == "step_finished" and "stream" in entry:
+                stream = entry["stream"]
                 index = stream.get("index") if isinstance(stream, dict) else None
                 if isinstance(index, str) and is_digest(index):
                     self.streams.append((index, stream.get("items"), self.size))

@@ -165,14 +165,23 @@ def test_what_cannot_be_checked(folder: Path, arguments: list[str]) -> None:
     assert "RESULT: COULD NOT CHECK" in text
 
 
-def test_a_missing_script_and_a_closed_output_are_could_not(folder: Path) -> None:
+def test_a_missing_script_is_could_not(folder: Path) -> None:
     (folder / "b.zip").write_bytes(packed({"pytest.ini": b"[pytest]\n"}))
     assert run(folder, "b.zip")[0] == OK
-    program = "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-    command = [sys.executable, "-c", program, "-I", "-S", "verify_bundle.py", "b.zip"]
-    assert subprocess.run(command, cwd=folder, check=False, timeout=50).returncode == UNKNOWN
     (folder / "ed25519.py").unlink()
     assert run(folder, "b.zip")[0] == UNKNOWN
+
+
+def test_an_answer_nobody_could_read_is_could_not(folder: Path) -> None:
+    """Output closed from the start, and a pipe whose reader has left."""
+    (folder / "b.zip").write_bytes(packed({"pytest.ini": b"[pytest]\n"}))
+    reader, writer = os.pipe()
+    os.close(reader)
+    closing = "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    for before, output in (["-c", closing], None), ([], writer):
+        command = [sys.executable, *before, "-I", "-S", "verify_bundle.py", "b.zip"]
+        assert subprocess.run(command, cwd=folder, stdout=output, check=False, timeout=50).returncode == UNKNOWN
+    os.close(writer)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")

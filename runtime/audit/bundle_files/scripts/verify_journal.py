@@ -288,8 +288,10 @@ class Journal:
             names = [entry["evidence_hash"]]
         elif kind == "plan":
             names = [entry.get("document")]
-        elif kind == "journal_opened" and isinstance(entry.get("fork"), dict):
-            names = [entry["fork"].get("document")]
+        elif kind == "journal_opened":
+            fork, files = entry.get("fork"), entry.get("files")
+            names = [entry.get("environment"), fork.get("document") if isinstance(fork, dict) else None]
+            names += files.values() if isinstance(files, dict) else ()
         elif kind in ("step_started", "step_finished"):
             names = [*_marks(entry["inputs"]), *_marks(entry["outputs"])]
             if kind == "step_finished" and "stream" in entry:

@@ -85,14 +85,14 @@ def test_a_chain_alone_shows_neither_a_cut_end_nor_a_history_written_anew() -> N
 def test_both_judge_alike_what_a_careful_forger_makes(how: str) -> None:
     """Numbers, links, counts and hashes fit again; what is left to notice is an order of things that cannot be."""
     all_of, caught = lines(), 0
-    for at in range(len(all_of) - 1):
+    for at in range(0, len(all_of) - 1, 3):
         one, two = all_of[at : at + 2]
         instead = {"dropped": [two], "swapped": [two, one], "repeated": [one, one, two]}[how]
         forged = rebuilt([*all_of[:at], *instead, *all_of[at + 2 :]], at)
         answers = verdicts(at, forged[at:])
         assert len(answers) == 1, f"entry {at} {how}: the verifiers disagree"
         caught += answers == {True}
-    assert caught > len(all_of) // 10
+    assert caught > len(all_of) // 30
 
 
 def odd_entries(line: bytes) -> Iterator[tuple[str, bytes]]:

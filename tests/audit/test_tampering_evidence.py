@@ -39,17 +39,20 @@ def known() -> list[list[Doubter]]:
     return [before_each(StandAlone(), lines())]
 
 
-def found(journal: Lines, held: Held) -> list[set[str]]:
-    """The errors of each verifier. What agrees with the good journal at the start is not read again."""
-    same = next((at for at, (a, b) in enumerate(zip(journal, lines(), strict=False)) if a != b), None)
-    at = min(len(journal), len(lines())) if same is None else same
-    answers = []
-    for states in known():
-        doubter = states[at].copy()
+def read(journal: Lines) -> list[Doubter]:
+    """Each verifier at the end of ``journal``. What agrees with the good one at the start is not read again."""
+    differs = (at for at, (a, b) in enumerate(zip(journal, lines(), strict=False)) if a != b)
+    at = next(differs, min(len(journal), len(lines())))
+    ends = [states[at].copy() for states in known()]
+    for end in ends:
         for line in journal[at:]:
-            doubter.feed(line)
-        answers.append(doubter.against(held))
-    return answers
+            end.feed(line)
+    return ends
+
+
+def found(journal: Lines, held: Held) -> list[set[str]]:
+    """The errors of each verifier."""
+    return [end.against(held) for end in read(journal)]
 
 
 def signed(of: Lines, *, every: int = 16) -> Held:
@@ -138,8 +141,8 @@ def test_the_good_journal_is_good_with_everything_beside_it() -> None:
 def test_a_cut_at_any_place_is_shown_by_checkpoints_anchors_and_witness() -> None:
     beside = (signed(lines()), logged(lines()), seen(lines()))
     for at in range(1, len(lines())):
-        for held in beside:
-            assert all("J_TRUNCATED" in answer for answer in found(lines()[:at], held)), at
+        for end in read(lines()[:at]):
+            assert all("J_TRUNCATED" in end.against(held) for held in beside), at
 
 
 def test_a_history_written_anew_from_any_place_is_shown_by_them_too() -> None:
@@ -149,9 +152,8 @@ def test_a_history_written_anew_from_any_place_is_shown_by_them_too() -> None:
         (seen(lines()), "J_WITNESS_MISMATCH"),
     )
     for at in range(len(lines())):
-        anew = resealed(lines(), at, "false")
-        for held, code in beside:
-            assert all(code in answer for answer in found(anew, held)), at
+        for end in read(resealed(lines(), at, "false")):
+            assert all(code in end.against(held) for held, code in beside), at
 
 
 def test_a_checkpoint_that_went_missing_leaves_the_end_of_an_ended_run_uncovered() -> None:

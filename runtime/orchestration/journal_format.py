@@ -7,10 +7,12 @@ Standard library and kernel only: the evidence bundle carries this module.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any, Final
 
 from runtime.kernel.canonical import CanonicalizationError, canonical_bytes, digest, digest_bytes, parse_strict
 from runtime.kernel.errors import JournalError
+from runtime.kernel.model import OperationReceipt
 from runtime.kernel.ports import StoredEntry
 
 SCHEMA: Final = "journal-entry/1"
@@ -90,6 +92,17 @@ REQUIRED: Final[Mapping[str, frozenset[str]]] = {
     "epoch": _NOTHING,
     "run_head": _NOTHING,
 }
+_TEXTS: Final = frozenset({"journal_id", "at", "prev_entry_hash", "entry_hash"})
+#: Members entries are told apart or linked by, beside the header.
+_MORE_TEXTS: Final[Mapping[str, frozenset[str]]] = {
+    "step_started": frozenset({"step_id"}),
+    "step_finished": frozenset({"step_id"}),
+    "operation_started": frozenset({"idempotency_key"}),
+    "operation_denied": frozenset({"idempotency_key"}),
+    "compensation_started": frozenset({"compensates"}),
+    "compensation_finished": frozenset({"compensates"}),
+}
+_RECEIPT: Final = frozenset(item.name for item in fields(OperationReceipt)) | {"receipt_hash"}
 
 
 def shape_problem(entry: Mapping[str, Any]) -> str | None:
@@ -105,14 +118,24 @@ def shape_problem(entry: Mapping[str, Any]) -> str | None:
     missing = REQUIRED[kind] - entry.keys()
     if missing:
         return f"{kind} lacks {min(missing)}"
-    if type(entry["seq"]) is not int:
-        return "seq is not a whole number"
-    texts = ("journal_id", "at", "prev_entry_hash", "entry_hash")
-    odd = [name for name in texts if type(entry[name]) is not str]
-    if odd:
-        return f"{odd[0]} is not text"
-    if kind == "receipt" and not isinstance(entry["receipt"], Mapping):
+    odd = next((name for name in _TEXTS | _MORE_TEXTS.get(kind, _NOTHING) if type(entry[name]) is not str), None)
+    if odd is not None:
+        return f"{odd} is not text"
+    numbers = ("seq", "attempt", "visit", "tick") if REQUIRED[kind] is _STEP else ("seq",)
+    odd = next((name for name in numbers if type(entry.get(name, 1)) is not int), None)
+    if odd is not None:
+        return f"{odd} is not a whole number"
+    return _receipt_problem(entry["receipt"]) if kind == "receipt" else None
+
+
+def _receipt_problem(receipt: object) -> str | None:
+    if not isinstance(receipt, Mapping):
         return "receipt is not an object"
+    if receipt.keys() != _RECEIPT or receipt["schema"] != "receipt/1":
+        return "the receipt's members are not those of receipt/1"
+    undoes = receipt["compensates"]
+    if type(receipt["idempotency_key"]) is not str or not (undoes is None or type(undoes) is str):
+        return "idempotency_key or compensates of the receipt is not text"
     return None
 
 

@@ -31,6 +31,8 @@ from runtime.orchestration.stream_index import MAX_LEVELS, read_node, root_of
 #: Looks a stored artifact up by digest; None when it is not there.
 FetchArtifact = Callable[[str], bytes | None]
 
+#: Id of the store's own journal, which no run opens (ruling R33).
+STORE_JOURNAL: Final = "store"
 _COLUMNS: Final = ("seq", "kind", "at", "prev_entry_hash", "entry_hash")
 _RECEIPT_ARTIFACTS: Final = ("params_hash", "output_hash", "evidence_hash")
 #: An empty object is its own proof; nobody needs to keep its body.
@@ -121,6 +123,8 @@ class _States:
         kind = entry["kind"]
         if self.closed:
             yield f"{kind} follows the end of the journal"
+        if entry["seq"] == 0 and kind != "journal_opened" and entry["journal_id"] != STORE_JOURNAL:
+            yield "the first entry does not open the journal"
         if kind == "journal_opened":
             if entry["seq"] != 0 or self.opened:
                 yield "the journal is opened a second time"

@@ -13,6 +13,13 @@ from runtime.host.api import Exported
 
 UNVERIFIED: Final = "J_EXPORT_UNVERIFIED"
 _SUFFIX: Final = ".quarterdeck.zip"
+#: What kinds of content hold; one that is not known here is called what the runtime calls it.
+_KINDS: Final = {
+    "model": "prompts and answers",
+    "output": "output of processes",
+    "files": "contents of files",
+    "values": "other values of steps and operations",
+}
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _NAME_CELLS: Final = 24  # cells a name gets at least
 _HINT: Final = "space leaves a kind out, or takes it in · tab next · enter or ctrl+s exports"
@@ -30,7 +37,12 @@ def kind_label(plan: BundlePlan, kind: str) -> SafeText:
     """One kind of content that can be left out, and how much of it there is."""
     found = [item for item in plan.members if item.what == kind]
     size = size_words(sum(item.bytes for item in found))
-    return safe(f"leave out {kind}: {_files(len(found))}, {size}" if found else f"leave out {kind}: there is none")
+    return safe(f"leave out {kind_words(kind)}: {f'{_files(len(found))}, {size}' if found else 'there are none'}")
+
+
+def kind_words(kind: str) -> str:
+    """What an operator calls a kind of content."""
+    return _KINDS.get(kind, kind)
 
 
 def plan_title(plan: BundlePlan | None) -> SafeText:
@@ -57,7 +69,7 @@ def plan_row(line: Line, width: int) -> Row:
     if not isinstance(line, BundleMember):
         return line
     size = f"{size_words(line.bytes):>9}  "
-    note = f"withheld: {line.withheld}" if line.withheld else line.what
+    note = f"withheld: {line.withheld}" if line.withheld else kind_words(line.what)
     name = _brief(line.name, width - len(size) - len(note) - 4)
     if not line.withheld:
         return (piece("  "), piece(size, "dim"), piece(f"{name}  "), piece(note, "dim"))

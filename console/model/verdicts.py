@@ -20,7 +20,16 @@ STANDINGS: Final[dict[str, tuple[str, Role]]] = {
 NAMES: Final = ("integrity", "completeness", "anchoring")
 #: Which verdict a finding belongs to; all others are about integrity.
 _COMPLETENESS: Final = ("J_MISSING", "J_EMPTY", "J_TORN_TAIL", "J_TRUNCATED", "J_STEP_OPEN", "J_ARTIFACT_MISSING")
-_ANCHORING: Final = ("J_ANCHOR_", "J_WITNESS_", "J_UNANCHORED", "J_KEY_", "J_CHECKPOINT", "KEY_", "NOTE_", "SINK_")
+_ANCHORING: Final = (
+    "J_ANCHOR_",
+    "J_WITNESS_",
+    "J_UNANCHORED_TAIL",
+    "J_KEY_",
+    "J_CHECKPOINT_",
+    "KEY_",
+    "NOTE_",
+    "SINK_",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -299,8 +299,8 @@ async def test_what_is_ticked_stays_here_and_the_preview_shows_it() -> None:
     fake = console()
     async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
         assert "bundle  8 files · 2.5 MB" in await shown(pilot, "2", "enter", "E")
-        told = await shown(pilot, "tab", "space")
-        assert "[x] leave out file contents" in told
+        told = await shown(pilot, "tab", "tab", "space")
+        assert "[x] leave out contents of files: 1 file, 2.5 MB" in told
         assert "bundle  7 files · 87.2 kB · 1 withheld" in told
         assert "withheld: the operator" in told
         told = await shown(pilot, "tab", "tab", "space", "enter")
@@ -308,7 +308,7 @@ async def test_what_is_ticked_stays_here_and_the_preview_shows_it() -> None:
         assert "5e" * 32 in told
     (intent,) = handed(fake)
     target = str(Path.cwd() / "fix-the-build-8b3f0000.quarterdeck.zip")
-    assert intent == ExportBundle(run_id=RUN, target=target, withhold=("file contents",), attest=True)
+    assert intent == ExportBundle(run_id=RUN, target=target, withhold=("files",), attest=True)
 
 
 async def test_an_error_is_shown_in_place_and_nothing_is_lost() -> None:
@@ -324,7 +324,7 @@ async def test_an_error_is_shown_in_place_and_nothing_is_lost() -> None:
         assert "[x] leave out prompts and answers" in told
         fake.refusals.clear()
         assert "bundle verify mine.zip" in await shown(pilot, "shift+tab", "enter")
-    assert [intent.withhold for intent in handed(fake)] == [("prompts and answers",)] * 2
+    assert [intent.withhold for intent in handed(fake)] == [("model",)] * 2
 
 
 async def test_what_does_not_verify_is_exported_only_by_a_second_word() -> None:

@@ -126,12 +126,12 @@ PLAN = BundlePlan(
         BundleMember(name="run/run.json", bytes=1_902, what="run"),
         BundleMember(name="run/journal.jsonl", bytes=38_114, what="journal"),
         BundleMember(name="run/checkpoints/000.note", bytes=241, what="checkpoint"),
-        BundleMember(name=f"run/artifacts/3b/{'3b' * 32}", bytes=18_300, what="prompts and answers"),
-        BundleMember(name=f"run/artifacts/9c/{'9c' * 32}", bytes=2_460_000, what="file contents"),
-        BundleMember(name=f"run/artifacts/e2/{'e2' * 32}", bytes=512, what="process output"),
+        BundleMember(name=f"run/artifacts/3b/{'3b' * 32}", bytes=18_300, what="model"),
+        BundleMember(name=f"run/artifacts/9c/{'9c' * 32}", bytes=2_460_000, what="files"),
+        BundleMember(name=f"run/artifacts/e2/{'e2' * 32}", bytes=512, what="output"),
     ),
     total_bytes=2_547_184,
-    kinds=("prompts and answers", "file contents", "process output"),
+    kinds=("model", "output", "files", "values"),
     notes=("values of secrets were replaced when they were recorded", "it names the folder /srv/project 14 times"),
 )
 UNVERIFIED = replace(PLAN, problems=(_UNVERIFIED,))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import asyncio
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from textual.widgets import Input
 
 from console.app import ConsoleApp
 from console.commands import DeckCommands
-from console.model.bundles import default_target, exported_rows
+from console.model.bundles import default_target, exported_rows, kind_label, plan_lines, plan_row
 from console.model.entries import entry_row, shown_rows
+from console.model.proof import proof_rows
 from console.model.rows import JournalLook, Row
 from console.model.verdict_view import finding_lines, finding_row, summary_rows, verdict_of
 from console.model.verdicts import title_role, title_row
@@ -26,7 +28,7 @@ from console.screens.journal import JournalScreen
 from console.screens.proof import ProofScreen
 from console.screens.run import RunScreen
 from console.screens.verdicts import VerdictsScreen
-from runtime.events.facts import Finding, JournalVerified, Verdict, Verification
+from runtime.events.facts import BundleMember, Finding, JournalVerified, Verdict, Verification
 from runtime.host.api import ExportBundle, Exported, Refused, RunStatus, StorageError
 
 ENDED = run_summary(status=RunStatus.SUCCEEDED, entries=ENTRIES)
@@ -142,6 +144,10 @@ def test_foreign_words_reach_no_terminal_as_they_are() -> None:
         *(finding_row(line) for line in finding_lines(bad)),
         title_row(bad, 1, 200),
     ]
+    finding, member = bad.findings[0], BundleMember(name=HOSTILE, bytes=1, what=HOSTILE, withheld=HOSTILE)
+    plan = replace(PLAN, members=(member,), kinds=(HOSTILE,), notes=(HOSTILE,), problems=(finding,))
+    rows += [plan_row(line, 76) for line in plan_lines(plan)]
+    rows += [*proof_rows(replace(PROOF, leaf=HOSTILE, words=HOSTILE), 76), ((kind_label(plan, HOSTILE), "plain"),)]
     assert "\x1b" not in text(rows)
     assert "\x07" not in text(rows)
 
@@ -335,6 +341,24 @@ async def test_what_does_not_verify_is_exported_only_by_a_second_word() -> None:
         assert handed(fake) == [], "the first choice is no"
         await press(pilot, "enter", "j", "enter")
     assert [intent.force for intent in handed(fake)] == [True]
+
+
+async def test_leaving_the_sheet_does_not_stop_an_export() -> None:
+    class Slow(FakeDeck):
+        async def bundle(self, intent: ExportBundle) -> Exported:
+            await going.wait()
+            return await super().bundle(intent)
+
+    going = asyncio.Event()
+    fake = Slow(**{item.name: getattr(console(), item.name) for item in fields(FakeDeck)})
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        await shown(pilot, "2", "E")
+        await pilot.press("enter", "ctrl+s", "escape")
+        assert "it is being exported" in notices(pilot)
+        going.set()
+        await settle(pilot)
+        assert "exported " in notices(pilot)
+    assert len(handed(fake)) == 1
 
 
 async def test_any_other_problem_stops_an_export() -> None:

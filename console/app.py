@@ -22,6 +22,7 @@ from textual.worker import Worker, WorkerState
 
 from console.assets import mission_folders
 from console.commands import DeckCommands
+from console.evidence import Evidence
 from console.journal_reader import JournalReader
 from console.lookback import Lookback
 from console.model.examination import examination_rows
@@ -36,15 +37,18 @@ from console.screens.base import DeckScreen
 from console.screens.compare import CompareScreen
 from console.screens.detail import RunDetailScreen
 from console.screens.dialogs import AnswerScreen, ConfirmScreen, DetailScreen
+from console.screens.export import ExportScreen
 from console.screens.help import HelpScreen
 from console.screens.home import HomeScreen
 from console.screens.journal import VERIFIED_ON_OPEN, JournalScreen
 from console.screens.launch import Again, LaunchScreen
 from console.screens.leave import LeaveScreen, StoppingScreen
 from console.screens.lists import ApprovalsScreen, ViolationsScreen
+from console.screens.proof import ProofScreen
 from console.screens.replay import ReplayScreen
 from console.screens.run import RunScreen
 from console.screens.runs import RunsScreen
+from console.screens.verdicts import VerdictsScreen
 from console.screens.watch import WatchScreen
 from console.themes import load_bundled_themes, load_own_themes
 from runtime.events.facts import Escalation, RunSummary, StreamEvent, UndoPlan, Violation
@@ -66,6 +70,9 @@ _OF_ONE_RUN: Final = (
     ApprovalsScreen,
     ViolationsScreen,
     WatchScreen,
+    VerdictsScreen,
+    ProofScreen,
+    ExportScreen,
 )
 
 
@@ -87,6 +94,7 @@ class ConsoleApp(App[int]):
         _HERE / "screens" / "compare.tcss",
         _HERE / "screens" / "dialogs.tcss",
         _HERE / "screens" / "watch.tcss",
+        _HERE / "screens" / "verdicts.tcss",
     ]
     HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (100, "-normal"), (160, "-wide")]
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -107,6 +115,7 @@ class ConsoleApp(App[int]):
         self.opened: RunState | None = None
         self.failure: QuarterdeckError | None = None
         self.lookback = Lookback(self)
+        self.evidence = Evidence(self)
         self.repaints = 0
         self._reader = JournalReader(deck)
         self._feed: Subscription | None = None
@@ -337,9 +346,9 @@ class ConsoleApp(App[int]):
         else:
             self.open_run(run_id, RunDetailScreen)
 
-    def open_journal(self, run: RunSummary) -> None:
-        """Show the whole journal of a run, read as it is looked at."""
-        self.push_screen(JournalScreen(run))
+    def open_journal(self, run: RunSummary, at: int | None = None) -> None:
+        """Show the whole journal of a run, read as it is looked at, from its end or from an entry on."""
+        self.push_screen(JournalScreen(run, at))
 
     def open_entry(self, run_id: str, seq: int) -> None:
         """Show one journal entry in full."""
@@ -396,8 +405,7 @@ class ConsoleApp(App[int]):
         if not state.log_total:
             await self._reader.outputs(state)
         if state.verification is None and state.expected <= VERIFIED_ON_OPEN:
-            state.verification = await self.deck.verify(state.run.run_id)
-            state.touch("journal")
+            await self.evidence.verify(state.run.run_id)
 
     def look_up(self, path: str) -> None:
         """Find out whether the mission of a run can still be run, for the keys that need it."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
+from console.model.bundles import obstacle
 from console.model.compare import REPLAY
 from console.model.fold import RunState
 from console.model.home import HomeState, holder_text, watch_of_mission, watch_stands
 from console.model.replay import Replay, step_at
+from console.model.rows import bad_place
 from console.model.words import status_word
-from runtime.events.facts import Comparison, Escalation, RunSummary, WatchState
+from runtime.events.facts import BundlePlan, Comparison, Escalation, RunSummary, Verification, WatchState
 from runtime.host.api import MissionInfo, RunStatus
 
 _MUTATIONS = frozenset({"cancel", "terminate", "pause", "resume", "answer", "launch", "again", "fork"}) | {
@@ -18,6 +21,7 @@ _MUTATIONS = frozenset({"cancel", "terminate", "pause", "resume", "answer", "lau
     "rearm",
     "unwatch",
 }
+NO_JOURNAL: Final = "this run has no journal: it was refused"
 
 
 def observer_reason(action: str, home: HomeState) -> str | None:
@@ -54,9 +58,50 @@ def _control_reason(action: str, run: RunSummary) -> str | None:
 
 def journal_reason(action: str, entries: int) -> str | None:
     """Why a journal cannot be searched or checked; None when it can."""
-    if action in ("filter", "seek", "verify") and not entries:
-        return "this run has no journal: it was refused"
+    if action in ("filter", "seek", "verdicts", "proof") and not entries:
+        return NO_JOURNAL
     return None
+
+
+def verdicts_reason(run: RunSummary | None) -> str | None:
+    """Why there is no journal to judge; None when there is one."""
+    if run is None:
+        return "select a run first"
+    return NO_JOURNAL if run.status is RunStatus.REFUSED else None
+
+
+def evidence_reason(action: str, verdict: Verification | None, *, checking: bool) -> str | None:
+    """Why an action of the verify view is off; None when it is on."""
+    if action == "check" and checking:
+        return "the check is running"
+    if action == "bad" and (verdict is None or bad_place(verdict) is None):
+        return "not checked yet" if verdict is None else "no entry is known to be bad"
+    if action == "proof" and verdict is not None and not verdict.checkpoint_size:
+        return "no checkpoint covers an entry yet: there is nothing to prove one by"
+    return None
+
+
+def export_reason(run: RunSummary | None) -> str | None:
+    """Why a run cannot be handed on; None when it may be."""
+    if run is None:
+        return "select a run first"
+    if run.resumable:
+        return "nobody holds the run, and it has not ended; r resumes it, x cancels it"
+    if not run.status.terminal:
+        return f"the run has not ended: {status_word(run.status)}"
+    return lookback_reason(run)
+
+
+def sheet_reason(action: str, plan: BundlePlan | None, *, planning: bool, exporting: bool) -> str | None:
+    """Why an action of the export sheet is off; None when it is on."""
+    if action in ("export", "plan") and exporting:
+        return "it is being exported"
+    if action == "export" and planning:
+        return "what it would hold is being worked out"
+    if action == "export" and plan is None:
+        return "what it would hold is not known; ctrl+r tries again"
+    stopped = obstacle(plan) if action == "export" and plan is not None else None
+    return f"it cannot be exported: {stopped.detail} [{stopped.code}]" if stopped is not None else None
 
 
 def run_selected_reason(run: RunSummary | None) -> str | None:

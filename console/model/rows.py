@@ -31,6 +31,8 @@ _ROOMY: Final = 44  # cells from which rows spell things out
 _COMPACT: Final = 50  # cells from which stream edges show their bound
 _SPACIOUS: Final = 60  # cells from which entries show their time and hash, and stream edges spell things out
 _DETAIL_LINES: Final = 400
+#: In the gutter of an entry no checkpoint covers yet.
+AFTER_CHECKPOINT: Final = "┊"
 _TELEMETRY: Final = "TelemetryLane"
 LANE_NAMES: Final = {"ControlLane": "CONTROL", "DataLane": "DATA", "TelemetryLane": "TELEMETRY"}
 _ENTRY_ROLES: Final[dict[str, Role]] = {
@@ -330,51 +332,57 @@ def _brief(count: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class JournalLook:
-    """How entries are drawn: which of them are not to be trusted, and how much room there is."""
+    """How entries are drawn: which of them are not to be trusted, how far a checkpoint reaches, how much room there is.
+
+    ``suspects`` are those of which one is the first bad one, where it is not known which. ``anchored`` counts the entries
+    the newest checkpoint covers; None when there is no checkpoint, and then none of them is marked.
+    """
 
     bad: frozenset[int] = frozenset()
     trusted: int | None = None
     roomy: bool = True
+    suspects: range = range(0)
+    anchored: int | None = None
 
     @classmethod
     def of(cls, verdict: Verification | None, width: int) -> Self:
         roomy = width >= _SPACIOUS
-        if verdict is None or verdict.ok:
+        if verdict is None:
             return cls(roomy=roomy)
+        if verdict.ok:
+            return cls(roomy=roomy, anchored=verdict.checkpoint_size)
         bad = frozenset(item.seq for item in verdict.findings if item.severity == "error" and item.seq is not None)
-        return cls(bad, verdict.trusted_prefix, roomy)
+        place = bad_place(verdict)
+        first, last = place or (verdict.trusted_prefix, verdict.trusted_prefix)
+        if first == last:
+            return cls(bad, min(first, verdict.trusted_prefix), roomy, anchored=verdict.checkpoint_size)
+        trusted = min(first, verdict.trusted_prefix)
+        return cls(bad, trusted, roomy, range(first, last + 1), verdict.checkpoint_size)
 
     def row(self, entry: JournalRow) -> Row:
-        """One entry. Entries past the trusted prefix are red."""
+        """One entry. Those past the trusted prefix are red; the gutter marks bad ones, and those after the checkpoint."""
         broken = entry.seq in self.bad or (self.trusted is not None and entry.seq >= self.trusted)
         role: Role = "bad" if broken else _ENTRY_ROLES.get(entry.kind, "plain")
         stamp: Row = (piece(f"{entry.at[14:23]} {entry.entry_hash[7:11]} ", "dim"),) if self.roomy else ()
-        mark = piece(f"{'✗' if entry.seq in self.bad else ' '}#{entry.seq:04d} ", "bad" if broken else "dim")
+        mark = piece(f"{self._gutter(entry.seq)}#{entry.seq:04d} ", "bad" if broken else "dim")
         return (mark, *stamp, (entry.text, role))
 
+    def _gutter(self, seq: int) -> str:
+        if seq in self.bad:
+            return "✗"
+        if seq in self.suspects:
+            return "?"
+        return AFTER_CHECKPOINT if self.anchored is not None and seq >= self.anchored else " "
 
-def journal_title(state: RunState) -> tuple[SafeText, Role]:
-    """The verdict on the run's journal, as far as it was read."""
-    return verdict_words(state.verification, state.last_seq + 1)
 
-
-def verdict_words(verdict: Verification | None, entries: int) -> tuple[SafeText, Role]:
-    """The hash-chain verdict in a few words: unknown is never shown as ok."""
-    if verdict is None:
-        return safe("not checked yet"), "dim"
-    if verdict.ok:
-        newer = entries - verdict.entries
-        since = " · closed" if verdict.closed else f" · {newer} newer" if newer > 0 else ""
-        return safe(f"✓ chain good to #{verdict.entries - 1:04d}{since}"), "good"
-    first = next((item for item in verdict.findings if item.severity == "error"), None)
-    place = (
-        f"entry {first.seq} {first.code}"
-        if first is not None and first.seq is not None
-        else first.code
-        if first
-        else ""
-    )
-    return safe(f"✗ BROKEN at {place} · {verdict.trusted_prefix} trusted"), "bad"
+def bad_place(verdict: Verification) -> tuple[int, int] | None:
+    """The first and the last entry of which one is the first bad one; equal when it is known, None without a bad one."""
+    if verdict.bad_between is not None:
+        return verdict.bad_between
+    named = [item.seq for item in verdict.findings if item.severity == "error" and item.seq is not None]
+    if verdict.ok or not named:
+        return None
+    return min(named), min(named)
 
 
 def log_row(line: LogLine) -> Row:

@@ -10,6 +10,7 @@ from textual import events
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import Static
 
 from console.model.home import attention_row
@@ -41,6 +42,16 @@ def content(row: Row) -> Content:
 def block(rows: list[Row]) -> Content:
     """Several rows as one content."""
     return Content("\n").join([content(row) for row in rows])
+
+
+def as_it_is(row: Row) -> Row:
+    """How a panel of rows draws one."""
+    return row
+
+
+def title_room(panel: Widget) -> int:
+    """Cells for a title in a panel's border: a corner, a stroke and a blank on either side take six."""
+    return panel.outer_size.width - 6
 
 
 class DeckScreen(Screen[Any]):

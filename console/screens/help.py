@@ -21,6 +21,8 @@ _GLOSSARY = (
     ("turn", "one run of the graph: open, active, commit or abort, close"),
     ("lane", "Control before Data before Telemetry; each bounded"),
     ("fence", "after cancel nothing of the run is shown or started"),
+    ("checkpoint", "a signed note of how long a journal was, and of its hash"),
+    ("witness", "whoever keeps a checkpoint outside the store"),
     ("resumable", "a run nobody holds any more; r continues it"),
 )
 _GLYPHS = (
@@ -33,7 +35,8 @@ _GLYPHS = (
     ("↶", "undone", "warn"),
     ("↺", "taken over from an earlier run", "good"),
     ("⊘", "cancelled", "warn"),
-    ("○", "not started", "dim"),
+    ("○", "not started, not judged", "dim"),
+    ("┊", "entry after the newest checkpoint", "dim"),
 )
 _EVERYWHERE = (
     ("j k g G", "move in a panel; G follows the newest"),

@@ -11,13 +11,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Input
 
-from console.model import entries, rows
+from console.model import entries, rows, verdicts
 from console.model.entries import MATCHES, SLICE, Filter, Shown
 from console.model.fold import JournalRow
 from console.model.reasons import journal_reason
+from console.model.rows import Row, piece
 from console.model.safe import safe
 from console.panels.lines import LinesPanel
-from console.screens.base import DeckScreen
+from console.screens.base import DeckScreen, content, title_room
 from console.screens.paging import Pager
 from runtime.events.facts import EntryAppended, JournalVerified, RunChanged, RunSummary, StreamEvent, Verification
 
@@ -29,26 +30,28 @@ _SEEK_HINT: Final = "number of an entry"
 
 
 class JournalScreen(DeckScreen):
-    """Every entry of one journal, in order; its title is the verdict of the last hash-chain check."""
+    """Every entry of one journal, in order; its title tells the last verdicts on it. ``at`` is the entry to begin with."""
 
     HELP = (
         "One run's journal. / shows entries of a step or of some kinds, S goes to a number, G to the newest and stays"
-        " there; entries that are not to be trusted are red."
+        " there; entries that are not to be trusted are red, ┊ marks those after the newest checkpoint. o proves one."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", key_display="/", id="journal.filter"),
         Binding("S", "seek", "Seek", id="journal.seek"),
-        Binding("V", "verify", "Verify", id="run.verify"),
+        Binding("V", "verdicts", "Verify", id="run.verify"),
+        Binding("o", "proof", "Proof", id="journal.proof"),
         Binding("ctrl+r", "reload", "Reload", show=False, id="journal.reload"),
         Binding("escape,q", "back", "Back", id="run.back"),
     ]
 
-    def __init__(self, run: RunSummary) -> None:
+    def __init__(self, run: RunSummary, at: int | None = None) -> None:
         super().__init__()
         self.run = run
+        self._at = at
         self.verdict: Verification | None = None
         self.filter = Filter()
-        self.pager: Pager[Shown] = Pager(self, "journal", count=self._count, fetch=self._fetch, shown=self.redraw)
+        self.pager: Pager[Shown] = Pager(self, "journal", count=self._count, fetch=self._fetch, shown=self._rows_came)
         self._found: list[JournalRow] = []
         self._searched = -1
         self._newest = run.entries
@@ -68,7 +71,7 @@ class JournalScreen(DeckScreen):
         super().on_mount()
         self.call_after_refresh(self.pager.look)  # what is in view is known once it has a place
         if self.verdict is None and self._ended and self.run.entries <= VERIFIED_ON_OPEN:
-            self.action_verify()
+            self.run_worker(self._verify, exclusive=True, group="verify", exit_on_error=False)
 
     def on_resize(self) -> None:
         self.call_after_refresh(self.redraw)
@@ -156,11 +159,8 @@ class JournalScreen(DeckScreen):
 
     def draw(self) -> None:
         panel = self.panel
-        verdict, role = rows.verdict_words(self.verdict, self._newest)
-        if self._checking:
-            verdict, role = safe("checking …"), "dim"
-        only = f"  only {self.filter.words()}" if self.filter else ""
-        panel.border_title = safe(f"journal {self.run.run_id[:8]} {self.run.mission}{only}  {verdict}")
+        role = verdicts.title_role(self.verdict)
+        panel.border_title = content(self._title())  # type: ignore[assignment]
         panel.border_subtitle = self._progress()
         panel.set_class(role == "bad", "-broken")
         panel.set_class(role == "good", "-good")
@@ -172,6 +172,20 @@ class JournalScreen(DeckScreen):
             panel.show(self._found, draw, mark=(mark, len(self._found)), empty=self._empty())
         else:
             panel.show(self.pager.rows, draw, mark=(mark, self.pager.rows.revision), empty=self._empty())
+
+    def _title(self) -> Row:
+        only = f"  only {self.filter.words()}" if self.filter else ""
+        head = piece(f"journal {self.run.run_id[:8]} {self.run.mission}{only}  ")
+        if self._checking:
+            return (head, piece("checking …", "dim"))
+        return (head, *verdicts.title_row(self.verdict, self._newest, title_room(self.panel) - len(head[0])))
+
+    def _rows_came(self) -> None:
+        """Draw; the first time rows are there, at the entry this was opened for."""
+        self.redraw()
+        if self._at is not None and self.pager.known and len(self.pager.rows):
+            at, self._at = self._at, None
+            self.call_after_refresh(self._go_to, at)
 
     def _progress(self) -> str:
         if self.filter.step is not None:
@@ -195,17 +209,19 @@ class JournalScreen(DeckScreen):
     def off_here(self, action: str, choice: str) -> str | None:
         return journal_reason(action, self._newest)
 
-    def action_verify(self) -> None:
-        self.run_worker(self._verify, exclusive=True, group="verify", exit_on_error=False)
+    def action_verdicts(self) -> None:
+        self.console_app.evidence.show(self.run)
+
+    def action_proof(self) -> None:
+        """Prove the selected entry."""
+        if self.panel.item is not None:
+            self.console_app.evidence.prove(self.run, self.panel.item.seq)
 
     async def _verify(self) -> None:
-        async def check() -> None:
-            self.verdict = await self.console_app.deck.verify(self.run.run_id)
-
         self._checking = True
         self.redraw()
         try:
-            await self.console_app.guarded(check)
+            await self.console_app.guarded(lambda: self.console_app.evidence.verify(self.run.run_id))
         finally:
             self._checking = False
         self.redraw()
@@ -264,8 +280,12 @@ class JournalScreen(DeckScreen):
             message = f"{text!r} is no entry: they are numbered 0 to {self._newest - 1}"
             self.notify(safe(message), title="seek", severity="warning", markup=False)
             return
+        self.go_to(int(text))
+
+    def go_to(self, seq: int) -> None:
+        """Show the entry of that number among all others."""
         self.show_only(Filter())
-        self.call_after_refresh(self._go_to, int(text))
+        self.call_after_refresh(self._go_to, seq)
 
     def _go_to(self, seq: int) -> None:
         self.panel.reveal(seq)

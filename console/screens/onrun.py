@@ -6,7 +6,15 @@ from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 
-from console.model.reasons import again_reason, lookback_reason, resume_reason, run_selected_reason, undo_reason
+from console.model.reasons import (
+    again_reason,
+    export_reason,
+    lookback_reason,
+    resume_reason,
+    run_selected_reason,
+    undo_reason,
+    verdicts_reason,
+)
 from console.screens.base import DeckScreen
 from runtime.events.facts import RunSummary
 
@@ -22,6 +30,8 @@ class OnRunScreen(DeckScreen):
         Binding("U", "undo", "Undo what it did …", show=False, id="run.undo"),
         Binding("P", "replay", "Replay", show=False, id="run.replay"),
         Binding("W", "compare", "Compare", show=False, id="run.compare"),
+        Binding("V", "verdicts", "Verify", show=False, id="run.verify"),
+        Binding("E", "export", "Export …", show=False, id="run.export"),
     ]
 
     def run_at_hand(self) -> RunSummary | None:
@@ -46,6 +56,10 @@ class OnRunScreen(DeckScreen):
                 return undo_reason(run)
             case "replay" | "compare":
                 return lookback_reason(run)
+            case "verdicts":
+                return verdicts_reason(run)
+            case "export":
+                return export_reason(run)
             case _:
                 return None
 
@@ -76,3 +90,11 @@ class OnRunScreen(DeckScreen):
     def action_compare(self) -> None:
         if (run := self.run_at_hand()) is not None:
             self.console_app.lookback.weigh(run)
+
+    def action_verdicts(self) -> None:
+        if (run := self.run_at_hand()) is not None:
+            self.console_app.evidence.show(run)
+
+    def action_export(self) -> None:
+        if (run := self.run_at_hand()) is not None:
+            self.console_app.evidence.export(run)

@@ -11,12 +11,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Grid
 from textual.widgets import Static
 
-from console.model import rows
+from console.model import rows, verdicts
 from console.model.fold import RunState, StepRow
 from console.model.reasons import run_reason
+from console.model.rows import piece
 from console.model.safe import safe
 from console.model.violations import Columns, violation_row
 from console.panels.lines import LinesPanel
+from console.screens.base import content, title_room
 from console.screens.dialogs import ConfirmScreen, DetailScreen
 from console.screens.onrun import OnRunScreen
 from runtime.events.facts import RunSummary
@@ -27,7 +29,10 @@ _PANELS = ("lanes", "steps", "journal", "violations", "log")
 class RunScreen(OnRunScreen):
     """One run, live or finished."""
 
-    HELP = "One run. The journal panel's title is the verdict of the last hash-chain check; V checks again now."
+    HELP = (
+        "One run. The journal panel's title tells the last verdicts on it: is the chain intact, is it complete, how far do"
+        " checkpoints reach. V checks again and shows all of it; ┊ marks entries after the newest checkpoint."
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause", id="run.pause"),
         Binding("x", "cancel", "Cancel", id="run.cancel"),
@@ -35,7 +40,7 @@ class RunScreen(OnRunScreen):
         Binding("a", "answer('approved')", "Approve", show=False, id="question.approve"),
         Binding("R", "answer('rejected')", "Reject …", show=False, id="question.reject"),
         Binding("d", "detail", "Detail", id="run.detail"),
-        Binding("V", "verify", "Verify", id="run.verify"),
+        Binding("V", "verdicts", "Verify", id="run.verify"),
         Binding("f", "full", "Full", show=False, id="run.full"),
         *(
             Binding(str(index), f"panel('{name}')", f"Panel {name}", show=False, id=f"run.{name}")
@@ -103,8 +108,10 @@ class RunScreen(OnRunScreen):
 
     def _draw_journal(self, state: RunState) -> None:
         journal = self._panel("journal")
-        verdict, role = rows.journal_title(state)
-        journal.border_title = f"3 journal  {verdict}"
+        head = piece("3 journal ")
+        told = verdicts.journal_title(state, title_room(journal) - len(head[0]))
+        journal.border_title = content((head, *told))  # type: ignore[assignment]
+        role = verdicts.title_role(state.verification)
         journal.border_subtitle = "".join(text for text, _ in rows.progress_row(state))
         journal.set_class(role == "bad", "-broken")
         journal.set_class(role == "good", "-good")
@@ -176,23 +183,6 @@ class RunScreen(OnRunScreen):
         elif waiting:
             self.console_app.ask(waiting[0], resolution)
 
-    def action_verify(self) -> None:
-        self.run_worker(self._verify, exclusive=True, group="verify", exit_on_error=False)
-
-    async def _verify(self) -> None:
-        state = self.state
-        if state is None:
-            return
-        self._panel("journal").border_title = "3 journal  checking …"
-
-        async def check() -> None:
-            state.verification = await self.console_app.deck.verify(state.run.run_id)
-            title, role = rows.journal_title(state)
-            self.notify(title, severity="error" if role == "bad" else "information", markup=False)
-
-        await self.console_app.guarded(check)
-        state.touch("journal")
-
     def action_panel(self, name: str) -> None:
         if self.maximized is not None:
             self.minimize()
@@ -204,6 +194,7 @@ class RunScreen(OnRunScreen):
             self.minimize()
         elif isinstance(self.focused, LinesPanel):
             self.maximize(self.focused, container=False)
+        self.call_after_refresh(self.redraw)
 
     def action_back(self) -> None:
         if self.maximized is not None:

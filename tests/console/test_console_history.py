@@ -380,7 +380,7 @@ async def test_what_cannot_be_read_is_shown_as_such_and_untrusted_entries_are_re
     async with ConsoleApp(fake).run_test(size=SIZE) as pilot:
         _, panel = await journal_screen(pilot)
         assert panel.has_class("-broken")
-        assert "BROKEN at entry 5 J_CHAIN" in str(panel.border_title)
+        assert "chain broken at #0005 J_CHAIN" in str(panel.border_title)
         assert drawn(pilot).count("cannot be read") == 2
         panel.reveal(7)
         await press(pilot, "enter")

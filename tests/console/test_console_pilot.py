@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.fake_deck import AT, RUN, entry, mission, run_summary
-from support.pictures import QUESTION, deck, drawn, notices, open_run, settle
+from support.pictures import QUESTION, deck, drawn, notices, open_run, press, settle
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
@@ -444,11 +444,13 @@ async def test_a_broken_chain_is_red_and_named() -> None:
     fake = deck(verdict=verdict)
     async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
         await open_run(pilot)
-        await pilot.press("V")
-        await settle(pilot)
+        await press(pilot, "V")
+        assert pilot.app.screen.query_one("#verdict").has_class("-broken")
+        assert "chain broken at #0000 J_ENTRY_HASH" in drawn(pilot)
+        await press(pilot, "escape")
         journal = pilot.app.screen.query_one("#journal", LinesPanel)
         assert journal.has_class("-broken")
-        assert "BROKEN at entry 0 J_ENTRY_HASH" in str(journal.border_title)
+        assert "✗ chain #0000" in str(journal.border_title)
 
 
 async def test_hostile_text_is_drawn_as_text() -> None:

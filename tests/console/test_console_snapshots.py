@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.fake_deck import AT, NODES, RUN, FakeDeck, entry, lanes, mission, run_summary, streams
+from support.fake_deck import AT, NODES, RUN, FakeDeck, entry, good_verdict, lanes, mission, run_summary, streams
 from support.pictures import SIZES, sized_picture
 from textual.pilot import Pilot
 from textual.widgets import Input
@@ -20,7 +21,7 @@ from runtime.events.facts import (
     LanesChanged,
     OutputDelta,
     Place,
-    Verification,
+    Verdict,
     Violation,
 )
 from runtime.host.api import Problem, RunStatus, StorageError
@@ -126,19 +127,24 @@ async def press(pilot: Pilot[Any], *keys: str) -> None:
 
 
 def verdict(*, ok: bool) -> JournalVerified:
-    finding = Finding(code="J_ENTRY_HASH", severity="error", seq=4, detail="hash differs")
-    return JournalVerified(
-        verification=Verification(
-            run_id=RUN,
-            ok=ok,
-            entries=7,
-            trusted_prefix=7 if ok else 4,
-            head_seq=6,
-            head_hash="sha256:" + "0" * 64,
-            closed=False,
-            findings=() if ok else (finding,),
-        )
+    """Of a live run: the last two entries are in no checkpoint yet. Or of a journal somebody edited."""
+    live = replace(
+        good_verdict(RUN, 7),
+        completeness=Verdict(standing="unknown", words="the run has not ended"),
+        anchoring=Verdict(standing="warn", words="2 entries have no checkpoint yet"),
+        checkpoint_size=5,
+        witnessed_size=3,
+        unanchored_tail=2,
     )
+    finding = Finding(code="J_ENTRY_HASH", severity="error", seq=4, detail="hash differs")
+    edited = replace(
+        live,
+        ok=False,
+        trusted_prefix=4,
+        findings=(finding,),
+        integrity=Verdict(standing="bad", words="entry 4 differs"),
+    )
+    return JournalVerified(verification=live if ok else edited)
 
 
 def live(fake: FakeDeck) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runtime.events.facts import (
@@ -20,6 +20,7 @@ from runtime.events.facts import (
     RunSummary,
     StreamEvent,
     UndoPlan,
+    Verdict,
     Verification,
     Violation,
     WatchState,
@@ -84,6 +85,12 @@ class FakeDeck:
     comparison: Comparison | None = None
     standing: UndoPlan | None = None
     watch_list: list[WatchState] = field(default_factory=list)
+    proof_given: Proof | None = None
+    plan: BundlePlan | None = None
+    exported: Exported | None = None
+    acks: dict[str, Ack] = field(default_factory=dict)
+    refusals: dict[str, QuarterdeckError] = field(default_factory=dict)
+    """By the name of the method that raises it."""
     closed: bool = False
     reads: list[tuple[int, int]] = field(default_factory=list)
 
@@ -112,7 +119,12 @@ class FakeDeck:
 
     async def _ack(self, verb: str, run_id: str, reason: str) -> Ack:
         self.intents.append((verb, run_id, reason))
-        return Ack(done=True, run_id=run_id, message=f"{verb} accepted")
+        self._refuse(verb)
+        return self.acks.get(verb) or Ack(done=True, run_id=run_id, message=f"{verb} accepted")
+
+    def _refuse(self, verb: str) -> None:
+        if verb in self.refusals:
+            raise self.refusals[verb]
 
     async def cancel(self, run_id: str, reason: str = "") -> Ack:
         return await self._ack("cancel", run_id, reason)
@@ -261,10 +273,15 @@ class FakeDeck:
         return tuple(self.inbox)
 
     async def verify(self, run_id: str, *, witnesses: Sequence[str] = ()) -> Verification:
+        self._refuse("verify")
         return self.verdict or good_verdict(run_id, len(self.entries_list))
 
     async def proof(self, run_id: str, seq: int) -> Proof:
-        raise NotImplementedError
+        self.intents.append(("proof", run_id, seq))
+        self._refuse("proof")
+        if self.proof_given is None:
+            raise Refused("PROOF_NONE", f"no checkpoint covers entry {seq}")
+        return replace(self.proof_given, run_id=run_id, seq=seq)
 
     async def accept_loss(self, journal_id: str, reason: str) -> Ack:
         return await self._ack("accept_loss", journal_id, reason)
@@ -273,10 +290,20 @@ class FakeDeck:
         return await self._ack("rotate_key", "", reason)
 
     async def bundle_plan(self, run_id: str, withhold: Sequence[str] = ()) -> BundlePlan:
-        raise NotImplementedError
+        """The plan the test gives, with what is withheld taken out of its sum."""
+        self.intents.append(("bundle_plan", run_id, tuple(withhold)))
+        self._refuse("bundle_plan")
+        plan = self.plan or BundlePlan(run_id=run_id, members=(), total_bytes=0, kinds=())
+        kept = tuple(replace(item, withheld="the operator") if item.what in withhold else item for item in plan.members)
+        return replace(plan, members=kept, total_bytes=sum(item.bytes for item in kept if not item.withheld))
 
     async def bundle(self, intent: ExportBundle) -> Exported:
-        raise NotImplementedError
+        self.intents.append(("bundle", intent))
+        self._refuse("bundle")
+        plan = await self.bundle_plan(intent.run_id, intent.withhold)
+        withheld = sum(bool(item.withheld) for item in plan.members)
+        made = Exported(path=intent.target, sha256="5e" * 32, bytes=plan.total_bytes, members=0, withheld=withheld)
+        return self.exported or replace(made, members=len(plan.members) - withheld)
 
     async def artifact(self, digest: str) -> bytes | None:
         return self.artifacts.get(digest)
@@ -301,7 +328,7 @@ def _plain(value: object) -> Any:
 
 
 def good_verdict(run_id: str, entries: int) -> Verification:
-    """Every entry is good."""
+    """Every entry is good, and inside a checkpoint that something outside the store confirms."""
     return Verification(
         run_id=run_id,
         ok=True,
@@ -310,6 +337,14 @@ def good_verdict(run_id: str, entries: int) -> Verification:
         head_seq=entries - 1,
         head_hash="sha256:" + "0" * 64,
         closed=False,
+        level="witnessed",
+        integrity=Verdict(standing="good", words="all hashes and links hold"),
+        completeness=Verdict(standing="good", words="everything is there, and all that began has ended"),
+        anchoring=Verdict(standing="good", words="the newest checkpoint covers every entry"),
+        checkpoint_size=entries,
+        witnessed_size=entries,
+        words="lusab babad gutih tugad hadov mivus",
+        key_words="bizat zukop furav dopil hajug nirot",
     )
 
 

@@ -47,7 +47,7 @@ def _needed(path: str, source: bytes, look: Look) -> Iterator[str]:
         tree = ast.parse(source, path)
     except (SyntaxError, ValueError) as error:
         raise Refused("PY_SYNTAX", f"is no Python that could be run: {error}", where=path) from error
-    for line, name, members in imports(path, tree):
+    for (name, members), line in imports(path, tree).items():
         if name.partition(".")[0] in sys.stdlib_module_names:
             continue
         if name.partition(".")[0] != PACKAGE or _source(name, look)[1] is None:

@@ -17,8 +17,8 @@ MAX_FILE_BYTES: Final = 8 * 1024 * 1024
 MAX_TOTAL_BYTES: Final = 64 * 1024 * 1024
 #: A syntax tree takes a few hundred times the memory of its source: beyond these, source is not parsed. Ours has
 #: 25 KiB in its largest file and 700 KiB in all.
-MAX_SOURCE_BYTES: Final = 512 * 1024
-MAX_SOURCES_BYTES: Final = 4 * 1024 * 1024
+MAX_SOURCE_BYTES: Final = 256 * 1024
+MAX_SOURCES_BYTES: Final = 2 * 1024 * 1024
 SOURCE: Final = ".py"
 
 

@@ -24,8 +24,8 @@ COULD_NOT: Final = 3
 _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}\Z")
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _BLOCK: Final = 1024 * 1024
-#: Besides the keyboard's: a polite end must not leave temporary folders or processes.
-_SIGNALS: Final = ("SIGTERM", "SIGHUP")
+#: A polite end must not leave temporary folders or processes behind.
+_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class _UsageError(Exception):
@@ -145,18 +145,23 @@ def _settle_streams() -> None:
 
 @contextlib.contextmanager
 def _polite_ends() -> Iterator[None]:
-    """Turn signals that end us into an interrupt, so that everything is tidied up; only the main thread can."""
-    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    """Turn the first signal that would end us into an interrupt, so that everything is tidied up, and ignore further
+    ones meanwhile. What was ignored already stays ignored. Only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _interrupt) for number in numbers}
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+
+    def interrupt(number: int, frame: object) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in before:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from runtime.audit.gate.limits import MAX_ENTRIES
 from runtime.audit.gate.names import path_code
 from runtime.audit.gate.report import Fault
 
@@ -28,6 +29,8 @@ def parsed(data: bytes) -> Manifest:
     """Read the manifest's own bytes. Names are only compared with those of the archive, never opened."""
     if not data:
         return Manifest({}, (Fault("MANIFEST_EMPTY", MANIFEST, "the manifest lists nothing"),))
+    if data.count(b"\n") > MAX_ENTRIES:
+        return Manifest({}, (Fault("MANIFEST_FORMAT", MANIFEST, "has more lines than a bundle may have files"),))
     faults: list[Fault] = []
     *lines, rest = data.split(b"\n")
     if rest:

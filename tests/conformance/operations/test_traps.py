@@ -8,6 +8,8 @@
 | W7 a violation swallowed as an ordinary failure | here |
 | W8 an empty list allows everything | 2.b; here: spelled out, and in every envelope of a stack |
 | W13 state hash without framing, folders unseen, missing imitable, outside read, no paths | 5.a–5.c, 5.f, golden state of nothing; here: the plan's paths |
+| W17 hashes over joined strings or `repr`; keys that are no text, `-0.0`, duplicate keys | 1.a, 1.b; here: framing, duplicates |
+| W19 a gate that checks no names, goes on after a failure, lets `addopts`, blocked or bad arguments hide what failed | rows of §13: names, manifest, `pytest.ini`, failure outranks blocked, exit 3, extract directory |
 | W20 times, compressors and tools in the archive; missing files skipped; a later import | 12.a, 12.b; 12.d; 12.e |
 | W21 several classes of one name; a denied result that is truthy | 2.e; here: one class per name |
 | W22 conditions as text; approvals not bound; a role out of params | 11.d, 11.2; here: the role |
@@ -28,6 +30,7 @@ import pytest
 
 import runtime
 from runtime.host.api import RunStatus
+from runtime.kernel.canonical import CanonicalizationError, digest, parse_strict
 from runtime.kernel.model import Envelope, OperationStatus
 from runtime.orchestration.operation_ports import KillSwitchActive
 from runtime.orchestration.run_controller import KillSwitch
@@ -133,6 +136,26 @@ async def test_w13_the_hashed_paths_are_those_of_the_plan(rig: Rig) -> None:
     assert result.receipt.affected_paths == ("new.txt",)
     assert result.receipt.pre_state_hash == before != compute_state_hash([], rig.root)
     assert result.receipt.post_state_hash == compute_state_hash(["new.txt"], rig.root) != before
+
+
+def test_w17_what_is_joined_otherwise_hashes_otherwise() -> None:
+    """Values are framed and typed before they are hashed: no two of these are one text by accident."""
+    values: list[object] = [
+        ["ab", "c"],
+        ["a", "bc"],
+        ["abc"],
+        "abc",
+        ["a,b"],
+        ["a", "b"],
+        [1],
+        ["1"],
+        [True],
+        ["True"],
+        [None],
+    ]
+    assert len({digest(value) for value in values}) == len(values)
+    with pytest.raises(CanonicalizationError, match="J_DUPLICATE_KEY"):
+        parse_strict(b'{"a":1,"a":1}')
 
 
 def classes() -> Iterator[tuple[str, str]]:

@@ -31,7 +31,7 @@ ACCEPT_LOSS: Final = "accept_loss"
 ASK_SECONDS: Final = 5.0
 #: How long all questions to one sink may take when a store opens, in seconds.
 ASK_ALL_SECONDS: Final = 30.0
-#: Journals up to this length are hashed when a store opens (some 15 ms); of longer ones only length and newest covered
+#: Journals up to this length are hashed when a store opens (some 10 ms); of longer ones only length and newest covered
 #: entry are looked at then, and the whole when they are continued.
 HASHED_AT_START: Final = 2_000
 #: As far as any journal goes.

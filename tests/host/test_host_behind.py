@@ -171,10 +171,12 @@ async def test_a_run_that_lost_its_tail_does_not_go_on_and_others_do(
         assert (await assert_covered(host, left)).checkpoint.generation == 2
 
 
-async def test_a_journal_that_is_whole_again_leaves_no_notice(store: Path, left: str, tmp_path: Path) -> None:
-    shutil.copytree(store, tmp_path / "whole")
+@pytest.mark.parametrize(("size", "generation"), [(1000, 1), (1, 2)], ids=["longer", "a later history"])
+async def test_a_journal_that_is_whole_again_leaves_no_notice(
+    store: Path, left: str, size: int, generation: int
+) -> None:
     sink = MemorySink()
-    note = Checkpoint(left, 1000, bytes(32))
+    note = Checkpoint(left, size, bytes(32), generation)
     async with hosting(store) as host:
         template = (await notes_of(host, left))[-1]
     sink.notes[note.origin] = type(template)(note.text(), note, ())

@@ -288,3 +288,7 @@ async def test_a_journal_continued_from_rows_has_the_same_tree(tmp_path: Path) -
         work.port = port
         await work.append("journal_closed")
         assert await work.sizes() == [11]
+        await work.desk.resumed(RUN, await work.store.journals.read(RUN))
+        await work.desk.close()
+        await work.store.flush()
+        assert work.store.poisoned is None, "what is covered is not signed again, which the table would refuse"

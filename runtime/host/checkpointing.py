@@ -25,7 +25,7 @@ from runtime.kernel.canonical import digest_bytes
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import QuarterdeckError, Refused, StorageError
 from runtime.kernel.ports import Durable, JournalStore, StoredEntry
-from runtime.orchestration.checkpoints import Checkpoint, read_note, signature_line
+from runtime.orchestration.checkpoints import Checkpoint, VerifierKey, read_note, signature_line
 from runtime.orchestration.merkle import EMPTY_ROOT
 from runtime.storage.checkpoints import StoredCheckpoint, insert_checkpoint
 from runtime.storage.journals import STORE_JOURNAL
@@ -42,7 +42,9 @@ _LOG: Final = logging.getLogger(__name__)
 
 @runtime_checkable
 class Immediate(Protocol):
-    """A signer that need not be waited for."""
+    """A signer that need not be waited for and does not fail: a key in memory."""
+
+    key: VerifierKey
 
     def sign_now(self, text: bytes) -> bytes: ...
 
@@ -114,6 +116,11 @@ class CheckpointDesk:
         untold, self._untold = self._untold, []
         for members in untold:
             self._record(members)
+
+    def sign_with(self, signer: Signer) -> None:
+        """From now on ``signer`` signs; the store's journal, which tells of the change, at once."""
+        self._signer, self._healthy = signer, True
+        self._ask(self._tallies[STORE_JOURNAL])
 
     # -- journals -----------------------------------------------------------------------------------------------
 
@@ -239,7 +246,7 @@ class CheckpointDesk:
             return
         if isinstance(self._signer, Immediate):
             draft = tally.draft()
-            self._submit(tally, draft, self._signer.sign_now(draft.checkpoint.text()))
+            self._submit(tally, draft, self._signer.key, self._signer.sign_now(draft.checkpoint.text()))
         else:
             tally.again = True
         tally.worker = asyncio.create_task(self._work(tally), name=f"checkpoint-{tally.journal_id[:8]}")
@@ -265,18 +272,20 @@ class CheckpointDesk:
 
     async def _sign(self, tally: Tally) -> None:
         """Sign all there is and hand it to the writer. A signer that fails costs the checkpoint only."""
-        assert self._signer is not None, "nobody asks without one"
-        draft = tally.draft()
+        signer, draft = self._signer, tally.draft()
+        assert signer is not None, "nobody asks without one"
         try:
             async with asyncio.timeout(SIGN_SECONDS):
-                signature = await self._signer.sign(draft.checkpoint.text())
+                signature = await signer.sign(draft.checkpoint.text())
         except QuarterdeckError as error:
             self._unsigned(tally, error)
         except TimeoutError:
             self._unsigned(tally, Refused("SIGN_TROUBLE", f"the signer took longer than {SIGN_SECONDS:g} s"))
+        except Exception as error:  # noqa: BLE001 - a fault in another's signer is its trouble, and must be told
+            self._unsigned(tally, Refused("SIGN_TROUBLE", f"{type(error).__name__}: {error}"))
         else:
             self._healthy = True
-            self._submit(tally, draft, signature)
+            self._submit(tally, draft, signer.key, signature)
 
     def _unsigned(self, tally: Tally, error: QuarterdeckError) -> None:
         """Tried again when the next checkpoint is due, at the latest in a minute."""
@@ -287,13 +296,12 @@ class CheckpointDesk:
         tally.move()
         self._trouble("signer", error, tally.journal_id)
 
-    def _submit(self, tally: Tally, draft: Draft, signature: bytes) -> None:
+    def _submit(self, tally: Tally, draft: Draft, key: VerifierKey, signature: bytes) -> None:
         """Behind the entries it covers, which were submitted before."""
         checkpoint = draft.checkpoint
         if tally.suspended or checkpoint.generation != tally.generation or checkpoint.size <= tally.covered:
             return  # overtaken: the table would refuse it, and with it everything that follows
-        assert self._signer is not None, "somebody signed it"
-        note = checkpoint.text() + b"\n" + signature_line(self._signer.key, signature)
+        note = checkpoint.text() + b"\n" + signature_line(key, signature)
         row = StoredCheckpoint(
             journal_id=tally.journal_id,
             generation=checkpoint.generation,

@@ -13,6 +13,7 @@ import pytest
 from runtime.host import checkpointing, copies
 from runtime.host.api import Answer, Launch, RunStatus
 from runtime.host.checkpointing import CheckpointDesk
+from runtime.host.signing import check_signature
 from runtime.kernel.clock import ManualClock
 from runtime.kernel.errors import StorageError
 from runtime.kernel.ids import SequenceIds
@@ -165,6 +166,17 @@ async def test_a_signer_in_trouble_costs_checkpoints_and_no_run(
         monkeypatch.setattr(checkpointing, "LAST_SECONDS", 0.05)
         signer.going.clear()
         assert (await run_to_end(host, path)).status is RunStatus.SUCCEEDED, "one that hangs is not waited for"
+
+
+async def test_another_key_signs_from_the_moment_it_is_changed(tmp_path: Path) -> None:
+    async with hosting(tmp_path / "store") as host:
+        signer = ExternalSigner()
+        host._journal.append("operator_action", action="rotate_key")
+        host._desk.sign_with(signer)
+        assert await host._desk.anchored("store")
+        newest = (await notes_of(host, "store"))[-1]
+        assert newest.signed_by((signer.key,), check_signature) == signer.key
+        assert newest.checkpoint.size == (await entries(host, "store", "operator_action"))[-1]["seq"] + 1
 
 
 async def test_a_key_others_may_read_keeps_no_store_from_opening(tmp_path: Path) -> None:

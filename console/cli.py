@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     _running_verbs(verbs)
     _replaying_verbs(verbs)
+    _evidence_verbs(verbs)
     _reading_verbs(verbs)
     _authoring_verbs(verbs)
     return parser
@@ -188,6 +189,20 @@ def _running_verbs(verbs: Any) -> None:
         )
         verb.add_argument("--reason", default="", help="a note recorded with the answer")
         verb.add_argument("--question", metavar="ID", help="which one, as `approvals` lists it, when a run has several")
+
+
+def _evidence_verbs(verbs: Any) -> None:
+    from console.verbs import losses
+
+    loss = _verb(
+        verbs,
+        "accept-loss",
+        "Go on although a journal lacks entries that were signed; recorded in the store's journal.",
+        "quarterdeck accept-loss store --reason 'restored from Monday'",
+        losses.accept_loss,
+    )
+    loss.add_argument("journal", metavar="RUN", help="run id, unique prefix, @latest, or 'store' for the store's own")
+    loss.add_argument("--reason", required=True, help="what happened to the rest, recorded in the store's journal")
 
 
 def _launch_options(verb: argparse.ArgumentParser) -> None:

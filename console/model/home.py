@@ -160,6 +160,10 @@ class HomeState:
         waiting = (item for item in self.inbox if item.blocking and self._answerable(item))
         return sorted(waiting, key=lambda item: item.created_at)
 
+    def notices(self) -> list[Escalation]:
+        """What asks nothing but must be seen, such as a journal that lost entries, oldest first."""
+        return sorted((item for item in self.inbox if not item.blocking), key=lambda item: item.created_at)
+
 
 def _age(run: RunSummary) -> tuple[str, str]:
     return run.created_at, run.run_id
@@ -176,6 +180,11 @@ def attention_row(state: HomeState) -> Row:
     if state.read_only:
         writer = "nobody writes" if state.holder is None else f"writer pid {state.holder.pid}"
         pieces.append(piece(f"  {WARNING_GLYPH} observing ({writer})", "warn"))
+    behind = sum(item.severity == "critical" for item in state.notices())
+    if behind:
+        pieces.append(
+            piece(f"  {WARNING_GLYPH} {behind} journal{'s' if behind > 1 else ''} behind: see the inbox", "bad")
+        )
     if questions:
         pieces.append(piece(f"  ! {questions} waiting for you", "warn"))
     if resumable:

@@ -40,7 +40,7 @@ class ApprovalsScreen(DeckScreen):
 
     def draw(self) -> None:
         home = self.console_app.home
-        questions = home.blocking()
+        questions = [*home.notices(), *home.blocking()]
         panel = self.query_one("#questions", LinesPanel)
         panel.border_title = f"approvals  {len(questions)}"
         panel.show(questions, lambda item: question_row(item, self._mission(item)), mark=home.revision)

@@ -13,7 +13,6 @@ from runtime.host.assembly import Parts, Shared, wall
 from runtime.host.hooks import Hooks
 from runtime.host.lineage import Fork, Reuse
 from runtime.host.prepared import Prepared
-from runtime.host.store_journal import StoreJournal
 from runtime.host.undoing import Rollback
 from runtime.host.versions import BEHAVIOUR_VERSION, code_version
 from runtime.host.words import plain_words
@@ -68,8 +67,10 @@ class Ready:
     reuse: Reuse
 
 
-async def write_opening(ready: Ready, start: Start, shared: Shared, store: Store, store_journal: StoreJournal) -> None:
+async def write_opening(ready: Ready, start: Start, shared: Shared, store: Store, prev_head: str | None) -> None:
     """The first entries, then what is reused, then the run's row with the mission's bytes (ruling R23).
+
+    ``prev_head`` is the digest of the newest checkpoint of the store: taking an older journal away shows in this one.
 
     The row comes last: an entry that cannot be recorded must not leave a row without a journal, and a run that can
     be resumed has in its journal everything it was to reuse.
@@ -87,7 +88,7 @@ async def write_opening(ready: Ready, start: Start, shared: Shared, store: Store
         mission_type=mission.name,
         baseline_commit=facts.baseline_commit,
         envelope_hash=mission.envelope.envelope_hash,
-        prev_journal_head=store_journal.newest_head,
+        prev_journal_head=prev_head,
         mission_version=mission.spec.version,
         session_id=identity.session_id,
         lineage_id=identity.lineage_id,

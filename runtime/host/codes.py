@@ -42,6 +42,8 @@ _CONFIG: Final = frozenset(
         "STORE_UNWRITABLE",
         "CONTROL_PATH",
         "LATCH_REASON",
+        "LOSS_NONE",
+        "LOSS_REASON",
         "VIOLATION_UNKNOWN",
         "RULES_INVALID",
         "SELFMOD_REASON",

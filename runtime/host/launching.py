@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from runtime.governance.secrets import Secrets
 from runtime.host.api import Launch
 from runtime.host.assembly import Parts, Shared, assemble
 from runtime.host.beginning import Identity, Ready, Start, write_opening
+from runtime.host.checkpointing import CheckpointDesk
 from runtime.host.contract import plan_inputs
 from runtime.host.ground import Cleared, Ground, leave_empty, output_folder
 from runtime.host.hooks import Hooks
@@ -59,9 +61,16 @@ class Launcher:
     """Opens turns for one host."""
 
     def __init__(
-        self, store: Store, journal: StoreJournal, shared: Shared, policies: Policies, spending: Spending
+        self,
+        store: Store,
+        desk: CheckpointDesk,
+        journal: StoreJournal,
+        shared: Shared,
+        policies: Policies,
+        spending: Spending,
     ) -> None:
         self._store = store
+        self._desk = desk
         self._journal = journal
         self._shared = shared
         self._ground = Ground(store, shared, policies)
@@ -77,9 +86,10 @@ class Launcher:
     ) -> LiveRun | RunSummary:
         """A live run, journalled and not yet started, or the summary of a refusal. ``changes`` are why it starts.
 
-        Raises `MissionInvalid`, `InputsInvalid` and what `read_fork` raises before anything is recorded: those are the
-        caller's mistakes.
+        Raises ``J_BEHIND``, `MissionInvalid`, `InputsInvalid` and what `read_fork` raises before anything is recorded:
+        nothing begins in a store that lost entries, and the others are the caller's mistakes.
         """
+        await self._desk.losses.admit()
         if plain_words(intent.path) != intent.path:
             raise Refused("MISSION_NOT_FOUND", "the mission's path is no valid text", hint="rename its folder")
         mission = await asyncio.to_thread(load, intent.path)
@@ -88,6 +98,7 @@ class Launcher:
         fork = None
         if parent is not None and intent.from_step is not None:
             fork = await read_fork(self._store, mission, intent.from_step, parent, inputs)
+            await self._desk.losses.admit(parent.run_id)
         identity = Identity(
             run_id=run_id,
             session_id=intent.session_id or self._shared.ids.uuid(),
@@ -102,10 +113,11 @@ class Launcher:
     ) -> LiveRun | RunSummary:
         """A live run that will undo what stands of the ended run ``of``, or the summary of a refusal.
 
-        ``approved`` is the digest an operator agreed to. Raises what `read_undo` raises, and ``UNDO_CHANGED``, before
-        anything is recorded.
+        ``approved`` is the digest an operator agreed to. Raises what `read_undo` raises, ``J_BEHIND`` and
+        ``UNDO_CHANGED``, before anything is recorded.
         """
         rollback = await read_undo(self._store, of)
+        await self._desk.losses.admit(of)
         if approved is not None and approved != rollback.digest:
             raise Refused("UNDO_CHANGED", f"what stands of run {of} has changed since", hint="look again")
         mission, inputs = await read_mission(self._store, of)
@@ -177,7 +189,7 @@ class Launcher:
             plan = opened.plan
             assert plan is not None, "_propose raises for a refusal"
             journal = MissionJournal(
-                self._store.journal(identity.run_id),
+                self._desk.journal(identity.run_id),
                 journal_id=identity.run_id,
                 clock=self._shared.clock,
                 listener=hooks.entry,
@@ -248,7 +260,7 @@ class Launcher:
     async def _begin(self, ready: Ready, start: Start, ports: RunPorts) -> LiveRun:
         """Open the journal. From the first entry on this is a run: if we fail now, it is resumable, not refused."""
         try:
-            await write_opening(ready, start, self._shared, self._store, self._journal)
+            await write_opening(ready, start, self._shared, self._store, self._desk.newest)
             await ready.prepared.journal.durable
         except BaseException:
             ready.parts.scope.close()
@@ -262,10 +274,11 @@ class Launcher:
     async def resume(self, run_id: str, reason: str, ports: RunPorts, *, unattended: bool | None = None) -> LiveRun:
         """Continue a run nobody holds, in the same journal, under a new epoch (rulings R19, R20).
 
-        Raises `Refused` ``RECOVERY_MANUAL`` when its journal does not verify or what it ran from has changed, and
-        ``SECRET_*`` when a secret cannot be had.
+        Raises `Refused` ``RECOVERY_MANUAL`` when its journal does not verify or what it ran from has changed,
+        ``J_BEHIND`` when entries are missing, and ``SECRET_*`` when a secret cannot be had.
         """
         past = await read_past(self._store, run_id)
+        await self._desk.losses.admit(run_id)
         mission, plan = past.mission, past.plan
         secrets = secrets_of(mission, self._shared)
         if past.undoes is None:
@@ -287,9 +300,8 @@ class Launcher:
             session.propose(run_id, epoch=self._store.epoch)
             session.advance(run_id, "turn_open")
             hooks.on_shown = _publisher(run_id, ports)
-            journal = MissionJournal.resume(
-                self._store.journal(run_id), past.stored, self._shared.clock, hooks.entry, secrets.redactor
-            )
+            port, known = await self._desk.resumed(run_id, past.stored)
+            journal = MissionJournal.resume(port, past.stored, self._shared.clock, hooks.entry, secrets.redactor, known)
             prepared = Prepared(
                 mission=mission,
                 inputs=past.inputs,
@@ -413,6 +425,7 @@ class Launcher:
             record=ports.record,
             asked=ports.asked,
             store_journal=self._journal,
+            anchored=partial(self._desk.anchored, prepared.run_id),
         )
         run = LiveRun(replace(prepared, summary=summary), parts, settlement, ports, closing=hooks.close)
         hooks.on_entry = run.entered

@@ -33,6 +33,7 @@ from runtime.governance.sandbox import Sandbox
 from runtime.host.api import Ack, Answer, Launch, Watch
 from runtime.host.assembly import Shared, environment
 from runtime.host.ceremonies import Ceremonies
+from runtime.host.checkpointing import CheckpointDesk
 from runtime.host.control import ControlServer
 from runtime.host.launching import Launcher
 from runtime.host.live_run import LiveRun, RunPorts
@@ -42,6 +43,9 @@ from runtime.host.policy import Policies
 from runtime.host.reads import StoreReads
 from runtime.host.remote_verbs import REMOTE
 from runtime.host.resuming import settle_row
+from runtime.host.run_rows import RunRows
+from runtime.host.signing import Signer
+from runtime.host.sinks.port import Sink
 from runtime.host.spending import Spending
 from runtime.host.store_journal import StoreJournal
 from runtime.host.stream import EventHub, Feed
@@ -57,31 +61,13 @@ from runtime.kernel.outcomes import RunStatus
 from runtime.kernel.redaction import Redactor
 from runtime.storage.escalations import escalation_told
 from runtime.storage.layout import StateDir
-from runtime.storage.runs import update_run
 from runtime.storage.store import Store
-from runtime.storage.writer import Statement
 
 #: Runs of one host at the same time; more are refused with the reason.
 MAX_LIVE_RUNS: Final = 64
 #: How long closing waits for runs to stop, in seconds.
 CLOSE_SECONDS: Final = 30.0
 _LOG: Final = logging.getLogger(__name__)
-
-_STORED: Final = (
-    "status",
-    "output_folder",
-    "reason",
-    "code",
-    "message",
-    "exit_code",
-    "finished_at",
-    "duration_ms",
-    "outputs",
-    "entries",
-    "head_hash",
-    "violations",
-    "steps_done",
-)
 
 
 class RuntimeHost(StoreReads):
@@ -90,6 +76,7 @@ class RuntimeHost(StoreReads):
     def __init__(
         self,
         store: Store,
+        desk: CheckpointDesk,
         journal: StoreJournal,
         *,
         missions: Sequence[Path],
@@ -100,9 +87,10 @@ class RuntimeHost(StoreReads):
     ) -> None:
         super().__init__(store, missions=missions, clock=clock)
         self._hub = EventHub()
+        self._desk = desk
         self._journal = journal
         self._runs: dict[str, LiveRun] = {}
-        self._told: dict[str, RunSummary] = {}
+        self._rows = RunRows(store)
         self._opening: dict[str, asyncio.Task[LiveRun | RunSummary]] = {}
         self._orphans: tuple[RunSummary, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -127,7 +115,7 @@ class RuntimeHost(StoreReads):
         self._offers = Offers(store, journal, clock, self._asked)
         policies = Policies(store.state)
         self._ceremonies = Ceremonies(store.state.latches, policies, journal, clock)
-        self._launcher = Launcher(store, journal, self._shared, policies, spending)
+        self._launcher = Launcher(store, desk, journal, self._shared, policies, spending)
         self._watches = Watches(self._watch_ports())
         self._server = ControlServer(store.state.socket, self._handle)
         self._log = LogRedaction(redactor)
@@ -142,23 +130,33 @@ class RuntimeHost(StoreReads):
         clock: Clock,
         ids: IdSource,
         sandbox: Sandbox | None = None,
+        signer: Signer | None = None,
+        sinks: Sequence[Sink] | None = None,
     ) -> RuntimeHost:
-        """Become the holder. Raises `StorageError` ``STORE_*``. ``sandbox`` None: the best this machine has."""
+        """Become the holder. Raises `StorageError` ``STORE_*``. ``sandbox`` None: the best this machine has; ``signer``
+        and ``sinks`` None: those of the state folder."""
         opened: list[RuntimeHost] = []
         # Before there is a host there is no run to stop, and what is submitted next fails by itself.
         store = await Store.open(
             state, clock, ids, on_poison=lambda error: opened[0]._poisoned(error) if opened else None
         )
+        desk: CheckpointDesk | None = None
         try:
             sandbox = sandbox or await Sandbox.detect("best_effort", clock=clock)
             redactor = Redactor()
-            journal = await StoreJournal.open_for(store, clock, redactor)
-            host = cls(store, journal, missions=missions, clock=clock, ids=ids, sandbox=sandbox, redactor=redactor)
+            desk = await CheckpointDesk.open(store, clock, signer=signer, sinks=sinks)
+            journal = await StoreJournal.open_for(store, desk.store_journal(), clock, redactor)
+            desk.tells(journal.append)
+            host = cls(
+                store, desk, journal, missions=missions, clock=clock, ids=ids, sandbox=sandbox, redactor=redactor
+            )
             opened.append(host)
             await host._take_stock()
             await host._server.start(store.lock)
             host._log.attach()
         except BaseException:
+            if desk is not None:
+                await desk.close()
             await store.close()
             raise
         return host
@@ -170,6 +168,7 @@ class RuntimeHost(StoreReads):
             if await settle_row(self._store, record.summary) is None:
                 orphans.append(record.summary)
         self._orphans = tuple(orphans)
+        await self._desk.losses.take_stock(orphans, self._asked)
         await self._offers.load()
         await self._store.flush()
 
@@ -392,7 +391,7 @@ class RuntimeHost(StoreReads):
         return await self._ceremonies.unlatch(path, reason)
 
     async def accept_loss(self, journal_id: str, reason: str) -> Ack:
-        raise NotImplementedError
+        return await self._desk.losses.accept(self._journal, journal_id, reason)
 
     async def rotate_key(self, reason: str) -> Ack:
         raise NotImplementedError
@@ -407,7 +406,7 @@ class RuntimeHost(StoreReads):
             clock=self._shared.clock,
             ids=self._shared.ids,
             publish=self._hub.publish,
-            record=self._record,
+            record=self._rows.record,
             changed=self._changed,
             asked=self._asked,
         )
@@ -450,7 +449,7 @@ class RuntimeHost(StoreReads):
 
     def _adopt(self, run: LiveRun) -> None:
         self._runs[run.run_id] = run
-        self._told.pop(run.run_id, None)
+        self._rows.forget(run.run_id)
         run.start()
         task = asyncio.create_task(self._outlive(run), name=f"outlive-{run.run_id[:8]}")
         self._tasks.add(task)
@@ -473,7 +472,7 @@ class RuntimeHost(StoreReads):
             self._finished(verifying)
             if self._runs.get(run.run_id) is run:
                 del self._runs[run.run_id]
-                self._told.pop(run.run_id, None)
+                self._rows.forget(run.run_id)
         self._orphans = tuple(item for item in self._orphans if item.run_id != run.run_id)
         if final.status.terminal:
             await self._close_questions(final)
@@ -504,36 +503,17 @@ class RuntimeHost(StoreReads):
 
     def _changed(self, run: RunSummary) -> None:
         """Store and show a summary."""
-        self._record(run)
+        self._rows.record(run)
         self._hub.publish(RunChanged(run=run))
 
-    def _record(self, run: RunSummary) -> None:
-        """Store what changed since the row was last told: SQLite rewrites the index of every column an update names."""
-        told = self._told.get(run.run_id)
-        members = {name: getattr(run, name) for name in _STORED}
-        changes = {name: value for name, value in members.items() if told is None or getattr(told, name) != value}
-        if changes and self._submit(update_run(run.run_id, **changes, last_seq=run.entries - 1)):
-            self._told[run.run_id] = run
-
-    def _submit(self, statement: Statement) -> bool:
-        """Rows can be told again from the journal: a store in trouble must not keep a fence from being shown."""
-        if self._store.poisoned is not None:
-            return False
-        try:
-            self._store.submit([statement])
-        except StorageError as error:
-            _LOG.warning("a row could not be stored: %s", error)
-            return False
-        return True
-
     def _asked(self, question: Escalation) -> None:
-        self._submit(escalation_told(question))
+        self._rows.submit(escalation_told(question))
         run = self._runs.get(question.run_id)
         if run is not None:
             run.questions_changed()
         self._offers.note(question)
         opened = [item for live in self._runs.values() for item in live.parts.questions.open]
-        opened.extend(self._offers.open)
+        opened.extend((*self._offers.open, *self._desk.losses.notices))
         self._hub.publish(InboxChanged(escalations=tuple(sorted(opened, key=lambda item: item.created_at))))
 
     def _poisoned(self, error: StorageError) -> None:
@@ -567,6 +547,7 @@ class RuntimeHost(StoreReads):
         finally:
             try:
                 await self._server.close()
+                await self._desk.close()
             finally:
                 await self._store.close()
                 self._log.detach()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ from runtime.turns.arbiter import Terminal, Trigger
 ACK_SECONDS: Final = 5.0
 #: All undoing of one run together; each undo has its own 60 s (ruling R26).
 CLEANUP_SECONDS: Final = 600.0
+_UNANCHORED: Final = "its end is on record, but under no signed checkpoint yet"
 _NOT_UNDONE: Final = "an effect could not be undone; see the evidence"
 #: What a run ends with that leaves its work tree latched, whatever could be undone.
 _LATCHING: Final = frozenset({"SELFMOD_EFFECT", "COMP_FAILED", "COMP_DRIFT"})
@@ -45,7 +46,8 @@ _LOG: Final = logging.getLogger(__name__)
 
 class Settlement:
     """Repairs, undoes and ends one run. ``record`` stores its last summary, ``asked`` a question it leaves behind, and
-    ``store_journal`` learns of latches, of that question and of the run's head."""
+    ``store_journal`` learns of latches, of that question and of the run's head. ``anchored`` waits, within limits, for
+    the checkpoint that covers the end."""
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class Settlement:
         record: Callable[[RunSummary], None],
         asked: Callable[[Escalation], None],
         store_journal: StoreJournal,
+        anchored: Callable[[], Awaitable[bool]],
     ) -> None:
         self._prepared = prepared
         self._executor = executor
@@ -65,6 +68,7 @@ class Settlement:
         self._record = record
         self._asked = asked
         self._store_journal = store_journal
+        self._anchored = anchored
         self._refused: QuarterdeckError | None = None
 
     def refused(self, error: QuarterdeckError) -> None:
@@ -206,6 +210,8 @@ class Settlement:
                 f"the end of the run was not acknowledged within {ACK_SECONDS:g} s",
                 hint="the next start tells from the disk how it ended",
             ) from None
+        if not await self._anchored():
+            final = replace(final, message=final.message or _UNANCHORED)
         self._hooks.show()
         return final
 

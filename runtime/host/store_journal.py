@@ -11,9 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from runtime.events.facts import RunSummary
-from runtime.kernel.canonical import CanonicalizationError, parse_strict
 from runtime.kernel.clock import Clock
-from runtime.kernel.ports import StoredEntry
+from runtime.kernel.ports import JournalStore
 from runtime.kernel.redaction import Redactor
 from runtime.orchestration.mission_journal import Appended, MissionJournal
 from runtime.storage.journals import STORE_JOURNAL
@@ -23,18 +22,15 @@ from runtime.storage.store import Store
 class StoreJournal(MissionJournal):
     """The chain of one store. Build with `open_for`."""
 
-    newest_head: str | None = None
-    """The final head of the run that ended last; the next run's journal names it."""
-
     @classmethod
-    async def open_for(cls, store: Store, clock: Clock, redactor: Redactor | None = None) -> StoreJournal:
-        """Go on after the newest row, and record whose turn it is."""
-        journal = cls(store.journal(STORE_JOURNAL), journal_id=STORE_JOURNAL, clock=clock, redactor=redactor)
+    async def open_for(
+        cls, store: Store, port: JournalStore, clock: Clock, redactor: Redactor | None = None
+    ) -> StoreJournal:
+        """Go on after the newest row, appending to ``port``, and record whose turn it is."""
+        journal = cls(port, journal_id=STORE_JOURNAL, clock=clock, redactor=redactor)
         head = await store.journals.head(STORE_JOURNAL)
         if head is not None:
             journal._next_seq, journal._head = head.seq + 1, head.entry_hash
-        ended = await store.journals.by_kind("run_head", STORE_JOURNAL, 1)
-        journal.newest_head = _head_in(ended[0]) if ended else None
         journal.append("epoch", epoch=store.epoch)
         return journal
 
@@ -45,12 +41,3 @@ class StoreJournal(MissionJournal):
     def run_ended(self, run: RunSummary) -> None:
         """Keep a run's final head."""
         self.append("run_head", run_id=run.run_id, status=run.status.value, entries=run.entries, head=run.head_hash)
-        self.newest_head = run.head_hash
-
-
-def _head_in(row: StoredEntry) -> str | None:
-    try:
-        head = parse_strict(row.body)["head"]
-    except (CanonicalizationError, KeyError, TypeError):
-        return None
-    return head if isinstance(head, str) else None

@@ -181,6 +181,7 @@ _JOURNAL: Final = {
     "J_ANCHOR_MISMATCH": "The journal differs from what was anchored.",
     "J_ARTIFACT_HASH": "A stored body differs from its digest.",
     "J_ARTIFACT_MISSING": "A body named by an entry is not stored.",
+    "J_BEHIND": "The journal is behind what is remembered of it: entries are missing, or are others.",
     "J_CLOSED": "The journal is closed.",
     "J_COLUMN_MISMATCH": "An index column differs from the entry's bytes.",
     "J_DUPLICATE_KEY": "An entry has a key twice.",
@@ -214,6 +215,11 @@ _JOURNAL: Final = {
     "WITNESS_FORMAT": "A text is neither a witness nor a signed checkpoint.",
     "KEY_FORMAT": "A key is not written as a key is.",
     "KEY_PERMISSIONS": "The key file may be read by others.",
+    "LOSS_NONE": "The journal is not behind anything that is known of it.",
+    "LOSS_REASON": "The loss of entries is accepted only with a reason.",
+    "SIGN_TROUBLE": "The signer of checkpoints failed or did not answer.",
+    "SINK_BACKWARDS": "A sink remembers what the checkpoint does not continue.",
+    "SINK_TROUBLE": "A sink of checkpoints failed or did not answer.",
 }
 
 _CONTROL: Final = {

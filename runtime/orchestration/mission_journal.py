@@ -26,6 +26,7 @@ from runtime.kernel.errors import JournalError, ModelError
 from runtime.kernel.model import OperationReceipt, StepRecord, frozen, thawed
 from runtime.kernel.ports import Durable, JournalStore, Settled, StoredEntry
 from runtime.kernel.redaction import Redactor
+from runtime.orchestration.checkpoints import Checkpoint
 from runtime.orchestration.journal_format import (
     HEADER,
     MAX_LINE_BYTES,
@@ -39,6 +40,7 @@ from runtime.orchestration.journal_format import (
 from runtime.orchestration.journal_history import StepFold, StepKey, step_record
 from runtime.orchestration.journal_store import JsonlJournalStore as JsonlJournalStore
 from runtime.orchestration.journal_store import MemoryJournalStore as MemoryJournalStore
+from runtime.orchestration.merkle import Frontier
 from runtime.orchestration.operation_table import KnownOperation, OperationTable
 
 
@@ -91,19 +93,29 @@ class MissionJournal:
         clock: Clock,
         listener: Listener | None = None,
         redactor: Redactor | None = None,
+        known: Checkpoint | None = None,
     ) -> Self:
         """Continue a stored journal: check every entry, rebuild the fold, append after the last.
 
-        The listener hears only new entries. Raises `JournalError` with the code verification would report.
+        The listener hears only new entries. ``known`` is a checkpoint the entries must continue. Raises `JournalError`
+        with the code verification would report, and ``J_BEHIND``.
         """
         journal: Self | None = None
+        frontier = Frontier()
         for stored in entries:
             entry = _checked(stored)
+            if known is not None and frontier.size < known.size:
+                frontier.append(stored.body)
             if journal is None:
                 journal = cls(store, journal_id=entry["journal_id"], clock=clock, listener=listener, redactor=redactor)
             journal._continue_with(entry)
         if journal is None:
             raise JournalError("J_EMPTY", "there is no entry to continue from")
+        if known is not None and (frontier.size, frontier.root()) != (known.size, known.root):
+            raise JournalError(
+                "J_BEHIND",
+                f"the journal does not continue its checkpoint of {known.size} entries, it has {journal.entries}",
+            )
         return journal
 
     # -- what is known -------------------------------------------------------------------------------------------

@@ -463,7 +463,8 @@ class OperationExecutor:
             evidence = {"schema": "evidence/1", "code": "OP_OUTPUT", "message": error.message}
             verdict = replace(verdict, status="failed", code="OP_OUTPUT", output={}, evidence=evidence)
             receipt, durable = self._records.receipt(attempt.facts(), verdict)
-        if attempt.plan.effect in AWAITED:
+        # A gate's decision is final when it is on disk; the store sees to it that a checkpoint covers it by then.
+        if attempt.plan.effect in AWAITED or attempt.operation.type == OperationType.GATE_CHECK.value:
             await self._records.settled(durable)
         return verdict, receipt
 

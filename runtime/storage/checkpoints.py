@@ -59,6 +59,11 @@ class Checkpoints:
         )
         return _checkpoint(rows[0]) if rows else None
 
+    async def newest_hash(self) -> str | None:
+        """The digest of the note stored last, of whatever journal."""
+        rows = await self._reader.fetch("SELECT note_hash FROM checkpoints ORDER BY rowid DESC LIMIT 1")
+        return str(rows[0][0]) if rows else None
+
     async def known(self, note_hash: str) -> bool:
         """Is there a checkpoint whose note has this digest?"""
         return bool(await self._reader.fetch("SELECT 1 FROM checkpoints WHERE note_hash = ?", (note_hash,)))

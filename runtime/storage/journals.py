@@ -6,7 +6,8 @@ takes every column from the table itself, never from an index that may still hol
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from runtime.kernel.canonical import canonical_bytes
@@ -32,6 +33,15 @@ _BY_KIND: Final = (
     "WITH page AS (SELECT rowid AS r FROM journal_entries INDEXED BY journal_by_kind WHERE kind = ?{more}"
     f" ORDER BY r DESC LIMIT ?) SELECT {_COLUMNS} FROM page CROSS JOIN journal_entries AS e ON e.rowid = page.r"
     " ORDER BY page.r DESC"
+)
+_BODIES: Final = (
+    "SELECT seq, entry_hash, body FROM journal_entries"
+    " WHERE journal_id = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT ?"
+)
+# Quotes inside canonical strings are escaped: such a byte sequence can only be a member.
+_NAMING: Final = (
+    "SELECT body FROM journal_entries INDEXED BY journal_by_kind"
+    " WHERE kind = ? AND journal_id = ? AND instr(body, ?) > 0 ORDER BY seq"
 )
 _OF_RUNS: Final = (
     f"SELECT {_COLUMNS} FROM runs AS r CROSS JOIN journal_entries AS e INDEXED BY journal_by_kind"
@@ -133,6 +143,30 @@ class Journals:
                 return
             # A damaged number could send us back; only ever go forward.
             seen = max(seen + 1, page[-1].seq)
+
+    async def each(self, journal_id: str, take: Callable[[str, bytes], None], *, until: int) -> None:
+        """Call ``take`` with hash and body of every entry with ``seq < until``, in order, on the reader's thread.
+
+        Page by page, so that others have their turn and nothing is held in memory. Raises `StorageError` where the
+        rows cannot be read.
+        """
+
+        def page(connection: sqlite3.Connection) -> tuple[int, int]:
+            count, last = 0, seen
+            for seq, entry_hash, body in connection.execute(_BODIES, (journal_id, seen, until, PAGE)):
+                take(_text(entry_hash), body if isinstance(body, bytes) else _text(body).encode())
+                # A damaged number could send us back; only ever go forward.
+                count, last = count + 1, max(last + 1, seq if isinstance(seq, int) else 0)
+            return count, last
+
+        seen, count = -1, PAGE
+        while count == PAGE:
+            count, seen = await self._reader.run(page)
+
+    async def naming(self, journal_id: str, kind: str, member: str, value: str) -> list[bytes]:
+        """The bodies of all entries of one kind that have this text member, in order."""
+        rows = await self._reader.fetch(_NAMING, (kind, journal_id, canonical_bytes({member: value})[1:-1]))
+        return [bytes(row[0]) for row in rows]
 
     async def count(self, journal_id: str, kinds: Sequence[str] = ()) -> int:
         """How many entries there are, of these kinds or of any."""

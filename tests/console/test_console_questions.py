@@ -141,3 +141,17 @@ async def test_answer_keys_are_off_without_a_question() -> None:
         await pilot.press("a")
         await settle(pilot)
     assert fake.intents == []
+
+
+async def test_a_journal_that_lost_entries_is_seen_everywhere_and_asks_nothing() -> None:
+    told = replace(QUESTION, run_id="store", escalation_id="store/behind/1", severity="critical", blocking=False)
+    told = replace(told, choices=(), reason="the store's own journal has 3 entries, sink memory knows 9")
+    async with ConsoleApp(deck(inbox=[told])).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert "1 journal behind" in drawn(pilot)
+        assert "waiting for you" not in drawn(pilot)
+        await pilot.press("i")
+        await settle(pilot)
+        assert "has 3 entries, sink memory knows 9" in drawn(pilot)
+        await pilot.press("a")
+        assert "no question is open" in notices(pilot)

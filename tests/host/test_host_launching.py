@@ -180,16 +180,28 @@ async def test_no_more_runs_than_the_limit(host: RuntimeHost, tmp_path: Path, mo
     assert (await host.launch(Launch(path=asking(tmp_path / "m")))).status is RunStatus.RUNNING
 
 
+async def last_note_before(host: RuntimeHost, run_id: str) -> str:
+    """The digest of the newest checkpoint before the first one of a run."""
+    rows = await host._store.checkpoints._reader.fetch(
+        "SELECT note_hash FROM checkpoints WHERE rowid < (SELECT min(rowid) FROM checkpoints WHERE journal_id = ?)"
+        " ORDER BY rowid DESC LIMIT 1",
+        (run_id,),
+    )
+    return str(rows[0][0])
+
+
 async def test_the_store_journal_chains_epochs_heads_and_refusals(tmp_path: Path) -> None:
     path = plain(tmp_path / "m", "  a: {type: template, template: hi}")
     async with hosting(tmp_path / "store") as host:
         first = await run_to_end(host, path)
         second = await run_to_end(host, path)
         opened = [(await entries(host, run.run_id, "journal_opened"))[0] for run in (first, second)]
-        assert [item["prev_journal_head"] for item in opened] == [None, first.head_hash]
+        assert None not in [item["prev_journal_head"] for item in opened], "opening the store signs the turn"
+        assert opened[1]["prev_journal_head"] == await last_note_before(host, second.run_id)
     async with hosting(tmp_path / "store") as host:
         third = await run_to_end(host, path)
-        assert (await entries(host, third.run_id, "journal_opened"))[0]["prev_journal_head"] == second.head_hash
+        opened = await entries(host, third.run_id, "journal_opened")
+        assert opened[0]["prev_journal_head"] == await last_note_before(host, third.run_id)
         assert [item["head"] for item in await told(host, "run_head")] == [
             first.head_hash,
             second.head_hash,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from runtime.kernel.clock import ManualClock
 from runtime.kernel.errors import StorageError
 from runtime.kernel.ids import SequenceIds
 from runtime.kernel.ports import StoredEntry
+from runtime.storage.checkpoints import StoredCheckpoint, insert_checkpoint
 from runtime.storage.journals import PAGE, DamagedJournal
 from runtime.storage.layout import StateDir
 from runtime.storage.store import Store
@@ -47,6 +49,12 @@ async def readable(store: Store) -> tuple[list[StoredEntry], bool]:
         "INSERT INTO journal_entries VALUES ('new', 1, 'k', 'a', 'p', 'h', x'00')",
         "INSERT INTO journal_entries VALUES ('j', 3, 'k', 'a', 'p', 'h', 'text')",
         "UPDATE artifacts SET body = x'00', bytes = 1",
+        "UPDATE checkpoints SET size = 9",
+        "DELETE FROM checkpoints",
+        "INSERT OR REPLACE INTO checkpoints VALUES ('j', 1, 2, 'h', 'other', x'00', 'a')",
+        "INSERT INTO checkpoints VALUES ('j', 1, 1, 'h', 'smaller', x'00', 'a')",
+        "INSERT INTO checkpoints SELECT 'j', 2, 3, 'h', note_hash, note, 'a' FROM checkpoints",
+        "INSERT INTO checkpoints VALUES ('j', 0, 9, 'h', 'other', x'00', 'a')",
     ],
 )
 async def test_tables_refuse_to_change_the_past(state: StateDir, entry: Entry, statement: str) -> None:
@@ -54,8 +62,11 @@ async def test_tables_refuse_to_change_the_past(state: StateDir, entry: Entry, s
     digest = store.artifacts.put(b"kept")
     for seq in range(3):
         await store.journal("j").append(entry(seq))
+    kept = StoredCheckpoint(journal_id="j", generation=1, size=2, head_hash="h", note=b"n", at="a")
+    await store.submit([insert_checkpoint(kept)])
     with pytest.raises(StorageError, match="STORE_CONSTRAINT"):
         await store.submit([(statement, ())])
+    assert await store.checkpoints.of("j") == [kept]
     assert await store.journals.read("j") == [entry(0), entry(1), entry(2)]
     assert await store.artifacts.get(digest) == b"kept"
     await store.close()
@@ -123,6 +134,20 @@ async def test_by_kind_newest_first_in_one_journal_or_all(store: Store, entry: E
     assert [e.body for e in await store.journals.by_kind("operation_denied")] == [b"a1", b"b0", b"a0"]
     assert [e.body for e in await store.journals.by_kind("operation_denied", "a")] == [b"a1", b"a0"]
     assert [e.body for e in await store.journals.by_kind("operation_denied", limit=1)] == [b"a1"]
+
+
+async def test_checkpoints_go_forward_in_size_and_then_in_generation(store: Store) -> None:
+    rows = [
+        StoredCheckpoint(
+            journal_id=name, generation=gen, size=size, head_hash="h", note=f"{name}{gen}{size}".encode(), at="a"
+        )
+        for name, gen, size in (("j", 1, 2), ("other", 1, 1), ("j", 1, 9), ("j", 2, 3), ("j", 2, 4))
+    ]
+    await store.submit([insert_checkpoint(row) for row in rows])
+    assert await store.checkpoints.newest("j") == rows[-1]
+    assert await store.checkpoints.newest_hash() == digest_bytes(b"j24")
+    with pytest.raises(StorageError, match="STORE_CONSTRAINT"):
+        await store.submit([insert_checkpoint(replace(rows[0], size=10, note=b"an older generation"))])
 
 
 async def test_damage_yields_the_leading_entries_and_their_count(state: StateDir, entry: Entry) -> None:

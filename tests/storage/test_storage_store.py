@@ -17,7 +17,7 @@ from runtime.kernel.errors import StorageError
 from runtime.kernel.ids import SequenceIds
 from runtime.kernel.ports import StoredEntry
 from runtime.storage.layout import RESERVE_BYTES, StateDir
-from runtime.storage.migrations import VERSION
+from runtime.storage.migrations import MIGRATIONS, VERSION
 from runtime.storage.runs import RunRecord, insert_run
 from runtime.storage.store import Store
 
@@ -225,6 +225,23 @@ async def test_an_interrupted_migration_is_repeated(state: StateDir) -> None:
     store = await open_store(state)
     assert store.epoch == 1
     await store.close()
+
+
+async def test_a_store_of_the_version_before_checkpoints_goes_on(state: StateDir, entry: Entry) -> None:
+    state.create()
+    state.db.touch(0o600)
+    sql(state, "PRAGMA journal_mode=WAL", *MIGRATIONS[0], *MIGRATIONS[1], "PRAGMA user_version=2")
+    sql(state, "INSERT INTO journal_entries VALUES ('j', 0, 'k', 'a', 'p', 'h', x'00')")
+    await opening_fails(state, "STORE_TOO_OLD", observe=True)
+    store = await open_store(state)
+    await store.journal("j").append(entry(1))
+    assert [item.seq for item in await store.journals.read("j")] == [0, 1]
+    assert await store.checkpoints.newest("j") is None
+    first = await store.checkpoints.store_id()
+    await store.close()
+    again = await open_store(state)
+    assert (await again.checkpoints.store_id(), len(first)) == (first, 32)
+    await again.close()
 
 
 @pytest.mark.parametrize("damage", [b"not a database, not at all", bytes(100)])

@@ -27,20 +27,27 @@ _LOOK: Final = 0.002
 
 @asynccontextmanager
 async def hosting(
-    folder: Path, *, clock: Clock | None = None, sandbox: Sandbox | None = None
+    folder: Path, *, clock: Clock | None = None, sandbox: Sandbox | None = None, **evidence: Any
 ) -> AsyncIterator[RuntimeHost]:
-    """Hold the store in ``folder``; closed at the end, whatever happened. Unconfined without a ``sandbox``."""
-    host = await open_host(folder, clock=clock, sandbox=sandbox)
+    """Hold the store in ``folder``; closed at the end, whatever happened. Unconfined without a ``sandbox``.
+
+    ``evidence`` may be a ``signer`` and ``sinks``.
+    """
+    host = await open_host(folder, clock=clock, sandbox=sandbox, **evidence)
     try:
         yield host
     finally:
         await host.close()
 
 
-async def open_host(folder: Path, *, clock: Clock | None = None, sandbox: Sandbox | None = None) -> RuntimeHost:
+async def open_host(
+    folder: Path, *, clock: Clock | None = None, sandbox: Sandbox | None = None, **evidence: Any
+) -> RuntimeHost:
     clock = clock or SystemClock()
     sandbox = sandbox or Sandbox(Unconfined(), confinement="best_effort", clock=clock)
-    return await RuntimeHost.open(StateDir(folder), missions=(), clock=clock, ids=SystemIds(), sandbox=sandbox)
+    return await RuntimeHost.open(
+        StateDir(folder), missions=(), clock=clock, ids=SystemIds(), sandbox=sandbox, **evidence
+    )
 
 
 def write_mission(folder: Path, text: str, files: Mapping[str, str] | None = None) -> str:

@@ -196,6 +196,26 @@ _CONTROL: Final = {
     "CONTROL_VERB": "The holder does not know the request, or not with these arguments.",
 }
 
+_EVIDENCE: Final = {
+    "EVIDENCE_INVALID": "The file that says who signs and where copies go is not right.",
+    "KEY_DAMAGED": "A key of the store is gone or cannot be read.",
+    "KEY_EXTERNAL": "An external program signs; its key is not the store's to change.",
+    "KEY_FORMAT": "A key is not written as a key is.",
+    "KEY_REASON": "A key is changed only with a reason.",
+    "LOSS_NONE": "The journal is not behind anything that is known of it.",
+    "LOSS_REASON": "The loss of entries is accepted only with a reason.",
+    "NOTE_FORMAT": "A text is not a signed checkpoint.",
+    "SIGNER_FAILED": "The external signer could not be started, or failed.",
+    "SIGNER_TIMEOUT": "The external signer took too long.",
+    "SIGNER_WRONG": "The external signer did not sign with the key it is said to have.",
+    "SIGN_TROUBLE": "The signer of checkpoints failed or did not answer.",
+    "SINK_BACKWARDS": "A sink remembers what the checkpoint does not continue.",
+    "SINK_FAILED": "A program that remembers checkpoints could not be started, or failed.",
+    "SINK_TIMEOUT": "A program that remembers checkpoints took too long.",
+    "SINK_TROUBLE": "A sink of checkpoints failed or did not answer.",
+    "WITNESS_FORMAT": "A text is neither a witness nor a signed checkpoint.",
+}
+
 HOST: Final[Mapping[str, str]] = MappingProxyType(
-    {**_MISSIONS, **_INPUTS, **_RUNS, **_WATCHES, **_WORLD, **_STORE, **_CONTROL}
+    {**_MISSIONS, **_INPUTS, **_RUNS, **_WATCHES, **_WORLD, **_STORE, **_EVIDENCE, **_CONTROL}
 )

@@ -209,17 +209,9 @@ _JOURNAL: Final = {
     "J_TIME_REGRESSION": "An entry is dated before the one before it.",
     "J_TORN_TAIL": "The last line was not written completely.",
     "J_TRUNCATED": "Entries are missing at the end.",
-    "NOTE_FORMAT": "A text is not a signed checkpoint.",
     "J_UNANCHORED_TAIL": "The last entries are not anchored yet.",
     "J_WITNESS_MISMATCH": "The journal differs from what a witness saw.",
-    "WITNESS_FORMAT": "A text is neither a witness nor a signed checkpoint.",
-    "KEY_FORMAT": "A key is not written as a key is.",
     "KEY_PERMISSIONS": "The key file may be read by others.",
-    "LOSS_NONE": "The journal is not behind anything that is known of it.",
-    "LOSS_REASON": "The loss of entries is accepted only with a reason.",
-    "SIGN_TROUBLE": "The signer of checkpoints failed or did not answer.",
-    "SINK_BACKWARDS": "A sink remembers what the checkpoint does not continue.",
-    "SINK_TROUBLE": "A sink of checkpoints failed or did not answer.",
 }
 
 _CONTROL: Final = {

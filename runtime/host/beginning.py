@@ -14,6 +14,7 @@ from runtime.host.hooks import Hooks
 from runtime.host.lineage import Fork, Reuse
 from runtime.host.prepared import Prepared
 from runtime.host.store_journal import StoreJournal
+from runtime.host.surroundings import surroundings
 from runtime.host.undoing import Rollback
 from runtime.host.versions import BEHAVIOUR_VERSION, code_version
 from runtime.host.words import plain_words
@@ -99,7 +100,9 @@ async def write_opening(ready: Ready, start: Start, shared: Shared, store: Store
         **prepared.policy.rules.record(),
         code_version=code_version(),
         behaviour_version=BEHAVIOUR_VERSION,
+        environment=shared.artifacts.put(surroundings(shared.sandbox.tier)),
         trigger=prepared.summary.trigger,
+        **_files(mission, shared),
         **({"reason": plain_words(intent.reason)} if intent.reason else {}),
         **({"cause": prepared.summary.cause} if prepared.summary.cause else {}),
         **({"because": [asdict(item) for item in changes[:MAX_BECAUSE]]} if changes else {}),
@@ -145,6 +148,12 @@ async def write_opening(ready: Ready, start: Start, shared: Shared, store: Store
             ),
         ]
     )
+
+
+def _files(mission: Mission, shared: Shared) -> dict[str, Any]:
+    """The files the mission names, kept, so that the run can be replayed where its folder is not."""
+    kept = {item.name: shared.artifacts.put(item.data) for item in mission.files.values()}
+    return {"files": kept} if kept else {}
 
 
 def _take_over(journal: MissionJournal, step: FinishedStep) -> None:

@@ -333,8 +333,9 @@ def artifact_references(entry: Mapping[str, Any]) -> Iterator[str]:
     elif kind == "plan":
         named = [entry.get("document")]
     elif kind == "journal_opened":
-        fork = entry.get("fork")
+        fork, files = entry.get("fork"), entry.get("files")
         named = [fork.get("document")] if isinstance(fork, Mapping) else []
+        named += [entry.get("environment"), *(files.values() if isinstance(files, Mapping) else ())]
     elif kind in ("step_started", "step_finished"):
         named = [*_markers(entry["inputs"]), *_markers(entry["outputs"]), root_of(entry)]
     elif kind == "operation_denied":

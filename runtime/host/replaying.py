@@ -48,7 +48,7 @@ MAX_AT_ONCE: Final = 2
 PLAYBACK: Final = "playback_recorded_provider_outputs"
 RE_SIMULATE: Final = "re_simulate_nodes"
 FIDELITY: Final = "recorded"
-_MISSING: Final = "J_ARTIFACT_MISSING"
+_MISSING: Final = frozenset({"J_ARTIFACT_MISSING", "J_ARTIFACT_WITHHELD"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,8 +239,8 @@ def check_run(summary: RunSummary) -> None:
 
 def _check_verdict(summary: RunSummary, verdict: Verification) -> None:
     """Is the record whole and unaltered?"""
-    errors = [item for item in verdict.findings if item.severity == "error"]
-    broken = next((item for item in errors if item.code != _MISSING), None)
+    errors = [item for item in verdict.findings if item.severity == "error" or item.code in _MISSING]
+    broken = next((item for item in errors if item.code not in _MISSING), None)
     if broken is not None:
         place = "" if broken.seq is None else f" at entry {broken.seq}"
         raise Refused(
@@ -251,7 +251,7 @@ def _check_verdict(summary: RunSummary, verdict: Verification) -> None:
     if errors:
         raise Refused(
             "REPLAY_PRUNED",
-            f"bodies the record of run {summary.run_id} names are no longer stored: {errors[0].detail}",
+            f"bodies the record of run {summary.run_id} names are not here: {errors[0].detail}",
             hint="`--fidelity view` needs none; `--fidelity live` runs the mission again",
         )
 

@@ -6,5 +6,17 @@ from collections.abc import Mapping
 from typing import Final
 
 AUDIT: Final[Mapping[str, str]] = {
+    "BUNDLE_ARTIFACT": "A body in a bundle is not the one its name says.",
+    "BUNDLE_EXISTS": "There is a file of this name already; a bundle never replaces one.",
+    "BUNDLE_IO": "A file could not be read or written while a bundle was built.",
+    "BUNDLE_KIND": "There is no such kind of content to withhold.",
+    "BUNDLE_LIVE": "The run to hand on has not ended.",
+    "BUNDLE_MANIFEST": "An extracted bundle is not what its manifest says any more.",
+    "BUNDLE_NOT_A_RUN": "The bundle holds no run.",
     "BUNDLE_NOT_CANONICAL": "The archive is not encoded the one way a bundle is.",
+    "BUNDLE_RECORD": "What the run ran from is not stored, so it cannot be handed on.",
+    "BUNDLE_REFUSED": "The audit gate refuses the bundle.",
+    "BUNDLE_RUN": "The run data in a bundle is malformed or contradicts itself.",
+    "BUNDLE_STATEMENT": "The signed statement in a bundle does not hold.",
+    "BUNDLE_TOO_LARGE": "What should go into the bundle exceeds its limits.",
 }

@@ -1,0 +1,367 @@
+"""Handing a run on: everything a stranger needs to check, look at and replay it, in one archive (ruling R39).
+
+What is collected was verified first. Bytes that were hashed go out as they are stored; what they do not hash, the run's row,
+goes without a path of this machine. Nothing in a bundle depends on when or where it is made: the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from runtime.events.facts import BundleMember, BundlePlan, Finding, RunSummary, Verification
+from runtime.host import bundle_format as fmt
+from runtime.host.api import ExportBundle, Exported
+from runtime.host.archiving import pack, program_files, write
+from runtime.host.attesting import attest
+from runtime.host.bundle_bodies import Bodies, collect_bodies
+from runtime.host.bundle_kinds import KINDS, check_kinds
+from runtime.host.parsed import parsed
+from runtime.host.signing import open_signer, trusted_keys
+from runtime.kernel.canonical import CanonicalizationError, canonical_bytes, parse_strict
+from runtime.kernel.clock import Clock
+from runtime.kernel.errors import Refused
+from runtime.kernel.outcomes import RunStatus
+from runtime.kernel.ports import StoredEntry
+from runtime.orchestration.journal_export import Beside, completion
+from runtime.orchestration.operation_ports import MAX_BODY_BYTES
+from runtime.storage.journals import DamagedJournal
+from runtime.storage.runs import RunRecord
+from runtime.storage.store import Store
+
+PROGRAM: Final = "program"
+_RECORD: Final = "record"
+_PLAIN: Final = "export the journal alone with `quarterdeck export RUN --format completion`"
+#: Of a verdict, what depends on when and where it was reached.
+_PASSING: Final = ("checked_at", "duration_ms", "sinks")
+#: Outputs of a mission are told beside the journal up to this size, which is what entries hold themselves.
+_MAX_OUTPUTS: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What the store has of a run. ``bodies`` left out are known by their size only."""
+
+    record: RunRecord
+    verdict: Verification
+    lines: tuple[bytes, ...]
+    opened: Mapping[str, Any]
+    notes: tuple[bytes, ...]
+    keys: tuple[str, ...]
+    source: bytes
+    definition: bytes
+    plan: bytes
+    environment: bytes
+    bodies: Bodies
+
+
+class Bundling:
+    """Bundles and completion exports of one store's runs."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def plan(self, run: RunSummary, verdict: Verification, withhold: Sequence[str]) -> BundlePlan:
+        """What `export` would write. Raises `Refused`: ``BUNDLE_KIND``, ``BUNDLE_LIVE``, ``BUNDLE_RECORD``."""
+        found = await self._collected(run, verdict, frozenset(withhold))
+        programs = await asyncio.to_thread(program_files)
+        members = await asyncio.to_thread(run_members, found)
+        return _plan(found, programs, members)
+
+    async def export(self, run: RunSummary, verdict: Verification, intent: ExportBundle) -> Exported:
+        """Write the bundle. Raises `Refused` as `plan`, and ``J_EXPORT_UNVERIFIED``, ``BUNDLE_TOO_LARGE``,
+        ``BUNDLE_EXISTS``, ``BUNDLE_IO``, ``BUNDLE_REFUSED``."""
+        found = await self._collected(run, verdict, frozenset(intent.withhold))
+        programs = await asyncio.to_thread(program_files)
+        members = await asyncio.to_thread(run_members, found)
+        for problem in _plan(found, programs, members).problems:
+            if problem.code != "J_EXPORT_UNVERIFIED" or not intent.force:
+                raise Refused(problem.code, problem.detail, hint=_hint(problem.code))
+        # Reading it back shows that it can be opened before anybody is given it.
+        contents = await asyncio.to_thread(fmt.read_run, members)
+        if intent.attest:
+            signer = await open_signer(self._store.state, self._clock)
+            members[fmt.STATEMENT] = await attest({**programs, **members}, contents, signer)
+        data = await asyncio.to_thread(pack, programs, members)
+        sha256 = await asyncio.to_thread(write, Path(intent.target), data)
+        left_out = len(contents.record.withheld)
+        return Exported(
+            path=intent.target,
+            sha256=sha256,
+            bytes=len(data),
+            members=len(programs) + len(members) + 1,
+            withheld=left_out,
+        )
+
+    async def completion(self, run: RunSummary, verdict: Verification, *, force: bool) -> bytes:
+        """The plain export (operations spec §7.7). Raises `Refused` ``J_EXPORT_UNVERIFIED``, ``BUNDLE_LIVE``,
+        ``BUNDLE_TOO_LARGE``."""
+        _check_ended(run)
+        if not verdict.ok and not force:
+            raise Refused("J_EXPORT_UNVERIFIED", _unverified(verdict), hint=_hint("J_EXPORT_UNVERIFIED"))
+        rows = await self._rows(run.run_id)
+        beside = Beside(
+            verification=_verdict_record(verdict),
+            checkpoints=[row.note.decode() for row in await self._store.checkpoints.of(run.run_id)],
+            keys=[key.text for key in trusted_keys(self._store.state)],
+            forced=not verdict.ok,
+        )
+        try:
+            return await asyncio.to_thread(completion, [row.body for row in rows], beside)
+        except CanonicalizationError as error:
+            raise Refused("BUNDLE_TOO_LARGE", error.message, hint="export it as JSON lines") from None
+
+    # -- what the store has -------------------------------------------------------------------------------------
+
+    async def _collected(self, run: RunSummary, verdict: Verification, withhold: frozenset[str]) -> Collected:
+        check_kinds(withhold)
+        _check_ended(run)
+        record = await self._store.runs.record(run.run_id)
+        if record is None or record.mission_hash is None:
+            raise _no_record("it was refused before anything was recorded")
+        rows = await self._rows(run.run_id)
+        entries = await asyncio.to_thread(lambda: [entry for row in rows if (entry := parsed(row)) is not None])
+        opened = entries[0] if entries and entries[0]["kind"] == "journal_opened" else {}
+        mission = await self._store.missions.get(record.mission_hash)
+        if mission is None:
+            raise _no_record("its mission file is not in the store")
+        definition = await self._needed(record.mission_hash, "its mission's definition")
+        return Collected(
+            record=record,
+            verdict=verdict,
+            lines=tuple(row.body for row in rows),
+            opened=opened,
+            notes=tuple(row.note for row in await self._store.checkpoints.of(run.run_id)),
+            keys=tuple(key.text for key in trusted_keys(self._store.state)),
+            source=mission.source,
+            definition=definition,
+            plan=await self._needed(record.plan_digest, "its plan"),
+            environment=await self._needed(opened.get("environment"), "where it ran"),
+            bodies=await collect_bodies(entries, self._store.artifacts.raw, withhold, answers=_answers(definition)),
+        )
+
+    async def _rows(self, run_id: str) -> list[StoredEntry]:
+        """The journal, page by page, as far as it can be read; whether that is all of it, the verdict says."""
+        rows: list[StoredEntry] = []
+        size = 0
+        try:
+            async for row in self._store.journals.stream(run_id):
+                rows.append(row)
+                size += len(row.body) + 1
+                if size > fmt.MAX_TOTAL_BYTES:
+                    raise Refused("BUNDLE_TOO_LARGE", "the journal alone exceeds what an archive holds", hint=_PLAIN)
+        except DamagedJournal:
+            pass
+        return rows
+
+    async def _needed(self, digest: object, what: str) -> bytes:
+        body = await self._store.artifacts.get(digest) if isinstance(digest, str) else None
+        if body is None:
+            raise _no_record(f"{what} is not stored")
+        return body
+
+
+# -- from the store's to the archive's ---------------------------------------------------------------------------
+
+
+def run_members(found: Collected) -> dict[str, bytes]:
+    """The members below ``run/``. Pure: what is told of the run follows from what was collected."""
+    journal = fmt.journal_members(found.lines)
+    notes = dict(zip(fmt.note_names(len(found.notes)), found.notes, strict=True))
+    members = {
+        fmt.RUN_JSON: fmt.text_member(msgspec.to_builtins(_run_json(found, list(journal), list(notes)))),
+        fmt.SOURCE: found.source,
+        fmt.DEFINITION: found.definition + b"\n",
+        fmt.PLAN: found.plan + b"\n",
+        fmt.ENVIRONMENT: found.environment + b"\n",
+        fmt.VERIFICATION: fmt.text_member(_verdict_record(found.verdict)),
+        **journal,
+        **notes,
+    }
+    for digest, data in found.bodies.kept.items():
+        members.update(fmt.body_members(digest, data))
+    return members
+
+
+def _run_json(found: Collected, journal: list[str], notes: list[str]) -> fmt.RunJson:
+    run, kept = found.record.summary, found.bodies.kept
+    return fmt.RunJson(
+        schema=fmt.SCHEMA,
+        run_id=run.run_id,
+        journal_id=run.run_id,
+        mission=run.mission,
+        mission_version=run.mission_version,
+        status=run.status.value,
+        exit_code=None if run.exit_code is None else int(run.exit_code),
+        created_at=run.created_at,
+        finished_at=run.finished_at,
+        entries=run.entries,
+        head_hash=run.head_hash,
+        journal=journal,
+        checkpoints=notes,
+        keys=list(found.keys),
+        anchors=None,
+        artifacts={digest: fmt.Body(len(data), fmt.body_names(digest, len(data))) for digest, data in kept.items()},
+        withheld={digest: fmt.Withheld(item.size, item.what) for digest, item in found.bodies.withheld.items()},
+        forced=not found.verdict.ok,
+        code_version=str(found.opened.get("code_version", "unknown")),
+        summary=_told(run),
+    )
+
+
+def _told(run: RunSummary) -> fmt.Told:
+    return fmt.Told(
+        session_id=run.session_id,
+        lineage_id=run.lineage_id,
+        parent_run_id=run.parent_run_id,
+        reason=run.reason,
+        code=run.code,
+        message=_pathless(run.message, run),
+        duration_ms=run.duration_ms,
+        outputs=_short_outputs(run),
+        trigger=run.trigger,
+        cause=_pathless(run.cause, run),
+        violations=run.violations,
+        steps_done=run.steps_done,
+        steps_total=run.steps_total,
+        confinement=run.confinement,
+    )
+
+
+def _short_outputs(run: RunSummary) -> dict[str, Any] | None:
+    """Outputs that are no longer than what entries hold, and name no folder of this machine."""
+    if run.outputs is None:
+        return None
+    try:
+        text = canonical_bytes(dict(run.outputs), limit=_MAX_OUTPUTS).decode()
+    except CanonicalizationError:
+        return None
+    return dict(run.outputs) if _pathless(text, run) == text else None
+
+
+def _pathless(text: str | None, run: RunSummary) -> str | None:
+    """``text`` with the folders of this machine that belong to the run called by what they are."""
+    for path, name in _places(run).items():
+        text = text.replace(path, name) if text is not None else None
+    return text
+
+
+def _places(run: RunSummary) -> dict[str, str]:
+    """Folders of this machine, longest first, so that one inside another is called by its own name."""
+    folders = {
+        run.work_tree: "<work tree>",
+        run.output_folder: "<output folder>",
+        str(Path(run.mission_path).parent): "<mission folder>",
+        str(Path.home()): "<home>",
+    }
+    known = {path: name for path, name in folders.items() if path and len(path) > 1}
+    return dict(sorted(known.items(), key=lambda item: (-len(item[0]), item[0])))
+
+
+def _verdict_record(verdict: Verification) -> dict[str, Any]:
+    record: dict[str, Any] = msgspec.to_builtins(verdict)
+    return {name: value for name, value in record.items() if name not in _PASSING}
+
+
+# -- the plan ----------------------------------------------------------------------------------------------------
+
+
+def _plan(found: Collected, programs: Mapping[str, bytes], members: Mapping[str, bytes]) -> BundlePlan:
+    bodies = found.bodies
+    kinds = {
+        name: bodies.what[digest] for digest in bodies.kept for name in fmt.body_names(digest, bodies.size(digest))
+    }
+    listed = [BundleMember(name=name, bytes=len(data), what=PROGRAM) for name, data in programs.items()]
+    listed += [
+        BundleMember(name=name, bytes=len(data), what=kinds.get(name, _RECORD)) for name, data in members.items()
+    ]
+    total = sum(item.bytes for item in listed) + bodies.beyond
+    for digest, item in bodies.withheld.items():
+        name = fmt.body_names(digest, 0)[0]
+        listed.append(BundleMember(name=name, bytes=item.size, what=item.what, withheld=f"{item.what} is withheld"))
+    return BundlePlan(
+        run_id=found.record.summary.run_id,
+        members=tuple(sorted(listed, key=lambda item: item.name)),
+        total_bytes=total,
+        kinds=KINDS,
+        problems=tuple(_problems(found, total, len(programs) + len(members))),
+        notes=tuple(_notes(found)),
+    )
+
+
+def _problems(found: Collected, total: int, count: int) -> list[Finding]:
+    problems: list[Finding] = []
+    if not found.verdict.ok:
+        problems.append(_problem("J_EXPORT_UNVERIFIED", _unverified(found.verdict)))
+    # The manifest and a statement come on top, each with a line of some 160 bytes per member.
+    files, size = count + 2, total + 2 * 512 * (count + 2)
+    if size > fmt.MAX_TOTAL_BYTES or files > fmt.MAX_FILES:
+        detail = (
+            f"{total} bytes in {count} files; an archive holds {fmt.MAX_TOTAL_BYTES} bytes in {fmt.MAX_FILES} files"
+        )
+        problems.append(_problem("BUNDLE_TOO_LARGE", detail))
+    return problems
+
+
+def _notes(found: Collected) -> list[str]:
+    notes = []
+    if found.bodies.withheld:
+        notes.append("entries stay as they were hashed: short values inside them cannot be withheld")
+        notes.append("what is withheld as one kind may be quoted by content of another")
+    naming = _naming(found)
+    if naming:
+        notes.append(f"{naming} entries or bodies name folders of this machine; they stay as they were hashed")
+    if not found.notes:
+        notes.append("no signed checkpoint speaks of this run: nothing but its own chain holds it together")
+    if not found.record.summary.status.terminal:
+        notes.append("the run was left before it ended")
+    return notes
+
+
+def _naming(found: Collected) -> int:
+    places = [path.encode() for path in _places(found.record.summary)]
+    return sum(any(place in data for place in places) for data in (*found.lines, *found.bodies.kept.values()))
+
+
+def _answers(definition: bytes) -> str | None:
+    """The digest of the file with scripted answers that a mission names."""
+    told = parse_strict(definition, limit=MAX_BODY_BYTES)
+    provider = told["mission"].get("provider")
+    return told["files"].get(provider.get("scripted")) if isinstance(provider, Mapping) else None
+
+
+def _check_ended(run: RunSummary) -> None:
+    if run.status is RunStatus.REFUSED:
+        raise _no_record("it was refused before anything was recorded")
+    if not run.status.terminal and not run.resumable:
+        raise Refused(
+            "BUNDLE_LIVE",
+            f"run {run.run_id} is still {run.status.value}",
+            hint="hand it on when it has ended or was left",
+        )
+
+
+def _unverified(verdict: Verification) -> str:
+    first = next((item for item in verdict.findings if item.severity == "error"), None)
+    why = "" if first is None else f": {first.code} {first.detail}"
+    return f"the journal of run {verdict.run_id} does not verify{why}"
+
+
+def _problem(code: str, detail: str) -> Finding:
+    return Finding(code=code, severity="error", seq=None, detail=detail)
+
+
+def _hint(code: str) -> str:
+    if code == "J_EXPORT_UNVERIFIED":
+        return "`quarterdeck verify` lists what is wrong with it; --force exports it all the same, and says so inside"
+    return f"--withhold what need not go out, or {_PLAIN}"
+
+
+def _no_record(why: str) -> Refused:
+    return Refused("BUNDLE_RECORD", f"the run cannot be handed on: {why}", hint=_PLAIN)

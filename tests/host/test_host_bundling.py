@@ -1,0 +1,426 @@
+"""A run handed on: the same bytes twice, nothing that should stay here, and every doubt a refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.events.facts import RunSummary
+from runtime.host import archiving, bundle_format
+from runtime.host.api import ExportBundle, Launch, Replay
+from runtime.host.bundle_check import check_bundle
+from runtime.host.bundle_format import RUN_JSON, STATEMENT, text_member
+from runtime.host.bundle_store import open_bundle
+from runtime.host.observer import Observer
+from runtime.host.signing import open_signer
+from runtime.kernel.clock import SystemClock
+from runtime.kernel.errors import Refused
+from runtime.orchestration.checkpoints import Checkpoint, VerifierKey, signed_note
+from runtime.orchestration.journal_export import verify_completion
+from runtime.orchestration.merkle import leaf_hash, root_of
+from runtime.storage.checkpoints import StoredCheckpoint, insert_checkpoint
+from runtime.storage.layout import StateDir
+from runtime.storage.store import Store
+from tests.replay.test_replay_recorded import outside
+from tests.support.deckhand import SAMPLES
+from tests.support.hosting import hosting, plain, question, run_to_end
+
+STRANGER = VerifierKey("quarterdeck", bytes(range(32))).text
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A store with two finished runs, its key, and copies of the missions that are gone by now."""
+
+    store: Path
+    hello: RunSummary
+    repair: RunSummary
+    key: VerifierKey
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    folder = tmp_path_factory.mktemp("handed")
+    return asyncio.run(_record(folder))
+
+
+async def _record(folder: Path) -> Recorded:
+    store, runs = folder / "store", {}
+    async with hosting(store) as host:
+        signer = await open_signer(StateDir(store), SystemClock())
+        for name in ("hello", "fix-the-build"):
+            await asyncio.to_thread(shutil.copytree, SAMPLES / name, folder / name)
+            runs[name] = await run_to_end(host, str(folder / name))
+            await asyncio.to_thread(shutil.rmtree, folder / name)
+        run = runs["fix-the-build"]
+        bodies = [row.body async for row in host._store.journals.stream(run.run_id)]
+        told = Checkpoint(run.run_id, len(bodies), root_of(map(leaf_hash, bodies)))
+        signature = await signer.sign(told.text())
+        note = signed_note(told, signer.key, lambda text: signature)
+        known = await host._store.checkpoints.of(run.run_id)
+        if not any(item.size == len(bodies) for item in known):
+            row = StoredCheckpoint(
+                journal_id=run.run_id, generation=1, size=len(bodies), head_hash=str(run.head_hash), note=note, at="x"
+            )
+            host._store.submit([insert_checkpoint(row)])
+        await host._store.flush()
+    return Recorded(store, runs["hello"], run, signer.key)
+
+
+@asynccontextmanager
+async def looking(store: Path) -> AsyncIterator[Observer]:
+    deck = Observer(await Store.observe(StateDir(store)), missions=(), clock=SystemClock())
+    try:
+        yield deck
+    finally:
+        await deck.close()
+
+
+@pytest.fixture(scope="module")
+def bundle(recorded: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of *fix-the-build*, with a statement."""
+    target = tmp_path_factory.mktemp("out") / "run.zip"
+    asyncio.run(_exported(recorded.store, recorded.repair.run_id, target, attest=True))
+    return target
+
+
+async def _exported(store: Path, run_id: str, target: Path, **options: Any) -> dict[str, bytes]:
+    async with looking(store) as deck:
+        done = await deck.bundle(ExportBundle(run_id=run_id, target=str(target), **options))
+    archive = archiving.read_archive(target)
+    assert (done.sha256, done.bytes, done.members) == (archive.sha256, archive.size, len(archive.files))
+    return dict(archive.files)
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A machine that knows nothing: its home and temporary folder are empty, and stay so."""
+    home, scratch = tmp_path / "home", tmp_path / "scratch"
+    for folder in (home, scratch):
+        folder.mkdir()
+    for name in ("HOME", "QUARTERDECK_HOME"):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    yield scratch
+    assert list(home.iterdir()) == []
+    assert list(scratch.iterdir()) == []
+
+
+def repacked(target: Path, source: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    """A bundle with other members, its manifest and encoding as they should be."""
+    files = dict(archiving.read_archive(source).files)
+    del files["manifest.txt"]
+    change(files)
+    target.write_bytes(archiving.pack({}, files))
+    return target
+
+
+def edited(member: str, change: Callable[[Any], None]) -> Callable[[dict[str, bytes]], None]:
+    def edit(files: dict[str, bytes]) -> None:
+        value = json.loads(files[member])
+        change(value)
+        files[member] = text_member(value)
+
+    return edit
+
+
+# -- round trip --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("bare")
+async def test_a_stranger_checks_looks_at_and_replays_it(recorded: Recorded, bundle: Path) -> None:
+    run = recorded.repair
+    with outside() as seen:
+        verdict = await check_bundle(bundle, keys=[recorded.key.text])
+        deck = await open_bundle(bundle)
+        try:
+            again = await deck.find("@latest")
+            entries, nodes = await deck.entries(run.run_id), await deck.nodes(run.run_id)
+            report = await deck.replay(Replay(run_id=run.run_id))
+            same = await deck.compare(run.run_id, run.run_id)
+            ledger = next(item.entry["receipt"] for item in entries if item.kind == "receipt")
+            body = await deck.artifact(ledger["output_hash"])
+            with pytest.raises(Refused, match="STORE_READ_ONLY"):
+                await deck.launch(Launch(path="."))
+        finally:
+            await deck.close()
+    assert seen == [], "no process, no connection"
+    assert (verdict.result, verdict.reason, verdict.keys) == ("verified", None, "given")
+    assert verdict.statement is not None
+    assert verdict.statement.key == recorded.key.text
+    assert report.comparison.equivalent, report.comparison.first
+    assert (report.mission_source, report.operations_answered) == ("recorded", report.operations_total)
+    assert same.equivalent
+    assert (again.status, again.entries, again.head_hash, again.outputs, again.inputs) == (
+        run.status,
+        run.entries,
+        run.head_hash,
+        run.outputs,
+        run.inputs,
+    )
+    assert len(entries) == run.entries
+    assert [node.node_id for node in nodes] == ["red", "propose", "apply", "green", "stage", "commit"]
+    assert body is not None
+
+
+@pytest.mark.usefixtures("bare")
+async def test_the_journal_it_becomes_is_judged_by_the_keys_that_count(recorded: Recorded, bundle: Path) -> None:
+    deck = await open_bundle(bundle)
+    try:
+        [stored] = await deck._store.checkpoints.of(deck.run_id)
+        assert stored.head_hash == recorded.repair.head_hash
+    finally:
+        await deck.close()
+    verdict = await check_bundle(bundle, keys=[STRANGER])
+    assert (verdict.result, verdict.statement) == ("failed", None)
+    with pytest.raises(Refused, match="KEY_FORMAT"):
+        await check_bundle(bundle, keys=["no key"])
+
+
+async def test_twice_the_same_bytes_whatever_the_time(
+    recorded: Recorded, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Pacific/Chatham")
+    monkeypatch.chdir(tmp_path)
+    await _exported(recorded.store, recorded.repair.run_id, tmp_path / "again.zip", attest=True)
+    assert (tmp_path / "again.zip").read_bytes() == bundle.read_bytes()
+
+
+async def test_what_is_not_hashed_names_no_folder_of_this_machine(recorded: Recorded, bundle: Path) -> None:
+    files = archiving.read_archive(bundle).files
+    told = b"".join(data for name, data in files.items() if "/artifacts/" not in name and "journal" not in name)
+    assert str(recorded.store.parent).encode() not in told.replace(files[bundle_format.PLAN], b"")
+    async with looking(recorded.store) as deck:
+        plan = await deck.bundle_plan(recorded.repair.run_id)
+    assert any("name folders of this machine" in note for note in plan.notes)
+
+
+# -- withholding -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("bare")
+async def test_what_is_withheld_stays_here_and_is_listed(recorded: Recorded, tmp_path: Path) -> None:
+    run_id, target = recorded.repair.run_id, tmp_path / "shy.zip"
+    async with looking(recorded.store) as deck:
+        plan = await deck.bundle_plan(run_id, ("model",))
+    files = await _exported(recorded.store, run_id, target, withhold=("model",))
+    record = json.loads(files[RUN_JSON])
+    shy = {item.name for item in plan.members if item.withheld}
+    assert {item["what"] for item in record["withheld"].values()} == {"model"}
+    assert {f"run/artifacts/{name[7:9]}/{name[7:]}" for name in record["withheld"]} == shy
+    assert not shy & files.keys()
+    bodies = b"".join(data for name, data in files.items() if name.startswith("run/artifacts/"))
+    assert b"You repair" not in bodies, "prompts stay here"
+    assert b"count the last entry of a ledger\n" not in bodies, "and so do scripted answers"
+    assert any("cannot be withheld" in note for note in plan.notes)
+    verdict = await check_bundle(target)
+    assert (verdict.result, verdict.withheld) == ("verified", len(shy))
+    assert verdict.verification is not None
+    missing = [item for item in verdict.verification.findings if item.code == "J_ARTIFACT_WITHHELD"]
+    assert {item.severity for item in missing} == {"warning"}
+    opened = await open_bundle(target)
+    try:
+        with pytest.raises(Refused, match="REPLAY_PRUNED"):
+            await opened.replay(Replay(run_id=run_id))
+    finally:
+        await opened.close()
+
+
+async def test_each_kind_leaves_out_its_own(recorded: Recorded) -> None:
+    async with looking(recorded.store) as deck:
+        plans = {kind: await deck.bundle_plan(recorded.repair.run_id, (kind,)) for kind in ("model", "output", "files")}
+    left = {kind: {item.name for item in plan.members if item.withheld} for kind, plan in plans.items()}
+    assert all(left.values())
+    assert not left["model"] & left["output"]
+    whole = max(plan.total_bytes for plan in plans.values())
+    assert all(plan.total_bytes <= whole for plan in plans.values())
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------
+
+
+async def test_what_cannot_be_handed_on(recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "no.zip"
+
+    async def refused(store: Path, run_id: str, **options: Any) -> str:
+        with pytest.raises(Refused) as caught:
+            await _exported(store, run_id, target, **options)
+        assert not target.exists()
+        return caught.value.code
+
+    hello = recorded.hello.run_id
+    assert await refused(recorded.store, hello, withhold=("everything",)) == "BUNDLE_KIND"
+    assert await refused(recorded.store, "no-such-run") == "RUN_UNKNOWN"
+    with monkeypatch.context() as small:
+        small.setattr(bundle_format, "MAX_FILES", 8)
+        async with looking(recorded.store) as deck:
+            plan = await deck.bundle_plan(hello)
+        assert [item.code for item in plan.problems] == ["BUNDLE_TOO_LARGE"]
+        assert await refused(recorded.store, hello) == "BUNDLE_TOO_LARGE"
+    with monkeypatch.context() as small:
+        small.setattr(bundle_format, "MAX_TOTAL_BYTES", 1000)
+        assert await refused(recorded.store, hello) == "BUNDLE_TOO_LARGE"
+    target.write_text("mine")
+    async with looking(recorded.store) as deck:
+        with pytest.raises(Refused, match="BUNDLE_EXISTS"):
+            await deck.bundle(ExportBundle(run_id=hello, target=str(target)))
+    assert target.read_text() == "mine"
+
+
+async def test_a_run_that_goes_on_is_refused(tmp_path: Path) -> None:
+    async with hosting(tmp_path / "store") as host:
+        path = plain(tmp_path / "m", "  ask: {type: approval, message: Really?}")
+        live = await host.launch(Launch(path=path))
+        await question(host, live.run_id)
+        with pytest.raises(Refused, match="BUNDLE_LIVE"):
+            await host.bundle_plan(live.run_id)
+        await host.cancel(live.run_id)
+        await host.wait(live.run_id)
+        assert (await host.bundle_plan(live.run_id)).problems == ()
+
+
+@pytest.mark.usefixtures("bare")
+async def test_a_tampered_journal_is_exported_by_force_only_and_says_so(recorded: Recorded, tmp_path: Path) -> None:
+    store, target, run_id = tmp_path / "store", tmp_path / "forced.zip", recorded.hello.run_id
+    shutil.copytree(recorded.store, store)
+    with closing(sqlite3.connect(store / "quarterdeck.db")) as database, database:
+        database.execute("DROP TRIGGER journal_no_update")
+        database.execute(
+            "UPDATE journal_entries SET body = CAST(replace(CAST(body AS TEXT), '\"completed\"', '\"done\"') AS BLOB)"
+            " WHERE journal_id = ? AND kind = 'step_finished'",
+            (run_id,),
+        )
+    async with looking(store) as deck:
+        for attempt in (deck.bundle(ExportBundle(run_id=run_id, target=str(target))), deck.completion(run_id)):
+            with pytest.raises(Refused, match="J_EXPORT_UNVERIFIED"):
+                await attempt
+        assert [item.code for item in (await deck.bundle_plan(run_id)).problems] == ["J_EXPORT_UNVERIFIED"]
+        plain_export = await deck.completion(run_id, force=True)
+    assert json.loads(plain_export)["forced"] is True
+    assert not verify_completion(plain_export).ok
+    files = await _exported(store, run_id, target, force=True)
+    assert json.loads(files[RUN_JSON])["forced"] is True
+    assert json.loads(files[bundle_format.VERIFICATION])["ok"] is False
+    verdict = await check_bundle(target)
+    assert (verdict.result, verdict.forced) == ("failed", True)
+    assert verdict.reason is not None
+    assert verdict.reason.code == "J_ENTRY_HASH"
+
+
+# -- what strangers send -----------------------------------------------------------------------------------------
+
+
+def _other_body(files: dict[str, bytes]) -> None:
+    name = next(name for name in sorted(files) if "/artifacts/" in name and len(files[name]) > 10)
+    files[name] = files[name][:-1] + b"?"
+
+
+def _line(files: dict[str, bytes]) -> None:
+    lines = files["run/journal.jsonl"].splitlines()
+    lines[9] = b"not json"
+    files["run/journal.jsonl"] = b"\n".join(lines) + b"\n"
+
+
+def _cut(files: dict[str, bytes]) -> None:
+    del files[STATEMENT]
+    files["run/journal.jsonl"] = b"".join(files["run/journal.jsonl"].splitlines(True)[:-3])
+
+
+def _set(**members: Any) -> Callable[[dict[str, bytes]], None]:
+    return edited(RUN_JSON, lambda value: value.update(members))
+
+
+HUGE = {"sha256:" + "0" * 64: {"bytes": 2**53 - 1, "parts": []}}
+HOSTILE: dict[str, tuple[str, Callable[[dict[str, bytes]], None]]] = {
+    "no run": ("BUNDLE_NOT_A_RUN", lambda files: files.pop(RUN_JSON) and None),
+    "run.json is none": ("BUNDLE_RUN", lambda files: files.update({RUN_JSON: b"[" * 100_000})),
+    "a key twice": ("BUNDLE_RUN", lambda files: files.update({RUN_JSON: b'{"schema":1,"schema":2}\n'})),
+    "a member more": ("BUNDLE_RUN", _set(more=1)),
+    "not a run id": ("BUNDLE_RUN", _set(run_id="../../etc", journal_id="../../etc")),
+    "another journal": ("BUNDLE_RUN", _set(journal_id="0" * 8)),
+    "no such status": ("BUNDLE_RUN", _set(status="splendid")),
+    "a count below zero": ("BUNDLE_RUN", _set(entries=-1)),
+    "a wrong type": ("BUNDLE_RUN", _set(entries="33")),
+    "an enormous body": ("BUNDLE_RUN", _set(artifacts=HUGE)),
+    "a foreign name": ("BUNDLE_RUN", _set(journal=["run/run.json"])),
+    "a listed name that is missing": ("BUNDLE_RUN", lambda files: files.pop("run/mission.yaml") and None),
+    "a stray name": ("BUNDLE_RUN", lambda files: files.update({"run/more.note": b"x"})),
+    "no key": ("BUNDLE_RUN", _set(keys=["quarterdeck+x"])),
+    "another plan": ("BUNDLE_RUN", edited(bundle_format.PLAN, lambda value: value.update(more=1))),
+    "another definition": ("BUNDLE_RUN", edited(bundle_format.DEFINITION, lambda value: value.update(more=1))),
+    "another mission": ("BUNDLE_RUN", lambda files: files.update({"run/mission.yaml": b"mission: other\n"})),
+    "another environment": ("BUNDLE_RUN", edited(bundle_format.ENVIRONMENT, lambda value: value.update(python="2"))),
+    "a note that is none": ("BUNDLE_RUN", lambda files: files.update({"run/checkpoints/000.note": b"hello\n\n"})),
+    "another body": ("BUNDLE_ARTIFACT", _other_body),
+    "bad JSON in the journal": ("J_NOT_JSON", _line),
+    "entries cut off": ("J_TRUNCATED", _cut),
+    "a statement about other members": ("BUNDLE_STATEMENT", _set(forced=False, code_version="9")),
+    "a statement that is none": ("BUNDLE_STATEMENT", lambda files: files.update({STATEMENT: b"{}\n"})),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+async def test_a_hostile_bundle_is_refused_and_leaves_nothing(
+    bare: Path, bundle: Path, tmp_path: Path, what: str
+) -> None:
+    code, change = HOSTILE[what]
+    verdict = await check_bundle(repacked(tmp_path / "hostile.zip", bundle, change))
+    assert verdict.reason is not None
+    assert (verdict.result, verdict.reason.code) == ("failed", code), verdict.reason.message
+    assert list(bare.iterdir()) == []
+
+
+async def test_a_signature_by_another_key_is_no_statement(bundle: Path, tmp_path: Path) -> None:
+    def forge(value: Any) -> None:
+        value["signatures"][0]["sig"] = "A" * 86 + "=="
+
+    verdict = await check_bundle(repacked(tmp_path / "forged.zip", bundle, edited(STATEMENT, forge)))
+    assert verdict.reason is not None
+    assert verdict.reason.code == "BUNDLE_STATEMENT"
+
+
+# -- verbs -------------------------------------------------------------------------------------------------------
+
+
+def test_the_verbs_say_what_came_of_it(recorded: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from console.cli import main
+
+    def say(*words: str) -> tuple[int, str]:
+        code = main(list(words))
+        return code, capsys.readouterr().out
+
+    target, run_id = tmp_path / "run.zip", recorded.hello.run_id
+    store = ("--store", str(recorded.store))
+    code, out = say("bundle", "export", run_id[:8], *store, "--preview", "--json")
+    assert (code, json.loads(out)["kinds"]) == (0, ["model", "output", "files", "values"])
+    assert not target.exists()
+    code, out = say("bundle", "export", run_id, *store, "-o", str(target), "--attest", "--json")
+    assert (code, json.loads(out)["path"]) == (0, str(target))
+    nowhere = ("--store", str(tmp_path / "none"))
+    code, out = say("bundle", "verify", str(target), *nowhere, "--json")
+    assert (code, json.loads(out)["result"]) == (0, "verified")
+    code, out = say("bundle", "replay", str(target), *nowhere, "--json")
+    assert (code, json.loads(out)["comparison"]["equivalent"]) == (0, True)
+    assert say("bundle", "open", str(target), *nowhere)[0] == 2, "without a terminal"
+    data = bytearray(target.read_bytes())
+    for place in range(0, len(data), len(data) // 5):
+        flipped = bytes([*data[:place], data[place] ^ 1, *data[place + 1 :]])
+        (tmp_path / "flipped.zip").write_bytes(flipped)
+        code, out = say("bundle", "verify", str(tmp_path / "flipped.zip"), "--json")
+        assert (code, json.loads(out)["result"]) == (7, "failed"), place
+    code, out = say("bundle", "verify", str(tmp_path / "gone.zip"), "--json")
+    assert (code, json.loads(out)["result"], json.loads(out)["reason"]["code"]) == (7, "unchecked", "BUNDLE_IO")
+    assert say("bundle", "verify", str(tmp_path), "--json")[0] == 7
+    assert not (tmp_path / "none").exists(), "no store is made"
+    code, out = say("export", run_id, *store, "--format", "completion")
+    assert code == 0
+    assert verify_completion(out.rstrip("\n").encode()).ok

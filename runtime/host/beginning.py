@@ -100,9 +100,10 @@ async def write_opening(ready: Ready, start: Start, shared: Shared, store: Store
         **prepared.policy.rules.record(),
         code_version=code_version(),
         behaviour_version=BEHAVIOUR_VERSION,
+        # The files the mission names are kept, so that the run can be replayed where its folder is not.
+        files={item.name: shared.artifacts.put(item.data) for item in mission.files.values()},
         environment=shared.artifacts.put(surroundings(shared.sandbox.tier)),
         trigger=prepared.summary.trigger,
-        **_files(mission, shared),
         **({"reason": plain_words(intent.reason)} if intent.reason else {}),
         **({"cause": prepared.summary.cause} if prepared.summary.cause else {}),
         **({"because": [asdict(item) for item in changes[:MAX_BECAUSE]]} if changes else {}),
@@ -148,12 +149,6 @@ async def write_opening(ready: Ready, start: Start, shared: Shared, store: Store
             ),
         ]
     )
-
-
-def _files(mission: Mission, shared: Shared) -> dict[str, Any]:
-    """The files the mission names, kept, so that the run can be replayed where its folder is not."""
-    kept = {item.name: shared.artifacts.put(item.data) for item in mission.files.values()}
-    return {"files": kept} if kept else {}
 
 
 def _take_over(journal: MissionJournal, step: FinishedStep) -> None:

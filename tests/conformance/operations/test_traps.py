@@ -8,6 +8,7 @@
 | W7 a violation swallowed as an ordinary failure | here |
 | W8 an empty list allows everything | 2.b; here: spelled out, and in every envelope of a stack |
 | W13 state hash without framing, folders unseen, missing imitable, outside read, no paths | 5.a–5.c, 5.f, golden state of nothing; here: the plan's paths |
+| W20 times, compressors and tools in the archive; missing files skipped; a later import | 12.a, 12.b; 12.d; 12.e |
 | W21 several classes of one name; a denied result that is truthy | 2.e; here: one class per name |
 | W22 conditions as text; approvals not bound; a role out of params | 11.d, 11.2; here: the role |
 

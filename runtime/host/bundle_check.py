@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from runtime.events.facts import Verification
+from runtime.host.archiving import Archive, read_archive
 from runtime.host.attesting import Attested, check_statement
 from runtime.host.bundle_format import STATEMENT, RunJson
-from runtime.host.bundle_store import open_bundle
+from runtime.host.bundle_store import open_archive
 from runtime.kernel.errors import JournalError, QuarterdeckError, Refused
 from runtime.orchestration.checkpoints import VerifierKey
 
 #: Refusals that say nothing about the bundle itself: it could not be looked at.
-COULD_NOT = frozenset({"BUNDLE_IO"})
+_COULD_NOT: Final = frozenset({"BUNDLE_IO"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +56,29 @@ async def check_bundle(path: Path, *, keys: Sequence[str] = (), witnesses: Seque
     or ``WITNESS_FORMAT`` for arguments that are none.
     """
     given = _given(keys)
-    whose = "given" if given else "bundle"
     try:
-        deck = await open_bundle(path, keys=given or None)
+        archive = await asyncio.to_thread(read_archive, path)
+    except Refused as error:
+        return _refused(error, "given" if given else "bundle")
+    return await check_archive(archive, keys=given, witnesses=witnesses)
+
+
+async def check_archive(
+    archive: Archive, *, keys: Sequence[VerifierKey] = (), witnesses: Sequence[str] = ()
+) -> BundleVerdict:
+    """Check the run in an archive that passed the gate, and its statement."""
+    whose = "given" if keys else "bundle"
+    try:
+        deck = await open_archive(archive, keys=keys or None)
     except QuarterdeckError as error:
-        result = "unchecked" if error.code in COULD_NOT or error.code.startswith("STORE_") else "failed"
-        return BundleVerdict(result=result, keys=whose, reason=Reason(code=error.code, message=error.message))
+        return _refused(error, whose)
     try:
-        record, archive = deck.run.record, deck.archive
+        record = deck.run.record
         verification = await deck.verify(deck.run_id, witnesses=witnesses)
         statement, reason = None, _journal_reason(verification, record)
         if STATEMENT in archive.files:
             try:
-                statement = check_statement(archive.files, deck.run, given or deck.run.keys)
+                statement = check_statement(archive.files, deck.run, keys or deck.run.keys)
             except Refused as error:
                 reason = reason or Reason(code=error.code, message=error.message)
     finally:
@@ -82,6 +95,13 @@ async def check_bundle(path: Path, *, keys: Sequence[str] = (), witnesses: Seque
         verification=verification,
         statement=statement,
     )
+
+
+def _refused(error: QuarterdeckError, whose: str) -> BundleVerdict:
+    """A disk that gives out says nothing about the bundle."""
+    could_not = error.code in _COULD_NOT or error.code.startswith("STORE_")
+    reason = Reason(code=error.code, message=error.message)
+    return BundleVerdict(result="unchecked" if could_not else "failed", keys=whose, reason=reason)
 
 
 def _given(keys: Sequence[str]) -> tuple[VerifierKey, ...]:

@@ -66,11 +66,10 @@ class Opened:
 class BundleDeck(Observer):
     """A read-only deck over one bundle. Closing it removes everything that was unpacked."""
 
-    def __init__(self, store: Store, *, archive: Archive, run: RunBundle, folder: Path, clock: Clock) -> None:
+    def __init__(self, store: Store, *, run: RunBundle, folder: Path, clock: Clock) -> None:
         super().__init__(store, missions=(), clock=clock)
         self._withheld = frozenset(run.record.withheld)
         self._folder = folder
-        self.archive = archive
         self.run = run
 
     @property
@@ -95,22 +94,25 @@ async def open_bundle(
     ``keys`` are those whose signatures count; None takes the bundle's own, which show no more than that it is consistent.
     Raises `Refused`: ``BUNDLE_IO``, ``BUNDLE_REFUSED``, ``BUNDLE_NOT_A_RUN``, ``BUNDLE_RUN``, ``BUNDLE_ARTIFACT``.
     """
-    archive = await asyncio.to_thread(read_archive, path)
+    return await open_archive(await asyncio.to_thread(read_archive, path), keys=keys, clock=clock)
+
+
+async def open_archive(
+    archive: Archive, *, keys: Sequence[VerifierKey] | None = None, clock: Clock | None = None
+) -> BundleDeck:
+    """The deck of the run in an archive that passed the gate. Raises as `open_bundle`."""
     opened = await asyncio.to_thread(_understood, archive)
-    return await _deck(archive, opened, opened.run.keys if keys is None else keys, clock or SystemClock())
-
-
-async def _deck(archive: Archive, opened: Opened, keys: Sequence[VerifierKey], clock: Clock) -> BundleDeck:
+    trusted, clock = opened.run.keys if keys is None else keys, clock or SystemClock()
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=_PREFIX))
     try:
         state = StateDir(folder / "store", socket_dir=folder / "sockets")
         await _fill(state, opened, folder, clock)
-        await asyncio.to_thread(_write_keys, state, keys)
+        await asyncio.to_thread(_write_keys, state, trusted)
         store = await Store.observe(state, clock)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return BundleDeck(store, archive=archive, run=opened.run, folder=folder, clock=clock)
+    return BundleDeck(store, run=opened.run, folder=folder, clock=clock)
 
 
 async def _fill(state: StateDir, opened: Opened, folder: Path, clock: Clock) -> None:

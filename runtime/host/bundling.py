@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import msgspec
 
+from runtime.audit.builder import build, static_files, write_bundle
 from runtime.events.facts import BundleMember, BundlePlan, Finding, RunSummary, Verification
 from runtime.host import bundle_format as fmt
 from runtime.host.api import ExportBundle, Exported
-from runtime.host.archiving import pack, program_files, write
 from runtime.host.attesting import attest
 from runtime.host.bundle_bodies import Bodies, collect_bodies
 from runtime.host.bundle_kinds import KINDS, check_kinds
@@ -70,26 +70,27 @@ class Bundling:
     async def plan(self, run: RunSummary, verdict: Verification, withhold: Sequence[str]) -> BundlePlan:
         """What `export` would write. Raises `Refused`: ``BUNDLE_KIND``, ``BUNDLE_LIVE``, ``BUNDLE_RECORD``."""
         found = await self._collected(run, verdict, frozenset(withhold))
-        programs = await asyncio.to_thread(program_files)
+        programs = await asyncio.to_thread(static_files)
         members = await asyncio.to_thread(run_members, found)
         return _plan(found, programs, members)
 
     async def export(self, run: RunSummary, verdict: Verification, intent: ExportBundle) -> Exported:
         """Write the bundle. Raises `Refused` as `plan`, and ``J_EXPORT_UNVERIFIED``, ``BUNDLE_TOO_LARGE``,
         ``BUNDLE_EXISTS``, ``BUNDLE_IO``, ``BUNDLE_REFUSED``."""
+        # Its first use makes the key, which is then among those the bundle lists.
+        signer = await open_signer(self._store.state, self._clock) if intent.attest else None
         found = await self._collected(run, verdict, frozenset(intent.withhold))
-        programs = await asyncio.to_thread(program_files)
+        programs = await asyncio.to_thread(static_files)
         members = await asyncio.to_thread(run_members, found)
         for problem in _plan(found, programs, members).problems:
             if problem.code != "J_EXPORT_UNVERIFIED" or not intent.force:
                 raise Refused(problem.code, problem.detail, hint=_hint(problem.code))
         # Reading it back shows that it can be opened before anybody is given it.
         contents = await asyncio.to_thread(fmt.read_run, members)
-        if intent.attest:
-            signer = await open_signer(self._store.state, self._clock)
+        if signer is not None:
             members[fmt.STATEMENT] = await attest({**programs, **members}, contents, signer)
-        data = await asyncio.to_thread(pack, programs, members)
-        sha256 = await asyncio.to_thread(write, Path(intent.target), data)
+        data = await asyncio.to_thread(build, programs, members)
+        sha256 = await asyncio.to_thread(write_bundle, Path(intent.target), data)
         left_out = len(contents.record.withheld)
         return Exported(
             path=intent.target,

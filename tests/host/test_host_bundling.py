@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import platform
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -25,10 +26,12 @@ from runtime.host.bundle_check import check_archive, check_bundle
 from runtime.host.bundle_format import RUN_JSON, STATEMENT, text_member
 from runtime.host.bundle_store import open_archive
 from runtime.host.observer import Observer
-from runtime.host.signing import open_signer
+from runtime.host.signing import check_signature, open_signer, trusted_keys
+from runtime.host.thread import ThreadedDeck, threaded
+from runtime.kernel.canonical import digest_bytes
 from runtime.kernel.clock import SystemClock
 from runtime.kernel.errors import Refused
-from runtime.orchestration.checkpoints import Checkpoint, VerifierKey, signed_note
+from runtime.orchestration.checkpoints import Checkpoint, VerifierKey, read_note, signed_note
 from runtime.orchestration.journal_export import verify_completion
 from runtime.orchestration.merkle import leaf_hash, root_of
 from runtime.storage.checkpoints import StoredCheckpoint, insert_checkpoint
@@ -195,8 +198,10 @@ async def test_a_stranger_checks_looks_at_and_replays_it(recorded: Recorded, bun
 async def test_the_journal_it_becomes_is_judged_by_the_keys_that_count(recorded: Recorded, bundle: Bundle) -> None:
     deck = await open_archive(archive(bundle.files))
     try:
-        [stored] = await deck._store.checkpoints.of(deck.run_id)
-        assert stored.head_hash == recorded.repair.head_hash
+        stored = await deck._store.checkpoints.of(deck.run_id)
+        assert stored[-1].head_hash == recorded.repair.head_hash
+        [key] = trusted_keys(deck._store.state)
+        assert read_note(stored[-1].note).signed_by([key], check_signature) == recorded.key
     finally:
         await deck.close()
     verdict = await check_archive(archive(bundle.files), keys=[STRANGER])
@@ -222,6 +227,57 @@ async def test_what_is_not_hashed_names_no_folder_of_this_machine(recorded: Reco
     async with looking(recorded.store) as deck:
         plan = await deck.bundle_plan(recorded.repair.run_id)
     assert any("name folders of this machine" in note for note in plan.notes)
+
+
+@pytest.mark.usefixtures("waved_through")
+async def test_what_is_too_long_for_a_member_is_cut_and_joined_again(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_format, "MAX_FILE_BYTES", 8192)
+    files = await _exported(recorded.store, recorded.repair.run_id, tmp_path / "cut.zip")
+    names = json.loads(files[RUN_JSON])["journal"]
+    assert names == [f"run/journal.{number:03d}.jsonl" for number in range(len(names))]
+    assert len(names) > 4
+    assert all(files[name].endswith(b"\n") for name in names)
+    body, digest = bytes(20_000), digest_bytes(bytes(20_000))
+    parts = bundle_format.body_members(digest, body)
+    assert [len(part) for part in parts.values()] == [8192, 8192, 3616]
+
+    def add(value: Any) -> None:
+        value["artifacts"][digest] = {"bytes": len(body), "parts": list(parts)}
+
+    edited(RUN_JSON, add)(files)
+    found = bundle_format.read_run({**files, **parts})
+    assert found.bodies[digest] == body
+    assert len(found.lines) == recorded.repair.entries
+
+
+async def test_where_it_ran_is_recorded_and_bound_to_the_journal(bundle: Bundle) -> None:
+    told = json.loads(bundle.files[bundle_format.ENVIRONMENT])
+    opened = json.loads(bundle.files["run/journal.jsonl"].splitlines()[0])
+    assert opened["environment"] == digest_bytes(bundle.files[bundle_format.ENVIRONMENT][:-1])
+    assert (told["python"], told["sqlite"]) == (platform.python_version(), sqlite3.sqlite_version)
+    assert {"textual", "cryptography", "pydantic"} <= told["packages"].keys()
+    assert opened["files"].keys() == {"answers.yaml", "patch.schema.json"}
+
+
+@pytest.mark.usefixtures("waved_through")
+async def test_the_first_statement_of_a_store_lists_the_key_it_makes(tmp_path: Path) -> None:
+    async with hosting(tmp_path / "store") as host:
+        path = plain(tmp_path / "m", "  said: {type: template, template: done}")
+        run = await run_to_end(host, path)
+        await host.bundle(ExportBundle(run_id=run.run_id, target=str(tmp_path / "a.zip"), attest=True))
+    verdict = await check_archive(archive(container.read((tmp_path / "a.zip").read_bytes()).bodies))
+    assert (verdict.result, verdict.statement is None) == ("verified", False), verdict.reason
+
+
+def test_a_console_may_look_at_it_from_another_thread(bare: Path, bundle: Bundle) -> None:
+    async def look(deck: ThreadedDeck) -> tuple[bool, int]:
+        return deck.read_only, len(await deck.runs())
+
+    with threaded(open_archive(archive(bundle.files))) as deck:
+        assert asyncio.run(look(deck)) == (True, 1)
+        assert len(list(bare.iterdir())) == 1
 
 
 # -- withholding -------------------------------------------------------------------------------------------------

@@ -251,7 +251,7 @@ def _check_verdict(summary: RunSummary, verdict: Verification) -> None:
     if errors:
         raise Refused(
             "REPLAY_PRUNED",
-            f"bodies the record of run {summary.run_id} names are not here: {errors[0].detail}",
+            f"bodies the record of run {summary.run_id} names are no longer stored, or were withheld: {errors[0].detail}",
             hint="`--fidelity view` needs none; `--fidelity live` runs the mission again",
         )
 

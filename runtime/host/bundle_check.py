@@ -78,7 +78,7 @@ async def check_archive(
         statement, reason = None, _journal_reason(verification, record)
         if STATEMENT in archive.files:
             try:
-                statement = check_statement(archive.files, deck.run, keys or deck.run.keys)
+                statement = await asyncio.to_thread(check_statement, archive.files, deck.run, keys or deck.run.keys)
             except Refused as error:
                 reason = reason or Reason(code=error.code, message=error.message)
     finally:

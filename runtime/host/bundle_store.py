@@ -110,7 +110,7 @@ async def open_archive(
         await asyncio.to_thread(_write_keys, state, trusted)
         store = await Store.observe(state, clock)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, folder, True)
         raise
     return BundleDeck(store, run=opened.run, folder=folder, clock=clock)
 

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from runtime.audit.builder import build, static_files, write_bundle
 from runtime.events.facts import BundleMember, BundlePlan, Finding, RunSummary, Verification
 from runtime.host import bundle_format as fmt
 from runtime.host.api import ExportBundle, Exported
 from runtime.host.attesting import attest
-from runtime.host.bundle_bodies import Bodies, collect_bodies
+from runtime.host.bundle_bodies import collect_bodies
 from runtime.host.bundle_kinds import KINDS, check_kinds
+from runtime.host.bundle_members import Collected, places, run_members, verdict_record
 from runtime.host.parsed import parsed
 from runtime.host.signing import open_signer, trusted_keys
-from runtime.kernel.canonical import CanonicalizationError, canonical_bytes, parse_strict
+from runtime.kernel.canonical import CanonicalizationError, parse_strict
 from runtime.kernel.clock import Clock
 from runtime.kernel.errors import Refused
 from runtime.kernel.outcomes import RunStatus
@@ -31,33 +29,11 @@ from runtime.kernel.ports import StoredEntry
 from runtime.orchestration.journal_export import Beside, completion
 from runtime.orchestration.operation_ports import MAX_BODY_BYTES
 from runtime.storage.journals import DamagedJournal
-from runtime.storage.runs import RunRecord
 from runtime.storage.store import Store
 
 PROGRAM: Final = "program"
 _RECORD: Final = "record"
 _PLAIN: Final = "export the journal alone with `quarterdeck export RUN --format completion`"
-#: Of a verdict, what depends on when and where it was reached.
-_PASSING: Final = ("checked_at", "duration_ms", "sinks")
-#: Outputs of a mission are told beside the journal up to this size, which is what entries hold themselves.
-_MAX_OUTPUTS: Final = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
-    """What the store has of a run. ``bodies`` left out are known by their size only."""
-
-    record: RunRecord
-    verdict: Verification
-    lines: tuple[bytes, ...]
-    opened: Mapping[str, Any]
-    notes: tuple[bytes, ...]
-    keys: tuple[str, ...]
-    source: bytes
-    definition: bytes
-    plan: bytes
-    environment: bytes
-    bodies: Bodies
 
 
 class Bundling:
@@ -72,7 +48,7 @@ class Bundling:
         found = await self._collected(run, verdict, frozenset(withhold))
         programs = await asyncio.to_thread(static_files)
         members = await asyncio.to_thread(run_members, found)
-        return _plan(found, programs, members)
+        return await asyncio.to_thread(_plan, found, programs, members)
 
     async def export(self, run: RunSummary, verdict: Verification, intent: ExportBundle) -> Exported:
         """Write the bundle. Raises `Refused` as `plan`, and ``J_EXPORT_UNVERIFIED``, ``BUNDLE_TOO_LARGE``,
@@ -82,7 +58,8 @@ class Bundling:
         found = await self._collected(run, verdict, frozenset(intent.withhold))
         programs = await asyncio.to_thread(static_files)
         members = await asyncio.to_thread(run_members, found)
-        for problem in _plan(found, programs, members).problems:
+        plan = await asyncio.to_thread(_plan, found, programs, members)
+        for problem in plan.problems:
             if problem.code != "J_EXPORT_UNVERIFIED" or not intent.force:
                 raise Refused(problem.code, problem.detail, hint=_hint(problem.code))
         # Reading it back shows that it can be opened before anybody is given it.
@@ -108,7 +85,7 @@ class Bundling:
             raise Refused("J_EXPORT_UNVERIFIED", _unverified(verdict), hint=_hint("J_EXPORT_UNVERIFIED"))
         rows = await self._rows(run.run_id)
         beside = Beside(
-            verification=_verdict_record(verdict),
+            verification=verdict_record(verdict),
             checkpoints=[row.note.decode() for row in await self._store.checkpoints.of(run.run_id)],
             keys=[key.text for key in trusted_keys(self._store.state)],
             forced=not verdict.ok,
@@ -168,108 +145,6 @@ class Bundling:
         return body
 
 
-# -- from the store's to the archive's ---------------------------------------------------------------------------
-
-
-def run_members(found: Collected) -> dict[str, bytes]:
-    """The members below ``run/``. Pure: what is told of the run follows from what was collected."""
-    journal = fmt.journal_members(found.lines)
-    notes = dict(zip(fmt.note_names(len(found.notes)), found.notes, strict=True))
-    members = {
-        fmt.RUN_JSON: fmt.text_member(msgspec.to_builtins(_run_json(found, list(journal), list(notes)))),
-        fmt.SOURCE: found.source,
-        fmt.DEFINITION: found.definition + b"\n",
-        fmt.PLAN: found.plan + b"\n",
-        fmt.ENVIRONMENT: found.environment + b"\n",
-        fmt.VERIFICATION: fmt.text_member(_verdict_record(found.verdict)),
-        **journal,
-        **notes,
-    }
-    for digest, data in found.bodies.kept.items():
-        members.update(fmt.body_members(digest, data))
-    return members
-
-
-def _run_json(found: Collected, journal: list[str], notes: list[str]) -> fmt.RunJson:
-    run, kept = found.record.summary, found.bodies.kept
-    return fmt.RunJson(
-        schema=fmt.SCHEMA,
-        run_id=run.run_id,
-        journal_id=run.run_id,
-        mission=run.mission,
-        mission_version=run.mission_version,
-        status=run.status.value,
-        exit_code=None if run.exit_code is None else int(run.exit_code),
-        created_at=run.created_at,
-        finished_at=run.finished_at,
-        entries=run.entries,
-        head_hash=run.head_hash,
-        journal=journal,
-        checkpoints=notes,
-        keys=list(found.keys),
-        anchors=None,
-        artifacts={digest: fmt.Body(len(data), fmt.body_names(digest, len(data))) for digest, data in kept.items()},
-        withheld={digest: fmt.Withheld(item.size, item.what) for digest, item in found.bodies.withheld.items()},
-        forced=not found.verdict.ok,
-        code_version=str(found.opened.get("code_version", "unknown")),
-        summary=_told(run),
-    )
-
-
-def _told(run: RunSummary) -> fmt.Told:
-    return fmt.Told(
-        session_id=run.session_id,
-        lineage_id=run.lineage_id,
-        parent_run_id=run.parent_run_id,
-        reason=run.reason,
-        code=run.code,
-        message=_pathless(run.message, run),
-        duration_ms=run.duration_ms,
-        outputs=_short_outputs(run),
-        trigger=run.trigger,
-        cause=_pathless(run.cause, run),
-        violations=run.violations,
-        steps_done=run.steps_done,
-        steps_total=run.steps_total,
-        confinement=run.confinement,
-    )
-
-
-def _short_outputs(run: RunSummary) -> dict[str, Any] | None:
-    """Outputs that are no longer than what entries hold, and name no folder of this machine."""
-    if run.outputs is None:
-        return None
-    try:
-        text = canonical_bytes(dict(run.outputs), limit=_MAX_OUTPUTS).decode()
-    except CanonicalizationError:
-        return None
-    return dict(run.outputs) if _pathless(text, run) == text else None
-
-
-def _pathless(text: str | None, run: RunSummary) -> str | None:
-    """``text`` with the folders of this machine that belong to the run called by what they are."""
-    for path, name in _places(run).items():
-        text = text.replace(path, name) if text is not None else None
-    return text
-
-
-def _places(run: RunSummary) -> dict[str, str]:
-    """Folders of this machine, longest first, so that one inside another is called by its own name."""
-    folders = {
-        run.work_tree: "<work tree>",
-        run.output_folder: "<output folder>",
-        str(Path(run.mission_path).parent): "<mission folder>",
-        str(Path.home()): "<home>",
-    }
-    known = {path: name for path, name in folders.items() if path and len(path) > 1}
-    return dict(sorted(known.items(), key=lambda item: (-len(item[0]), item[0])))
-
-
-def _verdict_record(verdict: Verification) -> dict[str, Any]:
-    record: dict[str, Any] = msgspec.to_builtins(verdict)
-    return {name: value for name, value in record.items() if name not in _PASSING}
-
-
 # -- the plan ----------------------------------------------------------------------------------------------------
 
 
@@ -326,8 +201,8 @@ def _notes(found: Collected) -> list[str]:
 
 
 def _naming(found: Collected) -> int:
-    places = [path.encode() for path in _places(found.record.summary)]
-    return sum(any(place in data for place in places) for data in (*found.lines, *found.bodies.kept.values()))
+    paths = [path.encode() for path in places(found.record.summary)]
+    return sum(any(path in data for path in paths) for data in (*found.lines, *found.bodies.kept.values()))
 
 
 def _answers(definition: bytes) -> str | None:

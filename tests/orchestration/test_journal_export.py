@@ -104,8 +104,12 @@ def test_an_export_that_was_changed_is_found_out(bodies: list[bytes], what: str)
 
 def test_a_checkpoint_of_a_shorter_journal_counts_as_far_as_it_goes(bodies: list[bytes]) -> None:
     assert verify_completion(exported(bodies, 1), _check).ok
-    other = completion(bodies, Beside(verification={}, checkpoints=json.loads(exported(bodies[:1]))["checkpoints"]))
-    assert verify_completion(other).ok
+
+
+def test_a_checkpoint_of_other_entries_shows_that_these_were_written_anew(bodies: list[bytes]) -> None:
+    notes = json.loads(exported([row.body for row in run_of(3)[1].entries], len(bodies)))["checkpoints"]
+    verdict = verify_completion(completion(bodies, Beside(verification={}, checkpoints=notes, keys=[KEY.text])), _check)
+    assert [item.code for item in verdict.findings] == ["J_ANCHOR_MISMATCH"]
 
 
 def test_damaged_bytes_are_exported_as_they_are(bodies: list[bytes]) -> None:

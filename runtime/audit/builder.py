@@ -15,63 +15,37 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Final, Never
 
 from runtime.audit.canonical_zip import encode
 from runtime.audit.closure import closure
+from runtime.audit.gate import static_report
+from runtime.audit.gate.layout import GATE, MODULES, REQUIRED
+from runtime.audit.gate.limits import MAX_ARCHIVE_BYTES, MAX_ENTRIES, MAX_FILE_BYTES, MAX_TOTAL_BYTES
+from runtime.audit.gate.manifest import MANIFEST, parsed
+from runtime.audit.gate.report import Status
+from runtime.audit.gate.static import STATIC
 from runtime.kernel.errors import Refused
 
 #: The folder that holds the package ``runtime`` this very module belongs to.
 ROOT: Final = Path(__file__).resolve().parents[2]
-MANIFEST: Final = "manifest.txt"
 #: Run data lies below this folder of the archive (ruling R39).
 RUN: Final = "run"
 #: Scripts, plan document, pytest.ini and tests, in archive layout.
 CARRIED: Final = "runtime/audit/bundle_files"
-#: All of it comes along, whoever imports it.
-GATE: Final = "runtime/audit/gate"
-MODULES: Final = (
-    "runtime.orchestration.operations",
-    "runtime.orchestration.mission_journal",
-    "runtime.governance.envelope_enforcer",
-    "runtime.governance.self_mod_protection",
-    "runtime.audit.canonical_zip",
-)
-#: Operations spec §12.1, without the manifest, which is made here.
-REQUIRED: Final = (
-    "docs/03_runtime/Implementation_Plan_Build_Loop_Phase2_v1.1.md",
-    "pytest.ini",
-    "runtime/__init__.py",
-    "runtime/governance/__init__.py",
-    "runtime/governance/envelope_enforcer.py",
-    "runtime/governance/self_mod_protection.py",
-    "runtime/orchestration/__init__.py",
-    "runtime/orchestration/mission_journal.py",
-    "runtime/orchestration/operations.py",
-    "runtime/tests/__init__.py",
-    "runtime/tests/test_envelope_enforcer.py",
-    "runtime/tests/test_mission_journal.py",
-    "runtime/tests/test_operations.py",
-    "runtime/tests/test_self_mod_protection.py",
-    "scripts/audit_gate_build_loop_phase2.py",
-)
-#: Operations spec §13.2, G3.
-MAX_ARCHIVE_BYTES: Final = 64 * 1024 * 1024
-MAX_FILE_BYTES: Final = 8 * 1024 * 1024
-MAX_ENTRIES: Final = 2_000
+#: Beside the modules the specification names, and all of the gate: with this one whoever re-encodes a bundle can.
+ENCODER: Final = "runtime.audit.canonical_zip"
 
 #: Findings of the gate named in a message.
 SHOWN_FAULTS: Final = 3
 #: Installers compile what they install; that is nobody's content.
 _COMPILED: Final = "__pycache__"
-_LINE: Final = re.compile(r"([0-9a-f]{64})  ((?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*)")
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 #: Refusals that say nothing about the content: the command exits 3.
 _COULD_NOT: Final = frozenset({"BUNDLE_EXISTS", "BUNDLE_IO"})
@@ -86,23 +60,21 @@ def static_files(root: Path = ROOT) -> dict[str, bytes]:
     """
     if not (root / CARRIED).is_dir():
         return _extracted(root)
-    gate = [path.removesuffix(".py").replace("/", ".") for path in _below(root, GATE) if path.endswith(".py")]
-    entry_points = [*MODULES, *(name.removesuffix(".__init__") for name in gate)]
-    carried = {path.removeprefix(f"{CARRIED}/"): _content(root, path) for path in _below(root, CARRIED)}
-    return joined(closure(entry_points, cache(partial(_found, root))), carried)
+    gate = [
+        path.removesuffix(".py").replace("/", ".") for path in _below(root, GATE.rstrip("/")) if path.endswith(".py")
+    ]
+    entry_points = [*MODULES, ENCODER, *(name.removesuffix(".__init__") for name in gate)]
+    carried = _collected(root, _below(root, CARRIED))
+    modules = closure(entry_points, cache(partial(_found, root)))
+    return joined(modules, {path.removeprefix(f"{CARRIED}/"): data for path, data in carried.items()})
 
 
 def run_files(folder: Path) -> dict[str, bytes]:
     """Everything in a prepared run folder, by archive path below ``run/``. Raises `Refused` as `static_files`."""
-    files: dict[str, bytes] = {}
-    total = 0
-    for path in _below(folder, ""):
-        files[f"{RUN}/{path}"] = data = _content(folder, path)
-        total += len(data)
-        _limit(len(files) <= MAX_ENTRIES and total <= MAX_ARCHIVE_BYTES, f"{folder.name} holds too much")
+    files = _collected(folder, _below(folder, ""))
     if not files:
         raise Refused("BUNDLE_FILE_MISSING", "the run folder holds no files", where=str(folder))
-    return files
+    return {f"{RUN}/{path}": data for path, data in files.items()}
 
 
 def joined(files: Mapping[str, bytes], more: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -126,15 +98,17 @@ def build(files: Mapping[str, bytes], run: Mapping[str, bytes] | None = None) ->
     ``BUNDLE_FILE_KIND``, ``BUNDLE_TOO_LARGE``.
     """
     everything = joined(files, run or {})
+    if MANIFEST in everything:
+        raise Refused("BUNDLE_FILE_KIND", "the manifest is made here and never taken", where=MANIFEST)
+    everything[MANIFEST] = manifest(everything)
     missing = [path for path in REQUIRED if path not in everything]
     if missing:
         raise Refused("BUNDLE_FILE_MISSING", "a bundle cannot be without this file", where=missing[0])
-    everything[MANIFEST] = manifest(everything)
     large = [path for path, data in everything.items() if len(data) > MAX_FILE_BYTES]
     _limit(not large, f"{large[0] if large else ''} exceeds {MAX_FILE_BYTES} bytes")
     _limit(len(everything) <= MAX_ENTRIES, f"{len(everything)} files exceed {MAX_ENTRIES}")
     total = sum(map(len, everything.values()))
-    _limit(total <= MAX_ARCHIVE_BYTES, f"{total} bytes exceed {MAX_ARCHIVE_BYTES}")
+    _limit(total <= MAX_TOTAL_BYTES, f"{total} bytes exceed {MAX_TOTAL_BYTES}")
     data = encode(everything)
     _limit(len(data) <= MAX_ARCHIVE_BYTES, f"{len(data)} bytes exceed {MAX_ARCHIVE_BYTES}")
     return data
@@ -175,10 +149,6 @@ def judge(data: bytes) -> Mapping[str, bytes]:
 
     Raises `Refused` ``BUNDLE_REFUSED``.
     """
-    from runtime.audit.gate import static_report
-    from runtime.audit.gate.report import Status
-    from runtime.audit.gate.static import STATIC
-
     report = static_report(data)
     doubtful = [gate for gate in map(report.__getitem__, STATIC) if gate.status is not Status.PASS]
     if doubtful:
@@ -190,14 +160,13 @@ def judge(data: bytes) -> Mapping[str, bytes]:
 
 def _extracted(root: Path) -> dict[str, bytes]:
     """What the manifest of an extracted bundle lists; whatever else lies there by now was never part of it."""
-    files: dict[str, bytes] = {}
-    for line in _content(root, MANIFEST).decode("ascii", "replace").splitlines():
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise Refused("BUNDLE_MANIFEST", f"{line!r} is no line of a manifest", where=MANIFEST)
-        path = match[2]
-        files[path] = _content(root, path)
-        if hashlib.sha256(files[path]).hexdigest() != match[1]:
+    listed = parsed(_content(root, MANIFEST))
+    if listed.faults:
+        fault = listed.faults[0]
+        raise Refused("BUNDLE_MANIFEST", f"{fault.code}: {fault.text}", where=fault.where)
+    files = _collected(root, listed.hashes)
+    for path, data in files.items():
+        if hashlib.sha256(data).hexdigest() != listed.hashes[path]:
             raise Refused("BUNDLE_MANIFEST", "is not what the bundle held under this name", where=path)
     return files
 
@@ -217,6 +186,20 @@ def _below(root: Path, folder: str) -> Iterator[str]:
             yield from _below(root, path) if entry.name != _COMPILED else ()
         else:
             yield path
+
+
+def _collected(root: Path, paths: Iterable[str]) -> dict[str, bytes]:
+    """The files at ``paths``, which may be many and long, but not more than a bundle holds."""
+    files: dict[str, bytes] = {}
+    total = 0
+    for path in paths:
+        if not path.isascii():
+            raise Refused("BUNDLE_FILE_KIND", "names in a bundle are ASCII", where=ascii(path))
+        files[path] = _content(root, path)
+        total += len(files[path])
+        _limit(len(files) <= MAX_ENTRIES, f"more than {MAX_ENTRIES} files")
+        _limit(total <= MAX_TOTAL_BYTES, f"more than {MAX_TOTAL_BYTES} bytes in all")
+    return files
 
 
 def _found(root: Path, path: str) -> bytes | None:

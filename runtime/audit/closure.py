@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from runtime.audit.gate.sources import imports
 from runtime.kernel.errors import Refused
 
 #: The one package that can come along.
@@ -37,40 +38,28 @@ def closure(modules: Iterable[str], look: Look) -> dict[str, bytes]:
         if path in found:
             continue
         found[path] = source
-        waiting += _needed(module, path, source, look)
+        waiting += _needed(path, source, look)
     return found
 
 
-def _needed(module: str, path: str, source: bytes, look: Look) -> Iterator[str]:
-    for line, name, members in _imports(module, path, source):
+def _needed(path: str, source: bytes, look: Look) -> Iterator[str]:
+    try:
+        tree = ast.parse(source, path)
+    except (SyntaxError, ValueError) as error:
+        raise Refused("PY_SYNTAX", f"is no Python that could be run: {error}", where=path) from error
+    for line, name, members in imports(path, tree):
         if name.partition(".")[0] in sys.stdlib_module_names:
             continue
         if name.partition(".")[0] != PACKAGE or _source(name, look)[1] is None:
             raise Refused(
                 "IMPORT_CLOSURE",
-                f"imports {name}, which a bundle does not carry",
+                f"imports {name or 'beyond its package'}, which a bundle does not carry",
                 where=f"{path}:{line}",
                 hint="a bundled module uses the standard library and modules of runtime",
             )
         yield from _with_parents(name)
         # What is imported from a package may be one of its modules, or just a name in it.
         yield from (below for member in members if _source(below := f"{name}.{member}", look)[1] is not None)
-
-
-def _imports(module: str, path: str, source: bytes) -> Iterator[tuple[int, str, tuple[str, ...]]]:
-    """Line, absolute module name and imported names of every import statement, wherever it stands."""
-    try:
-        tree = ast.parse(source, path)
-    except (SyntaxError, ValueError) as error:
-        raise Refused("PY_SYNTAX", f"is no Python that could be run: {error}", where=path) from error
-    package = module if path.endswith("/__init__.py") else module.rpartition(".")[0]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name, ()) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
-            name = ".".join([*above, *([node.module] if node.module else [])])
-            yield node.lineno, name, tuple(alias.name for alias in node.names)
 
 
 def _with_parents(module: str) -> Iterator[str]:

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from runtime.audit import builder
-from runtime.audit.builder import MAX_ENTRIES, MAX_FILE_BYTES, REQUIRED, build, main, run_files, static_files
+from runtime.audit.builder import build, main, run_files, static_files
 from runtime.audit.closure import closure
+from runtime.audit.gate.layout import REQUIRED
+from runtime.audit.gate.limits import MAX_ENTRIES, MAX_FILE_BYTES
+from runtime.audit.gate.manifest import MANIFEST
 from runtime.kernel.errors import Refused
 from tests.support.files import put
 
-LEAST = dict.fromkeys(REQUIRED, b"")
+LEAST = {path: b"" for path in REQUIRED if path != MANIFEST}
 
 
 def refused(code: str) -> pytest.RaisesExc[Refused]:
@@ -23,7 +26,7 @@ def refused(code: str) -> pytest.RaisesExc[Refused]:
 def unpacked(root: Path) -> Path:
     """An extracted bundle that holds the least a bundle can."""
     files = {**LEAST, "run/run.json": b"{}\n"}
-    for path, data in {**files, builder.MANIFEST: builder.manifest(files)}.items():
+    for path, data in {**files, MANIFEST: builder.manifest(files)}.items():
         put(root, path, data.decode())
     return root
 
@@ -98,6 +101,10 @@ def test_a_run_folder_becomes_run_and_holds_files_only(tmp_path: Path) -> None:
     with refused("BUNDLE_FILE_KIND"):
         run_files(tmp_path)
     (tmp_path / "pipe").unlink()
+    (tmp_path / os.fsdecode(b"\xff")).touch()
+    with refused("BUNDLE_FILE_KIND"):
+        run_files(tmp_path)
+    (tmp_path / os.fsdecode(b"\xff")).unlink()
     put(tmp_path, "large").write_bytes(b"x" * (MAX_FILE_BYTES + 1))
     with refused("BUNDLE_TOO_LARGE"):
         run_files(tmp_path)
@@ -124,7 +131,7 @@ def test_an_extracted_bundle_is_what_its_manifest_says_or_nothing(tmp_path: Path
 def test_no_manifest_leads_outside(tmp_path: Path, path: str) -> None:
     root = unpacked(tmp_path / "bundle")
     put(tmp_path, "secret", "s")
-    put(root, builder.MANIFEST, f"{'0' * 64}  {path}\n")
+    put(root, MANIFEST, f"{'0' * 64}  {path}\n")
     with refused("BUNDLE_MANIFEST"):
         static_files(root)
 

@@ -77,7 +77,7 @@ def _tree(source: bytes) -> ast.Module | None:
 
 def _missing(path: str, tree: ast.Module, bundled: _Bundled) -> Iterator[tuple[int, str]]:
     """Line and name of each import that leads out of the bundle."""
-    for line, module, members in _imports(path, tree):
+    for line, module, members in imports(path, tree):
         if not _there(path, module, bundled):
             yield line, module or "beyond its package"
         elif module.partition(".")[0] == _PACKAGE:
@@ -96,7 +96,7 @@ def _there(path: str, module: str, bundled: _Bundled) -> bool:
     return path.startswith(_SCRIPTS) and f"{_SCRIPTS}{module}{SOURCE}" in bundled.names
 
 
-def _imports(path: str, tree: ast.Module) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+def imports(path: str, tree: ast.Module) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     """Line, absolute module and imported names of every import, wherever it stands. A relative import that leaves its
     package has the module ``""``."""
     package = path.removesuffix(SOURCE).split("/")[:-1]

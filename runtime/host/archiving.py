@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.audit.builder import MAX_ARCHIVE_BYTES, judge
+from runtime.audit.builder import judge
+from runtime.audit.gate.limits import MAX_ARCHIVE_BYTES
 from runtime.kernel.errors import Refused
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runtime.host.bundle_format import MAX_TOTAL_BYTES
-from runtime.host.bundle_kinds import MODEL, OUTPUT, RECORD, chunk_kind, named_by, streams_of
+from runtime.host.bundle_kinds import FILES, MODEL, OUTPUT, RECORD, chunk_kind, content_of, named_by, streams_of
 from runtime.kernel.canonical import CanonicalizationError, digest_bytes, parse_strict
 from runtime.kernel.errors import JournalError
 from runtime.orchestration.operation_ports import MAX_BODY_BYTES
@@ -43,7 +43,7 @@ class Bodies:
 async def collect_bodies(
     entries: Sequence[Mapping[str, Any]], fetch: Fetch, withhold: frozenset[str], *, answers: str | None = None
 ) -> Bodies:
-    """Everything ``entries`` name, and what those bodies name in turn: stream indexes and captured streams.
+    """Everything ``entries`` name, and what those bodies name in turn: stream indexes, captured streams, long content.
 
     ``answers`` is the digest of the mission's scripted answers, which are a model's although the mission brings them.
     """
@@ -58,9 +58,8 @@ async def collect_bodies(
         root = root_of(entry) if entry["kind"] == "step_finished" else None
         if root is not None:
             await _emitted(root, chunk_kind(entry), fetch, name)
-        if entry["kind"] == "receipt" and entry["receipt"].get("effect") == _EXECUTE:
-            for digest in streams_of(_parsed(await fetch(str(entry["receipt"].get("output_hash"))))):
-                name(digest, OUTPUT)
+        for digest, kind in await _behind(entry["receipt"], fetch) if entry["kind"] == "receipt" else ():
+            name(digest, kind)
     found = Bodies()
     for digest, given in kinds.items():
         _take(found, digest, await fetch(digest), tuple(given), withhold)
@@ -80,6 +79,15 @@ def _take(found: Bodies, digest: str, body: bytes | None, kinds: Sequence[str], 
     else:
         found.kept[digest] = body
         found.room -= len(body)
+
+
+async def _behind(receipt: Mapping[str, Any], fetch: Fetch) -> list[tuple[str, str]]:
+    """What the bodies a receipt names name themselves: streams that were captured whole, content too long for params."""
+    named: list[tuple[str, str]] = []
+    if receipt.get("effect") == _EXECUTE:
+        named += [(digest, OUTPUT) for digest in streams_of(_parsed(await fetch(str(receipt.get("output_hash")))))]
+    content = content_of(_parsed(await fetch(str(receipt.get("params_hash")))))
+    return named if content is None else [*named, (content, FILES)]
 
 
 async def _emitted(root: str, kind: str, fetch: Fetch, name: Callable[[str, str], None]) -> None:

@@ -46,6 +46,13 @@ def streams_of(output: object) -> Iterator[str]:
         yield from (output[name] for name in _STREAMS if isinstance(output.get(name), str))
 
 
+def content_of(params: object) -> str | None:
+    """The digest of the content that params of an operation name where it is too long for them."""
+    content = params.get("content") if isinstance(params, Mapping) else None
+    named = content.get("$artifact") if isinstance(content, Mapping) else None
+    return named if isinstance(named, str) else None
+
+
 def check_kinds(withhold: frozenset[str]) -> None:
     """Raises `Refused` ``BUNDLE_KIND``."""
     unknown = sorted(withhold - set(KINDS))

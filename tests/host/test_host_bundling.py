@@ -39,7 +39,7 @@ from runtime.storage.layout import StateDir
 from runtime.storage.store import Store
 from tests.replay.test_replay_recorded import outside
 from tests.support.deckhand import SAMPLES
-from tests.support.hosting import hosting, plain, question, run_to_end
+from tests.support.hosting import hosting, plain, question, run_to_end, write_mission
 
 STRANGER = VerifierKey("quarterdeck", bytes(range(32)))
 
@@ -261,14 +261,38 @@ async def test_where_it_ran_is_recorded_and_bound_to_the_journal(bundle: Bundle)
     assert opened["files"].keys() == {"answers.yaml", "patch.schema.json"}
 
 
+LONG = """\
+mission: long
+version: "1"
+inputs: {root: {type: string}}
+workspace: {root: "${inputs.root}", kind: folder}
+envelope: {allowed_paths: ["out/**"], allowed_tools: [filesystem.write_file]}
+blocks:
+  text: {type: template, template: "{% for _ in range(8) %}{{ 'x' * 65535 }}{% endfor %}"}
+  write: {type: tool_invoke, tool: filesystem.write_file, path: out/long, content: "${outputs.text}"}
+links: [text -> write]
+"""
+
+
 @pytest.mark.usefixtures("waved_through")
-async def test_the_first_statement_of_a_store_lists_the_key_it_makes(tmp_path: Path) -> None:
+async def test_the_first_statement_of_a_store_lists_the_key_it_makes_and_long_content_comes_along(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tree" / "out").mkdir(parents=True)
     async with hosting(tmp_path / "store") as host:
-        path = plain(tmp_path / "m", "  said: {type: template, template: done}")
-        run = await run_to_end(host, path)
+        run = await run_to_end(host, write_mission(tmp_path / "m", LONG), inputs={"root": str(tmp_path / "tree")})
         await host.bundle(ExportBundle(run_id=run.run_id, target=str(tmp_path / "a.zip"), attest=True))
-    verdict = await check_archive(archive(container.read((tmp_path / "a.zip").read_bytes()).bodies))
+        shy = await host.bundle_plan(run.run_id, ("files",))
+    long = digest_bytes(b"x" * 65535 * 8).removeprefix("sha256:")
+    assert [item.withheld for item in shy.members if item.name.endswith(long)] == ["files is withheld"]
+    made = archive(container.read((tmp_path / "a.zip").read_bytes()).bodies)
+    verdict = await check_archive(made)
     assert (verdict.result, verdict.statement is None) == ("verified", False), verdict.reason
+    deck = await open_archive(made)
+    try:
+        assert (await deck.replay(Replay(run_id=run.run_id))).comparison.equivalent
+    finally:
+        await deck.close()
 
 
 def test_a_console_may_look_at_it_from_another_thread(bare: Path, bundle: Bundle) -> None:

@@ -45,8 +45,9 @@ async def open_signer(state: StateDir, clock: Clock) -> Signer:
 
 def trusted_keys(state: StateDir) -> tuple[VerifierKey, ...]:
     """Public keys whose signatures count."""
-    path = state.root / "keys" / "ed25519.pub"
-    return (VerifierKey.parse(path.read_text("utf-8")),) if path.exists() else ()
+    folder = state.root / "keys"
+    paths = [folder / "ed25519.pub", *sorted((folder / "retired").glob("*.pub"))]
+    return tuple(VerifierKey.parse(path.read_text("utf-8")) for path in paths if path.exists())
 
 
 def check_signature(public: bytes, signature: bytes, text: bytes) -> bool:

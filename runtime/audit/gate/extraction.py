@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -79,7 +79,7 @@ def _differences(root: Path, files: Mapping[str, bytes]) -> list[tuple[str, str]
     folders = {name[:at] for name in files for at, char in enumerate(name) if char == "/"}
     found: list[tuple[str, str]] = []
     seen: set[str] = set()
-    for name, entry in _below(root):
+    for name, entry in _below(root, folders):
         if len(found) >= _MAX_DIFFERENCES:
             return found
         seen.add(name)
@@ -90,7 +90,7 @@ def _differences(root: Path, files: Mapping[str, bytes]) -> list[tuple[str, str]
     return found[:_MAX_DIFFERENCES]
 
 
-def _trouble(entry: os.DirEntry[str], name: str, folders: Iterable[str], files: Mapping[str, bytes]) -> str | None:
+def _trouble(entry: os.DirEntry[str], name: str, folders: Container[str], files: Mapping[str, bytes]) -> str | None:
     if name in folders:
         return None if entry.is_dir(follow_symlinks=False) else "is no folder any more"
     if name not in files:
@@ -104,8 +104,8 @@ def _trouble(entry: os.DirEntry[str], name: str, folders: Iterable[str], files: 
     return None if same else "has another content"
 
 
-def _below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Everything below ``root``, folders before what they hold, in the order of names; links are not followed."""
+def _below(root: Path, folders: Container[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """What lies in ``root`` and in its ``folders``; links are not followed, and what lies in other folders is no news."""
     waiting = [""]
     while waiting:
         above = waiting.pop()
@@ -114,7 +114,7 @@ def _below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
         for entry in entries:
             name = f"{above}/{entry.name}" if above else entry.name
             yield name, entry
-            if entry.is_dir(follow_symlinks=False):
+            if name in folders and entry.is_dir(follow_symlinks=False):
                 waiting.append(name)
 
 

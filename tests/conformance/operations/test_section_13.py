@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.audit.canonical_zip import CENTRAL_MARK
 from runtime.audit.gate import Report, static_report
 from runtime.audit.gate.layout import PLAN, REQUIRED, running_gate
 from runtime.audit.gate.limits import MAX_ARCHIVE_BYTES
@@ -38,10 +39,6 @@ def failed(data: bytes, *wanted: str, gate: str | None = None) -> Report:
     return report
 
 
-def only(report: Report) -> tuple[str, ...]:
-    return report.failed
-
-
 # --- what is in the archive -------------------------------------------------------------------------------------------
 
 
@@ -60,20 +57,24 @@ def test_another_archive_than_the_expected_one() -> None:
 def test_one_byte_of_a_file_changed_but_not_the_manifest() -> None:
     listing = manifest(small())
     report = failed(archive({**small(), OPERATIONS: b"import sys\n"}, listing), "MANIFEST_HASH", gate="G5")
-    assert only(report) == ("MANIFEST_HASH",)
+    assert report.failed == ("MANIFEST_HASH",)
     assert [item.where for item in report["G5"].details] == [OPERATIONS]
 
 
 def test_a_file_added_but_unlisted() -> None:
     files = small()
     report = failed(archive({**files, "docs/more.md": b"x\n"}, manifest(files)), "MANIFEST_UNLISTED", gate="G5")
-    assert only(report) == ("MANIFEST_UNLISTED",)
+    assert report.failed == ("MANIFEST_UNLISTED",)
 
 
 def test_a_file_listed_but_absent() -> None:
     files = small()
     report = failed(archive(files, manifest({**files, "docs/more.md": b"x\n"})), "MANIFEST_ABSENT", gate="G5")
-    assert only(report) == ("MANIFEST_ABSENT",)
+    assert report.failed == ("MANIFEST_ABSENT",)
+
+
+def many_lines() -> bytes:
+    return b"".join(b"0" * 64 + b"  scripts/z%d\n" % number for number in range(1000, 3001))
 
 
 def doubled(listing: bytes) -> bytes:
@@ -99,6 +100,8 @@ def doubled(listing: bytes) -> bytes:
         pytest.param(lambda text: text[:-1], "MANIFEST_FORMAT", id="no final LF"),
         pytest.param(lambda text: text + b"0" * 64 + b"  scripts/\xff\n", "MANIFEST_PATH", id="not ASCII"),
         pytest.param(lambda text: text + b"0" * 64 + b"  /etc/passwd\n", "MANIFEST_PATH", id="absolute"),
+        pytest.param(lambda text: text + b"0" * 64 + b"  manifest.txt\n", "MANIFEST_PATH", id="itself"),
+        pytest.param(lambda text: text + many_lines(), "MANIFEST_FORMAT", id="more lines than files"),
     ],
 )
 def test_a_manifest_that_is_spelled_otherwise(change: Callable[[bytes], bytes], code: str) -> None:
@@ -196,6 +199,21 @@ def with_end(**changes: object) -> bytes:
     return GOOD[:-22] + end(**values)  # type: ignore[arg-type]
 
 
+def with_junk() -> bytes:
+    """A central directory that goes on after its last header."""
+    at = int.from_bytes(GOOD[-6:-2], "little")
+    return GOOD[:-22] + b"junk" + end(len(small()) + 1, len(GOOD) - 22 + 4 - at, at)
+
+
+def reaching() -> bytes:
+    """Both headers of the only entry say that its content goes on, over the central directory."""
+    data = bytearray(written([Item(b"docs/x", b"abc")]))
+    head = data.index(CENTRAL_MARK)
+    for at in (18, 22, head + 20, head + 24):
+        data[at : at + 4] = (60).to_bytes(4, "little")
+    return bytes(data)
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [
@@ -218,6 +236,12 @@ def with_end(**changes: object) -> bytes:
         pytest.param(with_end(offset=0xFFFFFFFF), "ZIP_ZIP64", id="ZIP64 offset"),
         pytest.param(with_end(count=0xFFFF), "ZIP_ZIP64", id="ZIP64 count"),
         pytest.param(with_first(size=0xFFFFFFFF), "ZIP_ZIP64", id="ZIP64 size"),
+        pytest.param(GOOD[:-22] + b"PK\x06\x07" + bytes(16) + GOOD[-22:], "ZIP_ZIP64", id="ZIP64 locator"),
+        pytest.param(with_junk(), "ZIP_CD_BOUNDS", id="directory holds something else"),
+        pytest.param(
+            written([*items(small())[:-1], Item(b"scripts/z", b"", crc=0, size=9)]), "ZIP_METHOD", id="two sizes"
+        ),
+        pytest.param(reaching(), "ZIP_CD_BOUNDS", id="content reaches into the directory"),
         pytest.param(with_first(shift=1), "ZIP_LFH_MISMATCH", id="no header where it should be"),
         pytest.param(written(items(small()), gap=b"hidden"), "ZIP_GAP", id="bytes between two entries"),
         pytest.param(written(items(small()), between=b"hidden"), "ZIP_GAP", id="bytes before the directory"),
@@ -261,7 +285,8 @@ def test_limits_of_what_is_really_there() -> None:
     many = {**small(), **{f"docs/{number}": b"" for number in range(2000)}}
     failed(archive(many), "LIMIT_ENTRIES", gate="G3")
     source = {**small(), "runtime/large.py": b"# " + b"x" * 600_000 + b"\n"}
-    assert only(failed(archive(source), "LIMIT_SOURCE", gate="G3")) == ("LIMIT_SOURCE",)
+    report = failed(archive(source), "LIMIT_SOURCE", gate="G3")
+    assert (report.failed, report["G8"].status.value) == (("LIMIT_SOURCE",), "NOT_RUN")
     report = failed(bytes(MAX_ARCHIVE_BYTES + 1), "LIMIT_ARCHIVE", gate="G3")
     assert report.bundle_sha256 is None, "what was not read whole was not hashed"
 
@@ -348,7 +373,7 @@ def test_content_that_breaks_none(name: str, body: bytes) -> None:
     ],
 )
 def test_a_pytest_ini_that_could_hide_tests(more: bytes) -> None:
-    assert only(failed(archive({**small(), "pytest.ini": INI + more}), "PYTEST_INI")) == ("PYTEST_INI",)
+    assert failed(archive({**small(), "pytest.ini": INI + more}), "PYTEST_INI").failed == ("PYTEST_INI",)
 
 
 def test_testpaths_of_a_pytest_ini() -> None:
@@ -360,7 +385,7 @@ def test_testpaths_of_a_pytest_ini() -> None:
 
 def test_a_module_importing_an_absent_runtime_errors() -> None:
     report = failed(archive({**small(), OPERATIONS: b"from runtime.errors import Broken\n"}), "IMPORT_CLOSURE")
-    assert only(report) == ("IMPORT_CLOSURE",)
+    assert report.failed == ("IMPORT_CLOSURE",)
 
 
 @given(at=st.integers(0, len(GOOD) - 1), value=st.integers(1, 255))

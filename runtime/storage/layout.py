@@ -87,6 +87,11 @@ class StateDir:
         return self.root / "floors"
 
     @property
+    def keys(self) -> Path:
+        """Made with the first key."""
+        return self.root / "keys"
+
+    @property
     def locks(self) -> Path:
         return self.root / "locks"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final
@@ -534,15 +535,21 @@ class ConsoleApp(App[int]):
 
 def run_console(options: argparse.Namespace) -> int:
     """Open the console on the store; returns the process exit code. Raises what closing the store raised."""
+    from runtime.host.thread import open_threaded_deck
+
+    return show_console(lambda: open_threaded_deck(options.store, missions=mission_folders(options.missions)), options)
+
+
+def show_console(opening: Callable[[], AbstractContextManager[Deck]], options: argparse.Namespace) -> int:
+    """The console on the deck that ``opening`` gives, which is not opened without a terminal to show it on."""
     import sys
 
     from console.verbs.output import say
-    from runtime.host.thread import open_threaded_deck
 
     if not sys.stdout.isatty() or not sys.stdin.isatty():
         say("quarterdeck: the console needs a terminal; `quarterdeck --help` lists the verbs that do not")
         return Exit.USAGE
-    with open_threaded_deck(options.store, missions=mission_folders(options.missions)) as deck:
+    with opening() as deck:
         app = ConsoleApp(deck, theme=options.theme)
         code = app.run() or Exit.OK
     if app.failure is not None:

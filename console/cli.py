@@ -54,6 +54,8 @@ def _dispatch(options: argparse.Namespace) -> int:
         from console.app import run_console
 
         return run_console(options)
+    if "face" in options:
+        return int(options.face(options))
     verb: Verb = options.run
     return asyncio.run(verb(options))
 
@@ -86,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     _replaying_verbs(verbs)
     _evidence_verbs(verbs)
     _reading_verbs(verbs)
+    _bundle_verbs(verbs)
     _authoring_verbs(verbs)
     return parser
 
@@ -339,13 +342,81 @@ def _reading_verbs(verbs: Any) -> None:
     export = _verb(
         verbs,
         "export",
-        "Write a run's journal as JSON lines.",
+        "Write a run's journal: as JSON lines, or as one object with what speaks for it.",
         "quarterdeck export @latest -o run.jsonl",
         reading.export,
         json=False,
         run_id="",
     )
     export.add_argument("--output", "-o", metavar="FILE", help="target file (default: stdout)")
+    export.add_argument(
+        "--format",
+        choices=("jsonl", "completion"),
+        default="jsonl",
+        help="jsonl (default): the stored entries; completion: one canonical object with receipts, verdict and checkpoints,"
+        " refused with exit 7 when the journal does not verify",
+    )
+    export.add_argument(
+        "--force", action="store_true", help="completion: export what does not verify, and say so inside"
+    )
+
+
+def _bundle_verbs(verbs: Any) -> None:
+    from console.verbs import bundling
+
+    summary = "Hand a run on as one file, and check, open or replay one that was handed on."
+    group = verbs.add_parser("bundle", help=summary, description=summary).add_subparsers(
+        dest="bundle_verb", metavar="VERB", required=True
+    )
+    export = _verb(
+        group,
+        "export",
+        "Write a run's bundle: journal, bodies, mission, checkpoints, and the programs that check them.",
+        "quarterdeck bundle export @latest -o run.zip --withhold model",
+        bundling.export,
+        run_id="",
+    )
+    export.add_argument("--output", "-o", metavar="FILE", help="target file, which must not exist")
+    export.add_argument(
+        "--withhold",
+        action="append",
+        default=[],
+        metavar="KIND",
+        help="leave out content of this kind (repeatable): model (prompts and answers), output (of processes), files"
+        " (contents), values (inputs and outputs of steps)",
+    )
+    export.add_argument(
+        "--attest", action="store_true", help="add a statement about the members, signed by this store's key"
+    )
+    export.add_argument("--force", action="store_true", help="export what does not verify, and say so inside")
+    export.add_argument("--preview", action="store_true", help="only list what it would hold")
+    for name, text, run in (
+        ("verify", "Check a bundle; needs no store. Exit 7 unless everything holds.", bundling.verify),
+        ("replay", "Replay the run in a bundle from its record. Exit 6 when something differs.", bundling.replay),
+    ):
+        _verb(group, name, text, f"quarterdeck bundle {name} run.zip --json", run).add_argument("path", metavar="FILE")
+        verb = group.choices[name]
+        if name == "verify":
+            verb.add_argument(
+                "--key",
+                action="append",
+                default=[],
+                metavar="VKEY",
+                help="trust this key only (repeatable), not the bundle's",
+            )
+            verb.add_argument(
+                "--witness",
+                action="append",
+                default=[],
+                metavar="TEXT",
+                help="a checkpoint or witness line kept elsewhere",
+            )
+    opening = _verb(
+        group, "open", "Look at the run in a bundle in the console.", "quarterdeck bundle open run.zip", bundling.verify,
+        json=False,
+    )  # fmt: skip
+    opening.add_argument("path", metavar="FILE")
+    opening.set_defaults(face=bundling.open_console)
 
 
 def _authoring_verbs(verbs: Any) -> None:

@@ -296,15 +296,20 @@ def _print_verdict(verdict: Verification) -> None:
 
 
 async def export(options: argparse.Namespace) -> int:
-    """One canonical entry per line, exactly the bytes that were hashed."""
-    from runtime.host.opening import exported_lines
+    """``jsonl``: one canonical entry per line, exactly the bytes that were hashed. ``completion``: one canonical object
+    (operations spec §7.7) on one line; exit 7 when the journal does not verify, unless forced."""
+    from runtime.host.opening import exported_completion, exported_lines
 
     async with deck_for(options, writing=False) as deck:
         summary = await deck.find(options.selector)
-        lines = [line async for line in exported_lines(deck, summary.run_id)]
+        if options.format == "completion":
+            lines = [await exported_completion(deck, summary.run_id, force=options.force) + b"\n"]
+        else:
+            lines = [line async for line in exported_lines(deck, summary.run_id)]
     if options.output:
         await asyncio.to_thread(_write_new, Path(options.output), lines)
-        say(f"{len(lines)} entries written to {options.output}")
+        count = len(lines) if options.format == "jsonl" else summary.entries
+        say(f"{count} entries written to {options.output}")
     else:
         await asyncio.to_thread(sys.stdout.buffer.writelines, lines)
     return Exit.OK

@@ -81,11 +81,11 @@ async def _recorded(options: argparse.Namespace) -> int:
     if options.json:
         print_json(report)
     else:
-        _print_report(report, asked=intent.mission)
+        print_report(report, asked=intent.mission)
     return Exit.OK if report.comparison.equivalent else Exit.DIVERGED
 
 
-def _print_report(report: ReplayReport, *, asked: str) -> None:
+def print_report(report: ReplayReport, *, asked: str) -> None:
     if report.mission_source != asked:
         say("the mission file is gone or does not load; replayed as it was recorded")
     begin = f" from {safe(report.from_step)}" if report.from_step else ""

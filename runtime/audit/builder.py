@@ -130,7 +130,7 @@ def write_bundle(target: Path, data: bytes) -> str:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        _judge(beside.read_bytes())
+        judge(beside.read_bytes())
         os.link(beside, target)  # unlike renaming, this replaces nothing
         _sync_folder(target.parent)
     except FileExistsError:
@@ -144,14 +144,18 @@ def write_bundle(target: Path, data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _judge(data: bytes) -> None:
-    """Let the static gate judge ``data``; what it could not check it has not passed."""
+def judge(data: bytes) -> Mapping[str, bytes]:
+    """The content of an archive that passes the static gate; what the gate could not check has not passed.
+
+    Raises `Refused` ``BUNDLE_REFUSED``.
+    """
     report = static_report(data)
     doubtful = [gate for gate in map(report.__getitem__, STATIC) if gate.status is not Status.PASS]
     if doubtful:
         faults = [fault for gate in doubtful for fault in gate.details if fault.code]
         said = "; ".join(f"{fault.code} {fault.where} ({fault.text})" for fault in faults[:SHOWN_FAULTS])
-        raise Refused("BUNDLE_REFUSED", f"the audit gate does not pass what was built: {said}")
+        raise Refused("BUNDLE_REFUSED", f"the audit gate does not pass the bundle: {said}")
+    return report.files
 
 
 def _extracted(root: Path) -> dict[str, bytes]:

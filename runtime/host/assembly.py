@@ -286,7 +286,7 @@ def _provider(prepared: Prepared, shared: Shared) -> ModelProvider | None:
     if declared.openai is not None:
         return build_provider({"openai": declared.openai.model_dump()}, secrets=secrets, clock=shared.clock)
     assert mission.answers is not None, "the loader attached the file"
-    document = read(mission.answers.read_bytes(), mission.answers)
+    document = read(mission.answers.data, mission.answers.path)
     document.report.raise_if_failed()
     return build_provider({"scripted": document.data}, secrets=secrets, clock=shared.clock)
 

@@ -13,6 +13,7 @@ from runtime.host.assembly import Parts, Shared, wall
 from runtime.host.hooks import Hooks
 from runtime.host.lineage import Fork, Reuse
 from runtime.host.prepared import Prepared
+from runtime.host.surroundings import surroundings
 from runtime.host.undoing import Rollback
 from runtime.host.versions import BEHAVIOUR_VERSION, code_version
 from runtime.host.words import plain_words
@@ -100,6 +101,9 @@ async def write_opening(ready: Ready, start: Start, shared: Shared, store: Store
         **prepared.policy.rules.record(),
         code_version=code_version(),
         behaviour_version=BEHAVIOUR_VERSION,
+        # The files the mission names are kept, so that the run can be replayed where its folder is not.
+        files={item.name: shared.artifacts.put(item.data) for item in mission.files.values()},
+        environment=shared.artifacts.put(surroundings(shared.sandbox.tier)),
         trigger=prepared.summary.trigger,
         **({"reason": plain_words(intent.reason)} if intent.reason else {}),
         **({"cause": prepared.summary.cause} if prepared.summary.cause else {}),

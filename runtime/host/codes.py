@@ -20,12 +20,25 @@ _USAGE_PREFIXES: Final = (
     "UNDO_",
     "APPROVAL_UNKNOWN",
     "APPROVAL_AMBIGUOUS",
+    "BUNDLE_",
     "EXPORT_",
     "SECRET_",
     "REPLAY_",
     "replay_",
 )
-_UNVERIFIED: Final = frozenset({"STORE_CORRUPT", "STORE_ARTIFACT_DAMAGED"})
+_UNVERIFIED: Final = frozenset(
+    {
+        "STORE_CORRUPT",
+        "STORE_ARTIFACT_DAMAGED",
+        "BUNDLE_ARTIFACT",
+        "BUNDLE_MANIFEST",
+        "BUNDLE_NOT_A_RUN",
+        "BUNDLE_NOT_CANONICAL",
+        "BUNDLE_REFUSED",
+        "BUNDLE_RUN",
+        "BUNDLE_STATEMENT",
+    }
+)
 #: The state folder is not one we can use: a mistake of set-up, not a mission that failed.
 _CONFIG: Final = frozenset(
     {
@@ -41,6 +54,7 @@ _CONFIG: Final = frozenset(
         "STORE_TOO_OPEN",
         "STORE_UNWRITABLE",
         "CONTROL_PATH",
+        "KEY_FORMAT",
         "LATCH_REASON",
         "LOSS_NONE",
         "LOSS_REASON",

@@ -88,7 +88,16 @@ def mission_folders(chosen: Sequence[str]) -> tuple[Path, ...]:
 
 async def exported_lines(deck: Deck, run_id: str) -> AsyncIterator[bytes]:
     """A run's journal as JSON lines: the stored bytes, unchanged. Raises on damage instead of exporting a part."""
+    async for item in _reading(deck).stored(run_id):
+        yield item.body + b"\n"
+
+
+async def exported_completion(deck: Deck, run_id: str, *, force: bool) -> bytes:
+    """A run's completion export. Raises `Refused` ``J_EXPORT_UNVERIFIED``, ``BUNDLE_LIVE``, ``BUNDLE_TOO_LARGE``."""
+    return await _reading(deck).completion(run_id, force=force)
+
+
+def _reading(deck: Deck) -> StoreReads:
     if not isinstance(deck, StoreReads):
         raise QuarterdeckError("EXPORT_IO", "this deck cannot read the store directly")
-    async for item in deck.stored(run_id):
-        yield item.body + b"\n"
+    return deck

@@ -37,6 +37,7 @@ from runtime.storage.journals import STORE_JOURNAL, DamagedJournal
 from runtime.storage.store import Store
 
 if TYPE_CHECKING:
+    from runtime.host.bundling import Bundling
     from runtime.host.mission_facts import MissionFacts
     from runtime.host.replaying import Replaying
     from runtime.host.violations import Violations
@@ -55,6 +56,7 @@ class StoreReads:
         self._store = store
         self._folders = tuple(missions)
         self._clock = clock
+        self._withheld: frozenset[str] = frozenset()
 
     @cached_property
     def _missions(self) -> MissionFacts:
@@ -76,6 +78,13 @@ class StoreReads:
         from runtime.host.replaying import Replaying
 
         return Replaying(self._store, self._clock)
+
+    @cached_property
+    def _bundling(self) -> Bundling:
+        # Packing needs the builder and all it packs; nobody else waits for that.
+        from runtime.host.bundling import Bundling
+
+        return Bundling(self._store, self._clock)
 
     @property
     def store_path(self) -> str:
@@ -229,10 +238,14 @@ class StoreReads:
         raise NotImplementedError
 
     async def bundle_plan(self, run_id: str, withhold: Sequence[str] = ()) -> BundlePlan:
-        raise NotImplementedError
+        return await self._bundling.plan(await self.find(run_id), await self.verify(run_id), withhold)
 
     async def bundle(self, intent: ExportBundle) -> Exported:
-        raise NotImplementedError
+        return await self._bundling.export(await self.find(intent.run_id), await self.verify(intent.run_id), intent)
+
+    async def completion(self, run_id: str, *, force: bool = False) -> bytes:
+        """A run's plain completion export (operations spec §7.7). Raises `Refused` ``J_EXPORT_UNVERIFIED``."""
+        return await self._bundling.completion(await self.find(run_id), await self.verify(run_id), force=force)
 
     async def _examined(self, run_id: str) -> tuple[list[StoredEntry], Verification]:
         """The rows of a journal as far as they can be read, and the verdict on them."""
@@ -249,7 +262,9 @@ class StoreReads:
         if not rows and row is None and not damage and run_id != STORE_JOURNAL:
             raise Refused("RUN_UNKNOWN", f"there is no run {run_id}", hint="`quarterdeck runs` lists them")
         bodies = await self._bodies_for(rows, damage)
-        verdict = await asyncio.to_thread(verify_entries, rows, artifacts=bodies.get, run_id=run_id)
+        verdict = await asyncio.to_thread(
+            verify_entries, rows, artifacts=bodies.get, run_id=run_id, withheld=self._withheld
+        )
         found = [*_damage_findings(damage, verdict.entries), *end_findings(row, verdict)]
         at, seconds = timestamp(self._clock.now()), self._clock.monotonic() - started
         return rows, _verification(run_id, verdict, found, at, seconds)

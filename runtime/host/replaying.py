@@ -22,6 +22,7 @@ from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import QuarterdeckError, Refused
 from runtime.kernel.outcomes import RunStatus
 from runtime.kernel.ports import StoredEntry
+from runtime.missions.files import Attachment
 from runtime.missions.inputs import InputsInvalid, bind
 from runtime.missions.loader import Mission, load, load_bytes
 from runtime.missions.problems import MissionInvalid
@@ -47,7 +48,7 @@ MAX_AT_ONCE: Final = 2
 PLAYBACK: Final = "playback_recorded_provider_outputs"
 RE_SIMULATE: Final = "re_simulate_nodes"
 FIDELITY: Final = "recorded"
-_MISSING: Final = "J_ARTIFACT_MISSING"
+_MISSING: Final = frozenset({"J_ARTIFACT_MISSING", "J_ARTIFACT_WITHHELD"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +166,9 @@ class Replaying:
                 pass  # gone or broken: the report says that it ran the recorded one
         if past.source is None:
             raise _no_record(past.summary, "its mission file is not in the store")
+        files = await self._files(past)
         try:
-            return await asyncio.to_thread(load_bytes, past.source, path), "recorded"
+            return await asyncio.to_thread(load_bytes, past.source, path, recorded=files), "recorded"
         except MissionInvalid as invalid:
             raise Refused(
                 "REPLAY_MISSION",
@@ -174,6 +176,14 @@ class Replaying:
                 where=str(path),
                 hint="put the files it names back beside it",
             ) from None
+
+    async def _files(self, past: Recorded) -> dict[str, bytes] | None:
+        """The files its mission named, as they were; None when the run is from a version that did not keep them."""
+        named = past.entries[0].get("files") if past.entries else None
+        if not isinstance(named, Mapping):
+            return None
+        found = {name: await self._store.artifacts.get(digest) for name, digest in named.items()}
+        return {name: body for name, body in found.items() if body is not None}
 
     async def _rehearse(self, past: Recorded, mission: Mission) -> tuple[Replayed, Record]:
         record = await asyncio.to_thread(Record, past.entries)
@@ -204,9 +214,9 @@ class Replaying:
             return ()
         try:
             provider = await asyncio.to_thread(_scripted, mission.answers)
-        except (QuarterdeckError, OSError) as error:
+        except QuarterdeckError as error:
             raise Refused("REPLAY_MISSION", f"the scripted answers cannot be read: {error}") from None
-        return changed_answers(past.entries, past.evidence, provider, mission.answers.name)
+        return changed_answers(past.entries, past.evidence, provider, mission.answers.path.name)
 
 
 def check_run(summary: RunSummary) -> None:
@@ -229,8 +239,8 @@ def check_run(summary: RunSummary) -> None:
 
 def _check_verdict(summary: RunSummary, verdict: Verification) -> None:
     """Is the record whole and unaltered?"""
-    errors = [item for item in verdict.findings if item.severity == "error"]
-    broken = next((item for item in errors if item.code != _MISSING), None)
+    errors = [item for item in verdict.findings if item.severity == "error" or item.code in _MISSING]
+    broken = next((item for item in errors if item.code not in _MISSING), None)
     if broken is not None:
         place = "" if broken.seq is None else f" at entry {broken.seq}"
         raise Refused(
@@ -241,7 +251,7 @@ def _check_verdict(summary: RunSummary, verdict: Verification) -> None:
     if errors:
         raise Refused(
             "REPLAY_PRUNED",
-            f"bodies the record of run {summary.run_id} names are no longer stored: {errors[0].detail}",
+            f"bodies the record of run {summary.run_id} names are no longer stored, or were withheld: {errors[0].detail}",
             hint="`--fidelity view` needs none; `--fidelity live` runs the mission again",
         )
 
@@ -314,7 +324,7 @@ def _inputs(mission: Mission, recorded: Mapping[str, Any]) -> Mapping[str, Any]:
         return dict(recorded)
 
 
-def _scripted(answers: Path) -> ScriptedProvider:
-    document = read(answers.read_bytes(), answers)
+def _scripted(answers: Attachment) -> ScriptedProvider:
+    document = read(answers.data, answers.path)
     document.report.raise_if_failed()
     return ScriptedProvider(document.data)

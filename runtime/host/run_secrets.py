@@ -27,5 +27,5 @@ def secrets_of(mission: Mission, shared: Shared) -> Secrets:
 async def admit(secrets: Secrets, mission: Mission, inputs: Mapping[str, Any]) -> None:
     """Every secret can be had, and none stands where it would be stored. Raises `Refused` ``SECRET_*``."""
     await asyncio.to_thread(secrets.check)
-    files = [item.content for item in mission.files.values()]
+    files = [(item.content, item.data.decode("utf-8", "replace")) for item in mission.files.values()]
     secrets.refuse_written(mission.source, mission.definition, files, inputs)

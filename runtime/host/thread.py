@@ -245,15 +245,22 @@ class ThreadedDeck:
 
 @contextmanager
 def open_threaded_deck(store: str | None, *, missions: Sequence[str] = ()) -> Iterator[ThreadedDeck]:
-    """Run a deck on its own thread while the body runs; closing it lets runs stop at a boundary, resumable.
+    """The console's deck on its own thread while the body runs; closing it lets runs stop at a boundary, resumable.
 
     Raises what opening the store raises, before anything is drawn.
     """
+    with threaded(open_console_deck(store, missions=missions)) as deck:
+        yield deck
+
+
+@contextmanager
+def threaded(opening: Coroutine[Any, Any, Deck]) -> Iterator[ThreadedDeck]:
+    """Run the deck that ``opening`` gives on its own thread while the body runs. Raises what it raises."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=_serve, args=(loop,), name="quarterdeck-runtime", daemon=True)
     thread.start()
     try:
-        deck = asyncio.run_coroutine_threadsafe(open_console_deck(store, missions=missions), loop).result()
+        deck = asyncio.run_coroutine_threadsafe(opening, loop).result()
         try:
             yield ThreadedDeck(deck, loop)
         finally:

@@ -187,6 +187,8 @@ _JOURNAL: Final = {
     "J_DUPLICATE_KEY": "An entry has a key twice.",
     "J_EMPTY": "The journal is empty.",
     "J_ENTRY_HASH": "An entry's hash is not that of its bytes.",
+    "J_ARTIFACT_WITHHELD": "A body was left out by whoever handed the journal on.",
+    "J_EXPORT_FORMAT": "A completion export is malformed or contradicts its own entries.",
     "J_EXPORT_UNVERIFIED": "A journal that does not verify is not exported.",
     "J_GENESIS": "The first entry does not start a journal.",
     "J_IO": "The journal file could not be read or written.",

@@ -29,11 +29,12 @@ MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One file the mission names: its path below the folder, its digest, and what it holds (text or JSON)."""
+    """One file the mission names: its path below the folder, its digest, its bytes, and what they hold (text or JSON)."""
 
     name: str
     path: Path
     digest: str
+    data: bytes
     content: Any = None
 
 
@@ -92,22 +93,35 @@ def inside(directory: Path, name: str) -> Path:
     return path
 
 
-def attach(document: Document, directory: Path, data: Mapping[str, Any]) -> dict[Where, Attachment]:
-    """Read every file the mission names, by the place that names it; problems go to the document's report."""
+def attach(
+    document: Document, directory: Path, data: Mapping[str, Any], recorded: Mapping[str, bytes] | None = None
+) -> dict[Where, Attachment]:
+    """Read every file the mission names, by the place that names it; problems go to the document's report.
+
+    With ``recorded`` contents by name nothing on this machine is looked at, not even whether a folder is there.
+    """
     found: dict[Where, Attachment] = {}
     for where, name, limit, reader in _named_files(data):
         if not stays_below(name) and where[-1] != "output_schema":
             continue  # the model refuses the spelling already
         try:
-            path = inside(directory, name)
-            content = read_bounded(path, limit)
+            path = inside(directory, name) if recorded is None else directory / name
+            content = read_bounded(path, limit) if recorded is None else _recorded(recorded, name)
             if len(content) > limit:
                 raise Refused("MISSION_FILE", f"{shown(name)} is larger than {limit // 1024} KiB")
-            found[where] = Attachment(name, path, digest_bytes(content), reader(content, name))
+            found[where] = Attachment(name, path, digest_bytes(content), content, reader(content, name))
         except Refused as error:
             document.problem(error.code, error.message, where)
-    _check_source_folder(document, directory, data)
+    if recorded is None:
+        _check_source_folder(document, directory, data)
     return found
+
+
+def _recorded(recorded: Mapping[str, bytes], name: str) -> bytes:
+    content = recorded.get(name)
+    if content is None:
+        raise Refused("MISSION_FILE", f"{shown(name)}: it was not recorded")
+    return content
 
 
 def _named_files(data: Mapping[str, Any]) -> Iterator[tuple[Where, str, int, Callable[[bytes, str], Any]]]:

@@ -68,10 +68,9 @@ class Mission:
         return {item.name: item.content for where, item in self.files.items() if where[-1] == "output_schema"}
 
     @property
-    def answers(self) -> Path | None:
+    def answers(self) -> Attachment | None:
         """The file with scripted answers, if the mission has one."""
-        attachment = self.files.get(("provider", "scripted"))
-        return attachment.path if attachment else None
+        return self.files.get(("provider", "scripted"))
 
     def output_schema(self, block: str) -> dict[str, Any] | None:
         """The JSON Schema a model block's answer must fit, read from its file where it has one."""
@@ -92,8 +91,17 @@ def load(path: Path | str, registry: BlockRegistry | None = None) -> Mission:
     return load_bytes(read_mission(file), file, registry)
 
 
-def load_bytes(source: bytes, file: Path, registry: BlockRegistry | None = None) -> Mission:
-    """Load a mission from bytes as if they stood in ``file``. Raises `MissionInvalid`."""
+def load_bytes(
+    source: bytes,
+    file: Path,
+    registry: BlockRegistry | None = None,
+    *,
+    recorded: Mapping[str, bytes] | None = None,
+) -> Mission:
+    """Load a mission from bytes as if they stood in ``file``. Raises `MissionInvalid`.
+
+    ``recorded`` has the contents of the files it names as they were; then nothing beside ``file`` is looked at.
+    """
     document = read(source, file)
     spec = validate(document)
     data = document.data if isinstance(document.data, dict) else {}
@@ -101,7 +109,7 @@ def load_bytes(source: bytes, file: Path, registry: BlockRegistry | None = None)
     graph = read_graph(document, data, draft.blocks)
     conditions = check_all(draft, graph)
     directory = file.absolute().parent
-    files = attach(document, directory, data)
+    files = attach(document, directory, data, recorded)
     if spec is None:
         raise MissionInvalid(document.report.problems())
     envelope = mission_envelope(spec)

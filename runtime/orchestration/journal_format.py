@@ -59,7 +59,7 @@ _OPENED: Final = frozenset(
 )
 #: Members that hold the runtime's own words, numbers and digests, names from the mission file, or a receipt, which is
 #: hashed by itself: nothing foreign, and nothing that may change.
-OWN: Final = (_STEP | _OPERATION | _OPENED | {"receipt", "phase", "code", "action"}) - {
+OWN: Final = (_STEP | _OPERATION | _OPENED | {"receipt", "phase", "code", "action", "environment", "files"}) - {
     "inputs",
     "outputs",
     "error_message",

@@ -9,7 +9,7 @@ Standard library, kernel and sibling journal modules only: the evidence bundle c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -70,13 +70,18 @@ class JournalVerification:
 
 
 def verify_entries(
-    entries: Iterable[StoredEntry], *, artifacts: FetchArtifact | None = None, run_id: str | None = None
+    entries: Iterable[StoredEntry],
+    *,
+    artifacts: FetchArtifact | None = None,
+    run_id: str | None = None,
+    withheld: Container[str] = (),
 ) -> JournalVerification:
     """Verify stored rows: bytes, chain, state machine, receipts, columns and, given ``artifacts``, bodies.
 
-    ``run_id`` is the journal id the caller asked for; None takes that of the first entry.
+    ``run_id`` is the journal id the caller asked for; None takes that of the first entry. ``withheld`` are artifacts that
+    whoever handed the journal on says were left out: that one of them is missing is only worth a warning.
     """
-    checker = _Checker(artifacts, run_id)
+    checker = _Checker(artifacts, run_id, withheld)
     for stored in entries:
         checker.check(stored.body, stored)
     return checker.verdict()
@@ -172,6 +177,7 @@ class _Checker:
 
     artifacts: FetchArtifact | None
     journal_id: str | None
+    withheld: Container[str] = ()
     findings: list[JournalFinding] = field(default_factory=list)
     position: int = 0
     bad_from: int | None = None
@@ -308,7 +314,9 @@ class _Checker:
             return
         self.looked_up.add(reference)
         data = self.artifacts(reference)
-        if data is None and reference != _EMPTY:
+        if data is None and reference in self.withheld:
+            self.find("J_ARTIFACT_WITHHELD", f"{reference} was not handed on", seq=seq, severity="warning")
+        elif data is None and reference != _EMPTY:
             self.find("J_ARTIFACT_MISSING", f"{reference} is not stored", seq=seq)
         elif data is not None and digest_bytes(data) != reference:
             self.find("J_ARTIFACT_HASH", f"the body stored as {reference} is another one", seq=seq)
@@ -337,8 +345,9 @@ def artifact_references(entry: Mapping[str, Any]) -> Iterator[str]:
     elif kind == "plan":
         named = [entry.get("document")]
     elif kind == "journal_opened":
-        fork = entry.get("fork")
+        fork, files = entry.get("fork"), entry.get("files")
         named = [fork.get("document")] if isinstance(fork, Mapping) else []
+        named += [entry.get("environment"), *(files.values() if isinstance(files, Mapping) else ())]
     elif kind in ("step_started", "step_finished"):
         named = [*_markers(entry["inputs"]), *_markers(entry["outputs"]), root_of(entry)]
     elif kind == "operation_denied":

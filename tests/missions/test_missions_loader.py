@@ -47,7 +47,8 @@ def test_the_architecture_example_loads_as_written(folder: Path) -> None:
     assert mission.graph.entry == "red"
     assert mission.graph.after()["commit"] == ("stage",)
     assert mission.output_schema("propose") == {"type": "object"}
-    assert mission.answers == (folder / "answers.yaml").resolve()
+    assert mission.answers is not None
+    assert mission.answers.path == (folder / "answers.yaml").resolve()
     assert mission.spec.on_failure == "compensate"
 
 

@@ -30,11 +30,11 @@ def supervised(clock: Clock) -> ProcessRunner:
 
 
 async def asked(
-    runner: ProcessRunner, command: Sequence[str], text: bytes, *, folder: Path, code: str, seconds: float
+    runner: ProcessRunner, command: Sequence[str], text: bytes, *, folder: Path, family: str, seconds: float
 ) -> bytes:
     """What ``command`` prints when it reads ``text``.
 
-    Raises `Refused` ``<code>_FAILED``, ``<code>_TIMEOUT``.
+    Raises `Refused` ``<family>_FAILED``, ``<family>_TIMEOUT``.
     """
     spec = ProcessSpec(
         argv=command,
@@ -48,10 +48,15 @@ async def asked(
     try:
         result = await runner.run(spec)
     except Refused as refusal:
-        raise Refused(f"{code}_FAILED", f"{command[0]} could not be started: {refusal.message}") from refusal
+        raise Refused(f"{family}_FAILED", f"{command[0]} could not be started: {refusal.message}") from refusal
     if result.timed_out:
-        raise Refused(f"{code}_TIMEOUT", f"{command[0]} took longer than {seconds:g} s and was stopped")
+        raise Refused(f"{family}_TIMEOUT", f"{command[0]} took longer than {seconds:g} s and was stopped")
     if result.exit_code != 0:
         said = result.stderr.decode("utf-8", "replace").strip()[:_QUOTED]
-        raise Refused(f"{code}_FAILED", f"{command[0]} ended with {result.exit_code}: {said}" if said else f"{command[0]} ended with {result.exit_code}")
+        raise Refused(
+            f"{family}_FAILED",
+            f"{command[0]} ended with {result.exit_code}: {said}"
+            if said
+            else f"{command[0]} ended with {result.exit_code}",
+        )
     return result.stdout

@@ -76,7 +76,9 @@ class CommandSigner:
     async def sign(self, text: bytes) -> bytes:
         from runtime.host.programs import asked
 
-        answer = await asked(self._runner, self._command, text, folder=self._folder, code="SIGNER", seconds=SIGN_SECONDS)
+        answer = await asked(
+            self._runner, self._command, text, folder=self._folder, family="SIGNER", seconds=SIGN_SECONDS
+        )
         try:
             signature = base64.b64decode(answer.strip(), validate=True)
         except binascii.Error:
@@ -194,6 +196,15 @@ def rotation_holds(members: dict[str, str]) -> bool:
 
 
 # -- the folder ---------------------------------------------------------------------------------------------------------
+
+
+def check_secret(state: StateDir) -> None:
+    """Raises `Refused` ``KEY_*`` unless the own key is as it should be, or not made yet."""
+    secret = state.keys / _SECRET
+    if secret.exists() or secret.is_symlink():
+        read_private(secret)
+    elif (state.keys / _PUBLIC).exists():
+        raise _damaged(secret, "the secret key is gone, though its public key is there")
 
 
 def _own_key(state: StateDir) -> OwnKey:

@@ -92,6 +92,11 @@ class StateDir:
         return self.root / "keys"
 
     @property
+    def evidence(self) -> Path:
+        """The operator's file about signing and sinks; usually not there."""
+        return self.root / "evidence.yaml"
+
+    @property
     def locks(self) -> Path:
         return self.root / "locks"
 

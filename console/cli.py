@@ -195,7 +195,7 @@ def _running_verbs(verbs: Any) -> None:
 
 
 def _evidence_verbs(verbs: Any) -> None:
-    from console.verbs import losses
+    from console.verbs import keys, losses
 
     loss = _verb(
         verbs,
@@ -206,6 +206,26 @@ def _evidence_verbs(verbs: Any) -> None:
     )
     loss.add_argument("journal", metavar="RUN", help="run id, unique prefix, @latest, or 'store' for the store's own")
     loss.add_argument("--reason", required=True, help="what happened to the rest, recorded in the store's journal")
+
+    summary = "The key that signs checkpoints, and the sinks that keep copies."
+    group = verbs.add_parser("key", help=summary, description=summary).add_subparsers(
+        dest="key_verb", metavar="VERB", required=True
+    )
+    _verb(
+        group,
+        "show",
+        "Show key, fingerprint and sinks; needs nobody to hold the store.",
+        "quarterdeck key show",
+        keys.show,
+    )
+    rotate = _verb(
+        group,
+        "rotate",
+        "Sign with a new key; old and new vouch for each other in the store's journal.",
+        "quarterdeck key rotate --reason 'a laptop was lost'",
+        keys.rotate,
+    )
+    rotate.add_argument("--reason", required=True, help="recorded in the store's journal")
 
 
 def _launch_options(verb: argparse.ArgumentParser) -> None:

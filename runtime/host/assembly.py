@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +38,7 @@ from runtime.missions.build import build_workflow
 from runtime.missions.loader import Mission
 from runtime.missions.sections import LimitsSpec
 from runtime.missions.yaml_reader import read
+from runtime.orchestration.anchors import Witness
 from runtime.orchestration.budget import Day, Ledger, Limits
 from runtime.orchestration.gate import WorkGate
 from runtime.orchestration.handlers.registry import build
@@ -203,6 +204,18 @@ def _journal_signals(prepared: Prepared, signals: Sequence[ControlSignal]) -> No
     prepared.journal.append("signal", signals=[item.record() for item in signals])
 
 
+def _witness(prepared: Prepared) -> Callable[[], Awaitable[str]]:
+    """The newest entry, once it is on disk: a commit must not name what a crash could take back."""
+    journal = prepared.journal
+
+    async def witness() -> str:
+        seen = Witness(prepared.run_id, journal.entries - 1, journal.get_chain_root())
+        await journal.durable
+        return seen.text
+
+    return witness
+
+
 async def _executor(
     prepared: Prepared, shared: Shared, scope: Scope, timer: ActiveTimer, questions: Questions, hooks: Hooks
 ) -> OperationExecutor:
@@ -235,6 +248,7 @@ async def _executor(
         sandbox_env=prepared.secrets.environment,
         sandbox_scratch=mission.spec.sandbox.scratch,
         hosts=mission.spec.sandbox.hosts,
+        witness=_witness(prepared) if prepared.policy.evidence.trailer else None,
     )
 
     def guard() -> None:

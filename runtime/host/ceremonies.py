@@ -6,19 +6,25 @@ import asyncio
 from pathlib import Path
 
 from runtime.host.api import Ack
+from runtime.host.checkpointing import CheckpointDesk
 from runtime.host.policy import Policies
+from runtime.host.signing import begin_rotation
 from runtime.host.store_journal import StoreJournal
 from runtime.host.words import plain_words
 from runtime.kernel.clock import Clock
 from runtime.kernel.errors import Refused
 from runtime.orchestration.git import find_toplevel
 from runtime.orchestration.run_controller import HaltLatch
+from runtime.storage.layout import StateDir
 
 
 class Ceremonies:
     """For one host. ``latches`` is the state folder's."""
 
-    def __init__(self, latches: Path, policies: Policies, journal: StoreJournal, clock: Clock) -> None:
+    def __init__(
+        self, latches: Path, policies: Policies, journal: StoreJournal, desk: CheckpointDesk, clock: Clock
+    ) -> None:
+        self._desk = desk
         self._latches = latches
         self._policies = policies
         self._journal = journal
@@ -40,6 +46,28 @@ class Ceremonies:
         )
         await told.durable
         return Ack(done=True, run_id=record.run_id, message=f"the latch of {root} is cleared: {record.message}")
+
+    async def rotate_key(self, state: StateDir, reason: str) -> Ack:
+        """See `runtime.host.api.Deck.rotate_key`. On record before it happens; a crash between leaves the old key."""
+        if not reason.strip():
+            raise Refused("KEY_REASON", "a key is changed only with a reason", hint="--reason TEXT")
+        signer = self._desk.signer
+        if signer is None:
+            raise Refused("KEY_DAMAGED", "nobody signs", hint="`quarterdeck doctor` says why")
+        rotation = await asyncio.to_thread(begin_rotation, state, signer)
+        told = self._journal.append(
+            "operator_action",
+            action="key_rotated",
+            actor="operator",
+            reason=plain_words(reason),
+            **rotation.members,
+        )
+        await told.durable
+        await asyncio.to_thread(rotation.finish)
+        self._desk.sign_with(rotation.signer)
+        return Ack(
+            done=True, run_id="", message=f"signing with {rotation.signer.key.text} ({rotation.signer.key.words})"
+        )
 
     async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
         """See `runtime.host.api.Deck.unprotect`. What is not on the record does not happen."""

@@ -18,7 +18,7 @@ from runtime.host.behind import Known, Memories, Tree
 from runtime.host.copies import Copies
 from runtime.host.losses import Losses
 from runtime.host.signing import Signer, open_signer
-from runtime.host.sinks.port import Continues, Sink, load_sinks
+from runtime.host.sinks.port import Continues, Offer, Sink, load_sinks
 from runtime.host.tally import EVERY_SECONDS, Draft, Tally, decides
 from runtime.host.words import plain_words
 from runtime.kernel.canonical import digest_bytes
@@ -117,6 +117,16 @@ class CheckpointDesk:
         for members in untold:
             self._record(members)
 
+    @property
+    def signer(self) -> Signer | None:
+        """Who signs; None while there is nobody, which was told when the store was opened."""
+        return self._signer
+
+    @property
+    def key(self) -> str | None:
+        """The public key of whoever signs, as C2SP writes it."""
+        return None if self._signer is None else self._signer.key.text
+
     def sign_with(self, signer: Signer) -> None:
         """From now on ``signer`` signs; the store's journal, which tells of the change, at once."""
         self._signer, self._healthy = signer, True
@@ -143,7 +153,10 @@ class CheckpointDesk:
         tree = Tree()
         await asyncio.to_thread(tree.take_all, stored)
         newest = await self._newest(run_id)
-        port = _Port(self, self._tally(run_id, tree, newest), self._store.journal(run_id))
+        tally = self._tally(run_id, tree, newest)
+        if stored:
+            tally.see(stored[0])
+        port = _Port(self, tally, self._store.journal(run_id))
         if newest is None or newest.root is None:
             return port, None
         return port, Checkpoint(self._memories.name(run_id), newest.size, newest.root, newest.generation)
@@ -316,7 +329,7 @@ class CheckpointDesk:
             _LOG.warning("a checkpoint of %s could not be stored: %s", tally.journal_id, error)
             return
         self.newest = digest_bytes(note)
-        tally.submitted(draft, note, ticket)
+        tally.submitted(draft, note, row.at, ticket)
 
     # -- copies and trouble -------------------------------------------------------------------------------------
 
@@ -324,7 +337,14 @@ class CheckpointDesk:
         """Hand the newest checkpoint, now that it is on disk, to those who remember it outside."""
         note, tally.note = tally.note, b""
         if note and self._copies.any:
-            self._copies.offer(tally.journal_id, read_note(note), self._continues(tally))
+            offer = Offer(
+                note=read_note(note),
+                head=tally.noted_head,
+                recipe=tally.recipe,
+                at=tally.noted_at,
+                final=tally.closed and tally.covered == tally.size,
+            )
+            self._copies.offer(tally.journal_id, offer, self._continues(tally))
 
     def _continues(self, tally: Tally) -> Continues:
         async def root_after(size: int) -> bytes | None:

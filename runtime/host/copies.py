@@ -11,9 +11,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from runtime.host.sinks.port import Continues, Sink
+from runtime.host.sinks.port import Continues, Offer, Sink
 from runtime.kernel.errors import QuarterdeckError, Refused
-from runtime.orchestration.checkpoints import Note
 
 #: How long one offer may take, in seconds.
 OFFER_SECONDS: Final = 10.0
@@ -36,10 +35,10 @@ class Copies:
         """Is there any sink?"""
         return bool(self._boxes)
 
-    def offer(self, journal_id: str, note: Note, continues: Continues) -> None:
+    def offer(self, journal_id: str, offer: Offer, continues: Continues) -> None:
         """Hand a checkpoint that is on disk to every sink, in its own time."""
         for box in self._boxes:
-            box.put(journal_id, note, continues)
+            box.put(journal_id, offer, continues)
 
     async def close(self) -> None:
         """Wait for what is under way, within limits; then stop."""
@@ -58,12 +57,12 @@ class _Box:
     def __init__(self, sink: Sink, trouble: Trouble) -> None:
         self._sink = sink
         self._trouble = trouble
-        self._waiting: OrderedDict[str, tuple[Note, Continues]] = OrderedDict()
-        self._failed: dict[str, tuple[Note, Continues]] = {}
+        self._waiting: OrderedDict[str, tuple[Offer, Continues]] = OrderedDict()
+        self._failed: dict[str, tuple[Offer, Continues]] = {}
         self.task: asyncio.Task[None] | None = None
 
-    def put(self, journal_id: str, note: Note, continues: Continues) -> None:
-        for name, item in {**self._failed, journal_id: (note, continues)}.items():
+    def put(self, journal_id: str, offer: Offer, continues: Continues) -> None:
+        for name, item in {**self._failed, journal_id: (offer, continues)}.items():
             self._waiting[name] = item
         self._failed.clear()
         while len(self._waiting) > MAX_WAITING:
@@ -82,11 +81,11 @@ class _Box:
             if error.code != "SINK_BACKWARDS" and journal_id not in self._waiting:
                 self._failed[journal_id] = item
 
-    async def _offered(self, note: Note, continues: Continues) -> QuarterdeckError | None:
+    async def _offered(self, offer: Offer, continues: Continues) -> QuarterdeckError | None:
         """Why it did not take the checkpoint; None when it did."""
         try:
             async with asyncio.timeout(OFFER_SECONDS):
-                await self._sink.offer(note, continues)
+                await self._sink.offer(offer, continues)
         except QuarterdeckError as error:
             return error
         except TimeoutError:

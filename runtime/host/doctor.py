@@ -22,6 +22,7 @@ from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_advice import repairs
 from runtime.governance.sandbox_counting import Counting
 from runtime.host.api import Check, Examination, Health, ProbeOutcome
+from runtime.host.evidence_report import evidence_checks
 from runtime.host.opening import state_dir
 from runtime.kernel.clock import Clock, SystemClock
 from runtime.kernel.errors import QuarterdeckError, StorageError
@@ -49,6 +50,7 @@ async def examine(store: str | None = None, *, clock: Clock | None = None) -> Ex
         sqlite(sqlite3.sqlite_version),
         await _git(sandbox),
         *await asyncio.to_thread(lambda: (*state_checks(state_dir(store)), extras())),
+        *await evidence_checks(state_dir(store)),
     )
     probes = tuple(
         ProbeOutcome(tier=test.tier, name=probe.name, blocked=probe.blocked, ok=probe.ok, detail=probe.detail)

@@ -18,6 +18,7 @@ from runtime.governance.protected_set import (
     lowered_floor,
 )
 from runtime.governance.self_mod_protection import SelfModProtector
+from runtime.host.evidence_file import Evidence, load_evidence
 from runtime.host.floors import Floors
 from runtime.host.rulebook import RuleBook, load_rules
 from runtime.kernel.errors import Refused
@@ -36,6 +37,7 @@ class Policy:
 
     protector: SelfModProtector
     rules: RuleBook
+    evidence: Evidence
 
 
 class Policies:
@@ -49,9 +51,10 @@ class Policies:
     def load(self, root: Path, origin: Path | None, *, names: str) -> Policy:
         """The policy for work in ``root``; ``origin`` is the operator's tree it is or was made from, None for none.
 
-        Raises `Refused`: ``RULES_INVALID``, ``SELFMOD_CONFIG``, ``SELFMOD_FLOOR``, ``SELFMOD_SHRINK``.
+        Raises `Refused`: ``RULES_INVALID``, ``EVIDENCE_INVALID``, ``SELFMOD_CONFIG``, ``SELFMOD_FLOOR``, ``SELFMOD_SHRINK``.
         """
         rules = load_rules(self._state.root)
+        evidence = load_evidence(self._state)
         additions = _additions(root)
         floor = self._floors.read(origin) if origin is not None else ()
         check_floor(floor, ProtectedSet(additions).floor)
@@ -61,7 +64,7 @@ class Policies:
         ).reloaded(additions)
         if origin is not None and additions:
             self._remember(origin, additions, floor, protector.protected.floor)
-        return Policy(protector=protector, rules=rules)
+        return Policy(protector=protector, rules=rules, evidence=evidence)
 
     def holds(self, root: Path, pattern: str, typed_digest: str) -> bool:
         """May the floor of ``root`` be lowered by ``pattern``? False when it does not hold it.

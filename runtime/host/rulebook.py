@@ -43,13 +43,13 @@ class RuleBook:
 def load_rules(folder: Path) -> RuleBook:
     """Read ``rules.yaml`` of the state folder. Raises `Refused` ``RULES_INVALID`` naming file, line and column."""
     path = folder / FILE_NAME
-    source = _content(path)
+    source = file_content(path, "RULES_INVALID")
     if source is None:
         return RuleBook()
     try:
         spec, document = read_rules(source, path)
     except MissionInvalid as invalid:
-        raise _invalid(invalid.problems) from None
+        raise first_problem(invalid.problems, "RULES_INVALID") from None
     return _book(spec, document, digest_bytes(source))
 
 
@@ -60,7 +60,7 @@ def _book(spec: RulesSpec, document: Document, digest: str) -> RuleBook:
         except Refused as refusal:
             document.problem(refusal.code, refusal.message, ("open", index))
     if document.report.failed:
-        raise _invalid(document.report.problems())
+        raise first_problem(document.report.problems(), "RULES_INVALID")
     rules = tuple(
         Rule(
             do=Do(item.do),
@@ -83,8 +83,11 @@ def _book(spec: RulesSpec, document: Document, digest: str) -> RuleBook:
     )
 
 
-def _content(path: Path) -> bytes | None:
-    """A link would let the rules live where a mission can write."""
+def file_content(path: Path, code: str) -> bytes | None:
+    """An operator's file, None where there is none. A link would let it live where a mission can write.
+
+    Raises `Refused` with ``code``.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
@@ -95,16 +98,16 @@ def _content(path: Path) -> bytes | None:
         return None
     except OSError as error:
         why = "a link" if path.is_symlink() else str(error.strerror)
-    raise Refused("RULES_INVALID", f"the rules cannot be read: {why}", where=str(path), hint="make it a regular file")
+    raise Refused(code, f"the file cannot be read: {why}", where=str(path), hint="make it a regular file")
 
 
-def _invalid(problems: tuple[MissionProblem, ...]) -> Refused:
+def first_problem(problems: tuple[MissionProblem, ...], code: str) -> Refused:
     """The first problem at its place, and how many there are."""
     errors = [item for item in problems if item.severity == "error"]
     first, more = errors[0], len(errors) - 1
     rest = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
     return Refused(
-        "RULES_INVALID",
+        code,
         f"{first.message}{rest}",
         where=first.where,
         hint=first.hint or "nothing starts until it is right",

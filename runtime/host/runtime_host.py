@@ -114,7 +114,7 @@ class RuntimeHost(StoreReads):
         self._undoing: dict[str, str] = {}
         self._offers = Offers(store, journal, clock, self._asked)
         policies = Policies(store.state)
-        self._ceremonies = Ceremonies(store.state.latches, policies, journal, clock)
+        self._ceremonies = Ceremonies(store.state.latches, policies, journal, desk, clock)
         self._launcher = Launcher(store, desk, journal, self._shared, policies, spending)
         self._watches = Watches(self._watch_ports())
         self._server = ControlServer(store.state.socket, self._handle)
@@ -145,7 +145,7 @@ class RuntimeHost(StoreReads):
             sandbox = sandbox or await Sandbox.detect("best_effort", clock=clock)
             redactor = Redactor()
             desk = await CheckpointDesk.open(store, clock, signer=signer, sinks=sinks)
-            journal = await StoreJournal.open_for(store, desk.store_journal(), clock, redactor)
+            journal = await StoreJournal.open_for(store, desk.store_journal(), clock, redactor, key=desk.key)
             desk.tells(journal.append)
             host = cls(
                 store, desk, journal, missions=missions, clock=clock, ids=ids, sandbox=sandbox, redactor=redactor
@@ -394,7 +394,7 @@ class RuntimeHost(StoreReads):
         return await self._desk.losses.accept(self._journal, journal_id, reason)
 
     async def rotate_key(self, reason: str) -> Ack:
-        raise NotImplementedError
+        return await self._ceremonies.rotate_key(self._store.state, reason)
 
     async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
         return await self._ceremonies.unprotect(path, pattern, digest, reason)

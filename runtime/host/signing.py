@@ -1,31 +1,57 @@
-"""Who signs checkpoints: the store's own Ed25519 key."""
+"""Who signs checkpoints: a key of the store's own, or a program of the operator's that keeps the key elsewhere.
+
+The own key is made when it is first needed and lies in the state folder, which no mission can reach. It is never replaced
+in silence: a secret that is gone or damaged is told, since a new one in its place would hide that somebody exchanged it.
+Public keys lie beside it as text, so that verifying needs no secret and no cryptography to find out whom to trust.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import os
+import secrets
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from runtime.kernel.clock import Clock
-from runtime.kernel.errors import Refused
+from runtime.kernel.errors import JournalError, Refused
+from runtime.kernel.ports import ProcessRunner
 from runtime.orchestration.checkpoints import KEY_NAME, VerifierKey
-from runtime.storage.layout import StateDir, make_private
+from runtime.storage.layout import FILE_MODE, StateDir, make_private
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+#: How long an external signer may take, in seconds.
+SIGN_SECONDS: Final = 10.0
+ROTATION: Final = "quarterdeck-key-rotation/1"
+_SECRET: Final = "ed25519.pem"
+_NEXT: Final = "ed25519.pem.next"
+_PUBLIC: Final = "ed25519.pub"
+_EXTERNAL: Final = "external.pub"
+_RETIRED: Final = "retired"
+_MAX_KEY_BYTES: Final = 16 * 1024
+_SIGNATURE_BYTES: Final = 64
+
 
 class Signer(Protocol):
-    """Makes signatures of 64 bytes."""
+    """Makes Ed25519 signatures of 64 bytes."""
 
     key: VerifierKey
 
-    async def sign(self, text: bytes) -> bytes: ...
+    async def sign(self, text: bytes) -> bytes:
+        """Raises `Refused` ``SIGNER_FAILED``, ``SIGNER_WRONG``, ``SIGNER_TIMEOUT``."""
+        ...
 
 
 class OwnKey:
-    """A key of our own, which signs without waiting (30 µs)."""
+    """The store's own key, which signs without waiting (30 µs)."""
 
     def __init__(self, private: Ed25519PrivateKey) -> None:
         self._private = private
@@ -38,47 +64,279 @@ class OwnKey:
         return self.sign_now(text)
 
 
+class CommandSigner:
+    """A program that reads a text from its input and prints the base64 of its signature; what it says is checked."""
+
+    def __init__(self, command: tuple[str, ...], key: VerifierKey, runner: ProcessRunner, folder: Path) -> None:
+        self.key = key
+        self._command = command
+        self._runner = runner
+        self._folder = folder
+
+    async def sign(self, text: bytes) -> bytes:
+        from runtime.host.programs import asked
+
+        answer = await asked(
+            self._runner, self._command, text, folder=self._folder, family="SIGNER", seconds=SIGN_SECONDS
+        )
+        try:
+            signature = base64.b64decode(answer.strip(), validate=True)
+        except binascii.Error:
+            signature = b""
+        if len(signature) != _SIGNATURE_BYTES or not check_signature(self.key.public, signature, text):
+            raise Refused(
+                "SIGNER_WRONG",
+                f"{self._command[0]} did not print a signature by the key {self.key.name}+{self.key.key_id.hex()}",
+                hint="it prints the base64 of 64 bytes; the key in evidence.yaml is the one it signs with",
+            )
+        return signature
+
+
 async def open_signer(state: StateDir, clock: Clock) -> Signer:
-    """Read the key; the first use makes it. Raises `Refused` ``KEY_PERMISSIONS``."""
-    return await asyncio.to_thread(_open, state.root / "keys")
+    """The operator's program if ``evidence.yaml`` names one, else the own key, which the first use makes.
+
+    Raises `Refused` ``KEY_PERMISSIONS``, ``KEY_DAMAGED``, ``EVIDENCE_INVALID``; `StorageError` for the folder.
+    """
+    from runtime.host.evidence_file import load_evidence
+
+    spec = (await asyncio.to_thread(load_evidence, state)).signer
+    if spec is None:
+        return await asyncio.to_thread(_own_key, state)
+    from runtime.host.programs import supervised
+
+    await asyncio.to_thread(_remember_external, state, spec.key)
+    return CommandSigner(spec.command, spec.key, supervised(clock), state.keys)
 
 
 def trusted_keys(state: StateDir) -> tuple[VerifierKey, ...]:
-    """Public keys whose signatures count."""
-    folder = state.root / "keys"
-    paths = [folder / "ed25519.pub", *sorted((folder / "retired").glob("*.pub"))]
-    return tuple(VerifierKey.parse(path.read_text("utf-8")) for path in paths if path.exists())
+    """Whose signatures count: the current key first, then retired ones; none where nothing was ever signed.
+
+    Raises `Refused` ``KEY_DAMAGED`` for a public key that cannot be read: trusting fewer keys would call good notes false.
+    """
+    folder = state.keys
+    retired = folder / _RETIRED
+    current = [folder / _EXTERNAL, folder / _PUBLIC]
+    paths = [path for path in current if path.exists()] + (sorted(retired.glob("*.pub")) if retired.is_dir() else [])
+    return tuple(_public_in(path) for path in paths)
 
 
 def check_signature(public: bytes, signature: bytes, text: bytes) -> bool:
+    """Is this the Ed25519 signature of ``text`` by ``public``?"""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, text)
-    except InvalidSignature:
+    except (InvalidSignature, ValueError):
         return False
     return True
 
 
-def _open(folder: Path) -> OwnKey:
-    from cryptography.hazmat.primitives import serialization
+# -- rotation -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """A new key that lies ready. Journal `members`, then `finish`; until then the old key stays."""
+
+    state: StateDir
+    signer: OwnKey
+    members: dict[str, str]
+    old: VerifierKey
+
+    def finish(self) -> None:
+        """Make the new key the current one; the old secret is gone afterwards, its public key stays trusted.
+
+        Each step leaves a key that signs: the retired public key first, then the exchange of the secret in one rename, then
+        the public key, which is rewritten from the secret whenever the two disagree.
+        """
+        folder = self.state.keys
+        _write_whole(_retired(folder) / f"{self.old.key_id.hex()}.pub", f"{self.old.text}\n".encode())
+        (folder / _NEXT).replace(folder / _SECRET)
+        _write_whole(folder / _PUBLIC, f"{self.signer.key.text}\n".encode())
+        _sync(folder)
+
+
+def begin_rotation(state: StateDir, old: Signer) -> Rotation:
+    """Make the next key and have the two vouch for each other. Raises `Refused` ``KEY_EXTERNAL``."""
+    if not isinstance(old, OwnKey):
+        raise Refused(
+            "KEY_EXTERNAL",
+            "an external program signs, so its key is not ours to change",
+            hint="give evidence.yaml the new key; the old one stays trusted",
+        )
+    folder, new = state.keys, OwnKey(_generated())
+    with suppress(FileNotFoundError):
+        (folder / _NEXT).unlink()  # of a rotation that was never finished
+    _write_new(folder / _NEXT, _pem(new))
+    text = rotation_text(old.key, new.key)
+    members = {
+        "old": old.key.text,
+        "new": new.key.text,
+        "by_old": base64.b64encode(old.sign_now(text)).decode(),
+        "by_new": base64.b64encode(new.sign_now(text)).decode(),
+    }
+    return Rotation(state, new, members, old.key)
+
+
+def rotation_text(old: VerifierKey, new: VerifierKey) -> bytes:
+    """What both keys sign."""
+    return f"{ROTATION}\n{old.text}\n{new.text}\n".encode()
+
+
+def rotation_holds(members: dict[str, str]) -> bool:
+    """Did both keys of a journalled rotation sign it?"""
+    try:
+        keys = VerifierKey.parse(members["old"]), VerifierKey.parse(members["new"])
+        signatures = [base64.b64decode(members[name], validate=True) for name in ("by_old", "by_new")]
+    except (KeyError, JournalError, binascii.Error):
+        return False
+    text = rotation_text(*keys)
+    return all(check_signature(key.public, item, text) for key, item in zip(keys, signatures, strict=True))
+
+
+# -- the folder ---------------------------------------------------------------------------------------------------------
+
+
+def check_secret(state: StateDir) -> None:
+    """Raises `Refused` ``KEY_*`` unless the own key is as it should be, or not made yet."""
+    secret = state.keys / _SECRET
+    if secret.exists() or secret.is_symlink():
+        read_private(secret)
+    elif (state.keys / _PUBLIC).exists():
+        raise _damaged(secret, "the secret key is gone, though its public key is there")
+
+
+def _own_key(state: StateDir) -> OwnKey:
+    folder = state.keys
+    make_private(folder)
+    secret, public = folder / _SECRET, folder / _PUBLIC
+    if not secret.exists() and not secret.is_symlink():
+        if public.exists():
+            raise _damaged(secret, "the secret key is gone, though its public key is there")
+        _create(secret, lambda: _pem(OwnKey(_generated())))
+    key = _read_secret(secret)
+    if not public.exists() or _public_in(public) != key.key:
+        _retire(folder, public)
+        _write_whole(public, f"{key.key.text}\n".encode())
+    _retire(folder, folder / _EXTERNAL)
+    return key
+
+
+def _remember_external(state: StateDir, key: VerifierKey) -> None:
+    folder = state.keys
+    make_private(folder)
+    path = folder / _EXTERNAL
+    if path.exists() and _public_in(path) == key:
+        return
+    _retire(folder, path)
+    _write_whole(path, f"{key.text}\n".encode())
+
+
+def _retire(folder: Path, path: Path) -> None:
+    """A public key that signs no more stays trusted for what it has signed."""
+    if path.exists():
+        path.replace(_retired(folder) / f"{_public_in(path).key_id.hex()}.pub")
+
+
+def _retired(folder: Path) -> Path:
+    make_private(folder / _RETIRED)
+    return folder / _RETIRED
+
+
+def _read_secret(path: Path) -> OwnKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        loaded = load_pem_private_key(read_private(path), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _damaged(path, f"it is no private key in PEM form ({error})") from None
+    if not isinstance(loaded, Ed25519PrivateKey):
+        raise _damaged(path, "it is no Ed25519 key")
+    return OwnKey(loaded)
+
+
+def read_private(path: Path) -> bytes:
+    """A secret file of ours that nobody else may read. Raises `Refused` ``KEY_PERMISSIONS``, ``KEY_DAMAGED``."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _damaged(path, "it is a link" if path.is_symlink() else str(error.strerror)) from None
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise _damaged(path, "it is not a regular file of this account")
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            raise Refused(
+                "KEY_PERMISSIONS",
+                f"others may use this key (mode {stat.S_IMODE(found.st_mode):04o}, expected 0600)",
+                where=str(path),
+                hint=f"chmod 600 {path}; if somebody may have read it, `quarterdeck key rotate`",
+            )
+        return file.read(_MAX_KEY_BYTES)
+
+
+def _public_in(path: Path) -> VerifierKey:
+    try:
+        return VerifierKey.parse(path.read_text("ascii").strip())
+    except (OSError, UnicodeDecodeError, JournalError) as error:
+        raise _damaged(path, f"the public key cannot be read ({error})") from None
+
+
+def _damaged(path: Path, why: str) -> Refused:
+    return Refused(
+        "KEY_DAMAGED",
+        why,
+        where=str(path),
+        hint=f"restore it from a backup; to begin with a new key, move {path.parent} aside and keep its *.pub files",
+    )
+
+
+def _generated() -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    make_private(folder)
-    path = folder / "ed25519.pem"
-    if not path.exists():
-        private = Ed25519PrivateKey.generate()
-        pem = private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-        (folder / "ed25519.pub").write_text(OwnKey(private).key.text + "\n", "utf-8")
-        return OwnKey(private)
-    if path.stat().st_mode & 0o077:
-        raise Refused("KEY_PERMISSIONS", "the key may be read by others", where=str(path), hint=f"chmod 600 {path}")
-    loaded = serialization.load_pem_private_key(path.read_bytes(), None)
-    assert isinstance(loaded, Ed25519PrivateKey)
-    return OwnKey(loaded)
+    return Ed25519PrivateKey.generate()
+
+
+def _pem(key: OwnKey) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _create(path: Path, content: Callable[[], bytes]) -> None:
+    """Bring ``path`` into being whole, or leave it to whoever did so first."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    _write_new(temporary, content())
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass  # another process was faster; its key is the key
+    finally:
+        temporary.unlink()
+    _sync(path.parent)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Replace a file by one rename."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    _write_new(temporary, data)
+    temporary.replace(path)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -24,14 +24,14 @@ class StoreJournal(MissionJournal):
 
     @classmethod
     async def open_for(
-        cls, store: Store, port: JournalStore, clock: Clock, redactor: Redactor | None = None
+        cls, store: Store, port: JournalStore, clock: Clock, redactor: Redactor | None = None, *, key: str | None = None
     ) -> StoreJournal:
-        """Go on after the newest row, appending to ``port``, and record whose turn it is."""
+        """Go on after the newest row, appending to ``port``, and record whose turn it is, and whose ``key`` signs."""
         journal = cls(port, journal_id=STORE_JOURNAL, clock=clock, redactor=redactor)
         head = await store.journals.head(STORE_JOURNAL)
         if head is not None:
             journal._next_seq, journal._head = head.seq + 1, head.entry_hash
-        journal.append("epoch", epoch=store.epoch)
+        journal.append("epoch", epoch=store.epoch, key=key)
         return journal
 
     def append(self, kind: str, /, **members: Any) -> Appended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +23,7 @@ _ISSUED: Final = 64
 # Quotes inside canonical strings are escaped: these byte sequences can only be members.
 _GATE: Final = b'"operation_type":"gate_check"'
 _WRITE: Final = b'"effect":"write"'
+_RECIPE: Final = re.compile(rb'"run_id":"(sha256:[0-9a-f]{64})"')
 _ANSWER: Final = b'"phase":"answered"'
 
 
@@ -62,6 +64,9 @@ class Tally:
         "moved",
         "name",
         "note",
+        "noted_at",
+        "noted_head",
+        "recipe",
         "since",
         "suspended",
         "ticket",
@@ -80,6 +85,9 @@ class Tally:
         self.covered = covered
         """Entries the newest checkpoint covers that was handed to the writer; ``ticket`` is its promise."""
         self.ticket: Durable = Settled()
+        self.noted_at = self.noted_head = ""
+        self.recipe = ""
+        """The deterministic ``run_id`` of the first entry, once that was seen."""
         self.note = b""
         """The newest note no sink was offered yet; empty when there is none."""
         self.asked = covered
@@ -108,10 +116,17 @@ class Tally:
         """Count an entry in; is a checkpoint due now?"""
         self.frontier.append(entry.body)
         self.head = entry.entry_hash
+        self.see(entry)
         self.closed = entry.kind == "journal_closed"
         if self.since is None:
             self.since = now
         return calls(entry) or self.size - self.asked >= EVERY_ENTRIES
+
+    def see(self, entry: StoredEntry) -> None:
+        """Take what sinks are told from the first entry."""
+        found = _RECIPE.search(entry.body) if entry.kind == "journal_opened" else None
+        if found is not None:
+            self.recipe = found[1].decode()
 
     def ask(self) -> None:
         """A checkpoint of all there is was asked for."""
@@ -121,10 +136,11 @@ class Tally:
         """The checkpoint of all there is."""
         return Draft(Checkpoint(self.name, self.size, self.frontier.root(), self.generation), self.head)
 
-    def submitted(self, draft: Draft, note: bytes, ticket: Durable) -> None:
+    def submitted(self, draft: Draft, note: bytes, at: str, ticket: Durable) -> None:
         """A checkpoint is on its way to the disk."""
         checkpoint = draft.checkpoint
         self.covered, self.ticket, self.note = checkpoint.size, ticket, note
+        self.noted_at, self.noted_head = at, draft.head
         self.issued[checkpoint.size] = checkpoint.root
         if len(self.issued) > _ISSUED:
             self.issued.popitem(last=False)

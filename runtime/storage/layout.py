@@ -87,6 +87,16 @@ class StateDir:
         return self.root / "floors"
 
     @property
+    def keys(self) -> Path:
+        """Made with the first key."""
+        return self.root / "keys"
+
+    @property
+    def evidence(self) -> Path:
+        """The operator's file about signing and sinks; usually not there."""
+        return self.root / "evidence.yaml"
+
+    @property
     def locks(self) -> Path:
         return self.root / "locks"
 

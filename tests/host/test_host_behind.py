@@ -114,7 +114,7 @@ async def test_an_older_copy_of_the_store_is_found_by_a_sink(store: Path, path: 
     (tmp_path / "monday").rename(store)
     sink.trouble = True
     async with hosting(store, sinks=(sink,)) as host:
-        assert "SINK_TROUBLE" in [item["code"] for item in await entries(host, "store", "operator_action")]
+        assert "SINK_TROUBLE" in [item.get("code") for item in await entries(host, "store", "operator_action")]
     sink.trouble = False
     async with hosting(store, sinks=(sink,)) as host:
         error = await refused(host, path)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from runtime.host.runtime_host import RuntimeHost
 from runtime.host.signing import check_signature, trusted_keys
-from runtime.host.sinks.port import Continues
+from runtime.host.sinks.port import Continues, Offer
 from runtime.kernel.errors import Refused
 from runtime.orchestration.checkpoints import KEY_NAME, Note, VerifierKey, read_note
 from runtime.orchestration.merkle import Frontier
@@ -49,8 +49,9 @@ class MemorySink:
     going: asyncio.Event | None = None
     trouble: bool = False
 
-    async def offer(self, note: Note, continues: Continues) -> None:
+    async def offer(self, offer: Offer, continues: Continues) -> None:
         await self._answer()
+        note = offer.note
         known = self.notes.get(note.checkpoint.origin)
         if known is not None:
             root = await continues(known.checkpoint.size)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
+from runtime.kernel.errors import Refused
 from runtime.orchestration.checkpoints import Note
 from runtime.storage.layout import StateDir
 
@@ -12,20 +14,59 @@ from runtime.storage.layout import StateDir
 Continues = Callable[[int], Awaitable[bytes | None]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A checkpoint on disk. ``head`` is the hash of the last entry it covers, ``recipe`` the deterministic ``run_id`` of the
+    journal's first entry (empty for the store's own), ``at`` when it was made; ``final``: the journal ends there."""
+
+    note: Note
+    head: str
+    recipe: str
+    at: str
+    final: bool = False
+
+
 class Sink(Protocol):
     """Append-only and monotonic: it never gives up what it remembers for something smaller or inconsistent."""
 
     name: str
 
-    async def offer(self, note: Note, continues: Continues) -> None:
-        """Raises `Refused` ``SINK_BACKWARDS``, ``SINK_TROUBLE``."""
+    async def offer(self, offer: Offer, continues: Continues) -> None:
+        """Raises `Refused` ``SINK_BACKWARDS``, ``SINK_TROUBLE``, ``SINK_FAILED``, ``SINK_TIMEOUT``."""
         ...
 
     async def newest(self, origin: str) -> Note | None:
-        """Raises `Refused` ``SINK_TROUBLE``."""
+        """What it remembers of that origin. Raises like `offer`."""
         ...
 
 
+async def goes_on(name: str, held: Note | None, offered: Note, continues: Continues) -> bool:
+    """Is ``offered`` news to a sink that holds ``held``? False when it is the same.
+
+    Raises `Refused` ``SINK_BACKWARDS`` for a smaller one, another history, or an earlier generation.
+    """
+    if held is None:
+        return True
+    known, new = held.checkpoint, offered.checkpoint
+    if new.generation > known.generation:
+        return True
+    if new == known:
+        return False
+    if new.generation == known.generation and new.size > known.size and await continues(known.size) == known.root:
+        return True
+    raise Refused(
+        "SINK_BACKWARDS",
+        f"{name} remembers {known.size} entries of {known.origin} ({known.words}),"
+        f" which {new.size} entries ({new.words}) do not continue",
+        hint="`quarterdeck verify` says what is missing",
+    )
+
+
 def load_sinks(state: StateDir) -> tuple[Sink, ...]:
-    """Those of ``evidence.yaml``; none without the file."""
-    return ()
+    """Those of ``evidence.yaml``; none without the file. Raises `Refused` ``EVIDENCE_INVALID``."""
+    if not state.evidence.exists() and not state.evidence.is_symlink():
+        return ()  # verbs that only read must not wait for the reader of a file that is not there
+    from runtime.host.evidence_file import load_evidence
+    from runtime.host.sinks.building import sink_of
+
+    return tuple(sink_of(spec, state) for spec in load_evidence(state).sinks)

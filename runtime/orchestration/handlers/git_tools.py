@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from runtime.kernel.model import (
     OperationPlan,
     PlannedPath,
 )
+from runtime.orchestration.anchors import TRAILER
 from runtime.orchestration.handlers.params import Params
 from runtime.orchestration.handlers.settings import HandlerSettings
 from runtime.orchestration.operation_ports import GitPort, Handler, HandlerOutcome, PlanCall, RunCall, Traits
@@ -47,7 +48,7 @@ def actions(settings: HandlerSettings) -> dict[str, Handler]:
     return {
         **table,
         "git.add": GitAdd(settings.root, settings.git),
-        "git.commit": GitCommit(settings.root, settings.git),
+        "git.commit": GitCommit(settings.root, settings.git, settings.witness),
     }
 
 
@@ -176,9 +177,10 @@ class GitAdd(_GitAction):
 class GitCommit(_GitAction):
     """``git.commit``: every staged path is part of the plan."""
 
-    def __init__(self, root: Path, git: GitPort | None) -> None:
+    def __init__(self, root: Path, git: GitPort | None, witness: Callable[[], Awaitable[str]] | None = None) -> None:
         super().__init__(git)
         self._root = root
+        self._witness = witness
 
     async def plan(self, call: PlanCall) -> OperationPlan:
         params = Params("git.commit", call.params)
@@ -211,14 +213,20 @@ class GitCommit(_GitAction):
         now = await self._git.snapshot()
         if list(now.staged) != list(call.plan.data["staged"]) or now.head != call.plan.data["parent"]:
             raise Refused("TOOL_CONFLICT", "what is staged changed after it was checked; nothing was committed")
-        commit = await self._git.commit(call.plan.data["message"])
-        return HandlerOutcome(output={"commit": commit, "paths": list(now.staged)})
+        message, told = call.plan.data["message"], {}
+        if self._witness is not None:
+            # Not part of the plan: the line names an entry that is written after it.
+            told["witness"] = await self._witness()
+            message = f"{message.rstrip()}\n\n{TRAILER}: {told['witness']}\n"
+        commit = await self._git.commit(message)
+        return HandlerOutcome(output={"commit": commit, "paths": list(now.staged), **told})
 
     async def recovered(self, plan: OperationPlan) -> HandlerOutcome | None:
         head = await self._git.head()
         if head is None or await self._git.parents(head) != (plan.data["parent"],):
             return None
-        if (await self._git.message(head)).strip() != plan.data["message"].strip():
+        written = (await self._git.message(head)).partition(f"\n\n{TRAILER}: ")[0]
+        if written.strip() != plan.data["message"].partition(f"\n\n{TRAILER}: ")[0].strip():
             return None
         return HandlerOutcome(output={"commit": head, "paths": list(plan.data["staged"])})
 

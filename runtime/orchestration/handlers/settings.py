@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -53,6 +53,7 @@ class HandlerSettings:
     private folder outside the work tree; ``sandbox_env`` looks up, for each child anew, the secrets it gets as
     variables (blocking; raises `Refused`), ``hosts`` are what children with a network may reach.
     ``is_protected`` is the protected set's own question; without it the check ``governance_baseline`` is not offered.
+    ``witness`` is asked for the line commits carry as a trailer, where the operator wants one (operations spec §7.4).
     ``output`` is the run's output folder, made when something is written; without it those tools are not offered.
     """
 
@@ -69,6 +70,7 @@ class HandlerSettings:
     hosts: Sequence[str] = ()
     is_protected: Callable[[str], bool] | None = None
     output: Path | None = None
+    witness: Callable[[], Awaitable[str]] | None = None
 
     @property
     def confined(self) -> bool:

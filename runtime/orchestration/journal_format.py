@@ -132,17 +132,29 @@ def sealed(entry: Mapping[str, Any]) -> tuple[bytes, str]:
     return body, entry_hash
 
 
-def hash_of_body(body: bytes, claimed: str) -> str:
-    """The hash of canonical entry bytes whose top-level ``entry_hash`` reads ``claimed``.
+def hash_of_body(body: bytes, claimed: str, member: str = "entry_hash") -> str:
+    """The hash of a canonical object's bytes without its top-level ``member``, which reads ``claimed``.
 
     Quotes inside canonical strings are escaped, so the seam text can only be a member; one occurrence is the
     top-level one, and cutting it out leaves the hashed bytes.
     """
-    seam = f'"entry_hash":"{claimed}",'.encode()
+    seam = f'"{member}":"{claimed}",'.encode()
     if body.count(seam) == 1:
         return digest_bytes(body.replace(seam, b"", 1))
     entry = parse_strict(body)
-    return digest({key: value for key, value in entry.items() if key != "entry_hash"})
+    return digest({key: value for key, value in entry.items() if key != member})
+
+
+def receipt_bytes(body: bytes, entry: Mapping[str, Any]) -> bytes:
+    """The canonical bytes of the receipt inside ``body``, the canonical bytes of ``entry``, without encoding it again.
+
+    The member's first and the next member's first bytes can only be members; where each occurs once, what lies between
+    is the receipt.
+    """
+    begin, end = b'"receipt":', f'}},"{min(key for key in entry if key > "receipt")}":'.encode()
+    if body.count(begin) == 1 and body.count(end) == 1:
+        return body[body.index(begin) + len(begin) : body.index(end) + 1]
+    return canonical_bytes(entry["receipt"])
 
 
 def stored_line(line: bytes) -> StoredEntry:

@@ -6,6 +6,7 @@ takes every column from the table itself, never from an index that may still hol
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
@@ -117,22 +118,34 @@ class Journals:
         return entries
 
     async def stream(self, journal_id: str) -> AsyncIterator[StoredEntry]:
-        """The whole journal, page by page. On damage, yields what can be read and then raises
-        `DamagedJournal`, so that a verifier knows the prefix it has seen."""
-        seen = -1
-        while True:
-            try:
-                page = await self.read(journal_id, seen)
-            except DamagedJournal as damage:
-                for entry in damage.entries:
-                    yield entry
-                raise
+        """The whole journal. On damage, yields what can be read and then raises `DamagedJournal`."""
+        async for page in self.pages(journal_id):
             for entry in page:
                 yield entry
-            if len(page) < PAGE:
-                return
-            # A damaged number could send us back; only ever go forward.
-            seen = max(seen + 1, page[-1].seq)
+
+    async def pages(self, journal_id: str, after: int = -1) -> AsyncIterator[list[StoredEntry]]:
+        """Entries with ``seq > after``, page by page; the next page is read while one is looked at. On damage, yields what
+        can be read and then raises `DamagedJournal`, so that a verifier knows the prefix it has seen."""
+        coming = asyncio.ensure_future(self.read(journal_id, after))
+        try:
+            while True:
+                try:
+                    page = await coming
+                except DamagedJournal as damage:
+                    yield list(damage.entries)
+                    raise
+                if len(page) < PAGE:
+                    yield page
+                    return
+                # A damaged number could send us back; only ever go forward.
+                after = max(after + 1, page[-1].seq)
+                coming = asyncio.ensure_future(self.read(journal_id, after))
+                yield page
+        finally:
+            coming.cancel()
+            await asyncio.wait({coming})
+            if not coming.cancelled():
+                coming.exception()  # marks it as seen: whoever stopped listening does not want to know
 
     async def count(self, journal_id: str, kinds: Sequence[str] = ()) -> int:
         """How many entries there are, of these kinds or of any."""
@@ -149,6 +162,15 @@ class Journals:
             (journal_id,),
         )
         return _entry(rows[0]) if rows else None
+
+    async def receipts(self, journal_id: str) -> frozenset[str]:
+        """The hashes of all receipts of a journal that still hold one."""
+        found: set[str] = set()
+        page = await self.read(journal_id, kinds=["receipt"])
+        while page:
+            found.update(_named_in(row.body) for row in page)
+            page = await self.read(journal_id, page[-1].seq, kinds=["receipt"])
+        return frozenset(found)
 
     async def by_kind(self, kind: str, journal_id: str | None = None, limit: int = 200) -> list[StoredEntry]:
         """The newest entries of one kind, newest first, of one journal or of all (bodies name theirs)."""
@@ -179,6 +201,11 @@ def _keys(
     values = [value for kind in kinds for value in (kind, *parameters)] or parameters
     merged = f"{' UNION ALL '.join(searches)} ORDER BY seq LIMIT ? OFFSET ?"
     return f"SELECT r FROM ({merged}) ORDER BY seq", [*values, limit, offset]
+
+
+def _named_in(body: bytes) -> str:
+    """The hash a receipt says it has; quotes inside canonical strings are escaped, so this can only be a member."""
+    return body.partition(b'"receipt_hash":"')[2].partition(b'"')[0].decode("utf-8", "replace")
 
 
 def _belongs(row: Row, journal_id: str) -> bool:

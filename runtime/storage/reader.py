@@ -16,7 +16,7 @@ import aiosqlite
 
 from runtime.kernel.errors import StorageError
 from runtime.storage.database import on_thread
-from runtime.storage.faults import from_sqlite, sqlite_faults
+from runtime.storage.faults import DAMAGE, from_sqlite, sqlite_faults
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -98,7 +98,7 @@ def _collect(
             rows.append(found)
     except sqlite3.DatabaseError as error:
         fault = from_sqlite(error, where)
-        if fault.code not in ("STORE_CORRUPT", "STORE_IO"):
+        if fault.code not in DAMAGE:
             raise
         return rows, fault
     return rows, None

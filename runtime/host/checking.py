@@ -49,19 +49,22 @@ class Check:
     damage: list[tuple[StorageError, int | None]] = field(default_factory=list)
     started: float = 0.0
 
-    async def read(self, keep: Keep | None = None) -> None:
-        """Feed everything that is there and was not fed yet."""
+    async def read(self, keep: Keep | None = None, *, rest: int = 0) -> None:
+        """Feed everything that is there and was not fed yet. ``rest``: pause this many times as long as each page took."""
         try:
             async for page in self.store.journals.pages(self.journal_id, self.last_seq):
                 if not page:
                     continue
+                began = self.clock.monotonic()
                 if keep is not None:
                     keep(page)
                 await asyncio.to_thread(self._feed, page)
                 self.last_seq = max(self.last_seq + 1, page[-1].seq)
                 await self._bodies()
+                if rest:
+                    await self.clock.sleep((self.clock.monotonic() - began) * rest)
         except DamagedJournal as error:
-            self.damage.append((error, self.verifier.entries))
+            self._damaged(error, self.verifier.entries)
 
     def _feed(self, page: Sequence[StoredEntry]) -> None:
         for stored in page:
@@ -78,10 +81,13 @@ class Check:
                 found, faults = {}, dict.fromkeys(names, error)
             for name, fault in faults.items():
                 del bodies.wanted[name]
-                if all(known.message != fault.message for known, _ in self.damage):
-                    self.damage.append((fault, None))
+                self._damaged(fault, None)
             await asyncio.to_thread(_take, self.verifier, found)
         bodies.settle()
+
+    def _damaged(self, error: StorageError, seq: int | None) -> None:
+        if all(known.message != error.message for known, _ in self.damage):
+            self.damage.append((error, seq))
 
     async def verdict(self) -> Verification:
         """What can be said now."""

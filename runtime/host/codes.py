@@ -25,7 +25,7 @@ _USAGE_PREFIXES: Final = (
     "REPLAY_",
     "replay_",
 )
-_UNVERIFIED: Final = frozenset({"STORE_CORRUPT", "STORE_ARTIFACT_DAMAGED"})
+_UNVERIFIED: Final = frozenset({"STORE_CORRUPT", "STORE_ARTIFACT_DAMAGED", "NOTE_FORMAT", "PROOF_NONE"})
 #: The state folder is not one we can use: a mistake of set-up, not a mission that failed.
 _CONFIG: Final = frozenset(
     {
@@ -51,6 +51,7 @@ _CONFIG: Final = frozenset(
         "WATCH_ROOT",
         "WATCH_TOO_MANY",
         "WATCH_UNKNOWN",
+        "WITNESS_FORMAT",
     }
 )
 

@@ -101,9 +101,10 @@ async def _keys(store: Store) -> tuple[VerifierKey, ...]:
     return await asyncio.to_thread(trusted_keys, store.state)
 
 
-def told_by(row: RunRecord) -> Evidence:
+def told_by(row: RunRecord, checkpoints: Sequence[Held] = ()) -> Evidence:
     """What a run's own row tells of its journal: it is written after the entries, so they cannot be fewer."""
-    return Evidence(told_entries=max(row.summary.entries, row.last_seq + 1), told_head=_told_head(row))
+    told = max(row.summary.entries, row.last_seq + 1)
+    return Evidence(checkpoints=checkpoints, told_entries=told, told_head=_told_head(row))
 
 
 def _told_head(row: RunRecord | None) -> str | None:

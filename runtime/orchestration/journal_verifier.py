@@ -81,18 +81,16 @@ class JournalVerifier:
         self._marks = Marks(live)
         self._marks.want(self._claims.claims)
 
-    def hear(self, evidence: Evidence) -> None:
-        """More checkpoints, of entries yet to come or only just gone by. Keys are those given at first."""
-        whole = replace(self._evidence, checkpoints=evidence.checkpoints, elsewhere=(), witnesses=(), anchors=None)
-        more = claims_of(whole, self._journal_id)
+    def hear(self, evidence: Evidence, not_after: str) -> None:
+        """What another record tells by now, and more checkpoints, of entries yet to come or only just gone by."""
+        self._not_after = not_after
+        told = (evidence.told_entries, evidence.told_head)
+        self._evidence = replace(self._evidence, told_entries=told[0], told_head=told[1])
+        fresh = replace(self._evidence, checkpoints=evidence.checkpoints, elsewhere=(), witnesses=(), anchors=None)
+        more = claims_of(fresh, self._journal_id)
         self._claims.claims += more.claims
         self._claims.findings += [item for item in more.findings if item not in self._claims.findings]
         self._marks.want(more.claims)
-
-    def tell_later(self, told_entries: int, not_after: str, *, live: bool) -> None:
-        """What another record tells now of the journal's length, what time it is, and whether it still grows."""
-        self._evidence = replace(self._evidence, told_entries=told_entries)
-        self._not_after, self._live = not_after, live
 
     def feed(self, stored: StoredEntry) -> None:
         """Take the next row: its bytes and the columns it was stored under."""

@@ -22,6 +22,10 @@ _RECEIPT_ARTIFACTS: Final = ("params_hash", "output_hash", "evidence_hash")
 _EMPTY: Final = digest({})
 #: Digests remembered as looked up: some 10 MiB.
 _REMEMBERED: Final = 50_000
+_STEPS: Final = frozenset({"step_started", "step_finished"})
+#: Kinds of entries that name bodies, and what marks one inside a value.
+_NAMING: Final = _STEPS | {"receipt", "plan", "journal_opened", "operation_denied"}
+_MARK: Final = b'"$artifact":'
 #: How params name content too long for them (`runtime.kernel.model.Operation.hashed`). Quotes inside canonical strings
 #: are escaped: these bytes can only be a member.
 _LONG_CONTENT: Final = b'"content":{"$artifact":"sha256:'
@@ -53,13 +57,16 @@ class Bodies:
     _nodes: dict[tuple[str, int], int | None] = field(default_factory=dict)
     _sums: list[tuple[Want, int, list[tuple[str, int]]]] = field(default_factory=list)
 
-    def of_entry(self, entry: Mapping[str, Any], position: int) -> None:
-        """Want what ``entry`` names."""
-        seq = entry["seq"]
-        params = entry["receipt"].get("params_hash") if entry["kind"] == "receipt" else None
+    def of_entry(self, entry: Mapping[str, Any], body: bytes, position: int) -> None:
+        """Want what ``entry``, stored as ``body``, names."""
+        kind, seq = entry["kind"], entry["seq"]
+        if kind not in _NAMING or (kind in _STEPS and _MARK not in body and "stream" not in entry):
+            return
+        params = entry["receipt"].get("params_hash") if kind == "receipt" else None
         for name in artifact_references(entry):
-            self._want(Want(name, seq, position, params=name == params))
-        root = root_of(entry) if entry["kind"] == "step_finished" else None
+            if name not in self._seen:
+                self._want(Want(name, seq, position, params=name == params))
+        root = root_of(entry) if kind == "step_finished" else None
         if root is not None:
             node = Want(root, seq, position, MAX_LEVELS)
             self._want(node)

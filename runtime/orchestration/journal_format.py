@@ -62,6 +62,7 @@ OWN: Final = (_STEP | _OPERATION | _OPENED | {"receipt", "phase", "code", "actio
     "outputs",
     "error_message",
 }
+_TEXTS: Final = ("journal_id", "at", "prev_entry_hash", "entry_hash")
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 #: Members an entry must have beside the header, by kind. The keys are the closed set of kinds: operations spec
@@ -94,23 +95,21 @@ REQUIRED: Final[Mapping[str, frozenset[str]]] = {
 
 def shape_problem(entry: Mapping[str, Any]) -> str | None:
     """Why ``entry`` is not a journal entry of its kind; None when it is."""
-    missing = HEADER - entry.keys()
-    if missing:
-        return f"header member {min(missing)} is missing"
+    members = entry.keys()
+    if not members >= HEADER:
+        return f"header member {min(HEADER - members)} is missing"
     kind = entry["kind"]
     if entry["schema"] != SCHEMA:
         return f"schema is {entry['schema']!r}, not {SCHEMA!r}"
     if not isinstance(kind, str) or kind not in REQUIRED:
         return f"{kind!r} is not a kind of journal entry"
-    missing = REQUIRED[kind] - entry.keys()
-    if missing:
-        return f"{kind} lacks {min(missing)}"
+    if not members >= REQUIRED[kind]:
+        return f"{kind} lacks {min(REQUIRED[kind] - members)}"
     if type(entry["seq"]) is not int:
         return "seq is not a whole number"
-    texts = ("journal_id", "at", "prev_entry_hash", "entry_hash")
-    odd = [name for name in texts if type(entry[name]) is not str]
-    if odd:
-        return f"{odd[0]} is not text"
+    for name in _TEXTS:
+        if type(entry[name]) is not str:
+            return f"{name} is not text"
     if kind == "receipt" and not isinstance(entry["receipt"], Mapping):
         return "receipt is not an object"
     return None
@@ -139,8 +138,9 @@ def hash_of_body(body: bytes, claimed: str, member: str = "entry_hash") -> str:
     top-level one, and cutting it out leaves the hashed bytes.
     """
     seam = f'"{member}":"{claimed}",'.encode()
-    if body.count(seam) == 1:
-        return digest_bytes(body.replace(seam, b"", 1))
+    before, found, after = body.partition(seam)
+    if found and seam not in after:
+        return digest_bytes(before + after)
     entry = parse_strict(body)
     return digest({key: value for key, value in entry.items() if key != member})
 

@@ -59,9 +59,13 @@ class States:
             self.closed = True
 
     def unfinished(self) -> list[tuple[int, str]]:
-        """What began and did not end, with the entry that began it."""
-        kinds = (("operation", self.due_receipts), ("undo of", self.open_undos), ("step", self.open_steps))
-        return sorted((seq, f"{kind} {_name(key)}") for kind, found in kinds for key, seq in found.items())
+        """Operations and undos that began and did not end, with the entry that began them."""
+        kinds = (("operation", self.due_receipts), ("undo of", self.open_undos))
+        return sorted((seq, f"{kind} {key}") for kind, found in kinds for key, seq in found.items())
+
+    def cut_short(self) -> list[tuple[int, str]]:
+        """Steps that never ended. A run that crashed and was then cancelled leaves some: nobody is there to end them."""
+        return sorted((seq, f"step {_name(key)}") for key, seq in self.open_steps.items())
 
     def _due(self, kind: str, entry: Mapping[str, Any]) -> None:
         # What a running operation was refused has no receipt of its own.

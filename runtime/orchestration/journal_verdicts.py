@@ -11,7 +11,7 @@ from typing import Final
 
 from runtime.orchestration.journal_anchoring import Anchored
 from runtime.orchestration.journal_findings import ERROR, JournalFinding, Judgement
-from runtime.orchestration.journal_states import States
+from runtime.orchestration.journal_states import States, told
 
 #: Findings about what is not there. All others but those about evidence are about what is.
 COMPLETENESS: Final = frozenset(
@@ -43,6 +43,8 @@ def completeness(findings: Sequence[JournalFinding], states: States, live: bool)
     mine = [item for item in findings if item.code in COMPLETENESS]
     if mine:
         return _judged(mine, "")
+    if states.closed and states.open_steps:
+        return Judgement(standing="warn", words=f"closed, and these were cut short: {told(states.cut_short())}")
     if states.closed:
         return Judgement(standing="good", words="closed, and all that began has ended")
     count = len(states.due_receipts) + len(states.open_undos) + len(states.open_steps)

@@ -224,7 +224,7 @@ class JournalVerifier:
             self._first = entry
             self._check_link(entry)
         if self._follow:
-            self.bodies.of_entry(entry, self.entries)
+            self.bodies.of_entry(entry, body, self.entries)
 
     def _check_receipt(self, receipt: Mapping[str, Any], body: bytes, seq: int) -> None:
         claimed = receipt.get("receipt_hash")

@@ -37,7 +37,6 @@ class Anchored:
     against: int | None = None
     holders: dict[str, int] = field(default_factory=dict)
     findings: list[JournalFinding] = field(default_factory=list)
-    asked: bool = False
 
     @property
     def tail(self) -> int:
@@ -66,11 +65,11 @@ def judge(claims: Sequence[Claim], marks: Mapping[int, Mark], entries: int) -> A
     found.against = min(doubting, default=None)
     # Where a smaller claim does not hold, a larger one that does shows that somebody told two histories.
     found.agreed = max((size for size in found.agreeing if found.against is None or size < found.against), default=0)
-    found.asked = bool(claims)
     _tell(found, beyond, differing, lost)
     _tell_times(found, claims, marks)
-    if found.asked and found.tail and not doubting:
-        _find(found, "J_UNANCHORED_TAIL", WARNING, found.covered or 0, f"nothing covers the last {found.tail} entries")
+    covered = max(found.covered or 0, found.witnessed or 0)
+    if 0 < covered < entries and not doubting:
+        _find(found, "J_UNANCHORED_TAIL", WARNING, covered, f"nothing covers the last {entries - covered} entries")
     return found
 
 

@@ -175,7 +175,9 @@ class JournalVerifier:
         if seq != self._next_seq:
             self.find("J_SEQ", f"entry {seq} stands where {self._next_seq} was expected", seq=seq)
         if self._journal_id is None:
+            # Nobody said which journal this is: now it is known what the evidence has to speak of.
             self._journal_id = entry["journal_id"]
+            self._claims = claims_of(self._evidence, self._journal_id)
         elif entry["journal_id"] != self._journal_id:
             self.find("J_JOURNAL_ID", f"belongs to journal {entry['journal_id']}", seq=seq)
         if self._head is not None and entry["prev_entry_hash"] != self._head:

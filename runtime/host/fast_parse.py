@@ -37,7 +37,8 @@ def parse_fast(data: bytes) -> Any:
     """See `parse_strict`, with its default limit."""
     zeros = data.translate(_ZEROS, b"-")
     if (
-        _MEMBER not in zeros
+        data[:1] == b"{"
+        and _MEMBER not in zeros
         and _ITEM not in zeros
         and data.count(b"{") + data.count(b"[") <= MAX_DEPTH
         and len(data) <= MAX_BYTES

@@ -39,7 +39,13 @@ class Anchored:
     findings: list[JournalFinding] = field(default_factory=list)
 
     @property
+    def known(self) -> int:
+        """How many leading entries anything but the journal itself confirms."""
+        return max(self.covered or 0, self.witnessed or 0)
+
+    @property
     def tail(self) -> int:
+        """Entries after the newest evidence beside the journal."""
         return self.entries - (self.covered or 0)
 
     @property
@@ -67,9 +73,9 @@ def judge(claims: Sequence[Claim], marks: Mapping[int, Mark], entries: int) -> A
     found.agreed = max((size for size in found.agreeing if found.against is None or size < found.against), default=0)
     _tell(found, beyond, differing, lost)
     _tell_times(found, claims, marks)
-    covered = max(found.covered or 0, found.witnessed or 0)
-    if 0 < covered < entries and not doubting:
-        _find(found, "J_UNANCHORED_TAIL", WARNING, covered, f"nothing covers the last {entries - covered} entries")
+    if 0 < found.known < entries and not doubting:
+        detail = f"nothing covers the last {entries - found.known} entries"
+        _find(found, "J_UNANCHORED_TAIL", WARNING, found.known, detail)
     return found
 
 

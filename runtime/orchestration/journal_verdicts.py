@@ -61,7 +61,7 @@ def anchoring(findings: Sequence[JournalFinding], anchored: Anchored) -> Judgeme
         first = bad[0].detail if bad else "the evidence knows more entries than there are"
         return Judgement(standing="bad", words=first)
     words = anchored_words(anchored)
-    weak = any(item.code in ANCHORING for item in findings) or anchored.covered is None
+    weak = any(item.code in ANCHORING for item in findings) or not anchored.known
     return Judgement(standing="warn" if weak else "good", words=words)
 
 
@@ -75,7 +75,8 @@ def anchored_words(anchored: Anchored) -> str:
         parts.append(f"witnessed up to {anchored.witnessed}")
     if not parts:
         return "no checkpoint: whoever can write the journal could have written another"
-    parts.append(f"{anchored.tail} entries after the checkpoint" if anchored.tail else "none after it")
+    tail = anchored.entries - anchored.known
+    parts.append(f"nothing covers the last {tail} entries" if tail else "that is all of it")
     return ", ".join(parts)
 
 

@@ -351,14 +351,7 @@ def _reading_verbs(verbs: Any) -> None:
     refused.add_argument("--step", default="*", metavar="GLOB", help="only these steps")
     refused.add_argument("--why", type=int, metavar="ENTRY", help="explain the refusal of this journal entry of RUN")
     _verb(verbs, "approvals", "List open questions.", "quarterdeck approvals", reading.approvals)
-    _verb(
-        verbs,
-        "verify",
-        "Recompute a run's hash chain. Exit 7 when it does not hold.",
-        "quarterdeck verify @latest --json",
-        reading.verify,
-        run_id="",
-    )
+    _verifying_verbs(verbs)
     export = _verb(
         verbs,
         "export",
@@ -437,6 +430,37 @@ def _bundle_verbs(verbs: Any) -> None:
     )  # fmt: skip
     opening.add_argument("path", metavar="FILE")
     opening.set_defaults(face=bundling.open_console)
+
+
+def _verifying_verbs(verbs: Any) -> None:
+    from console.verbs import verifying
+
+    verify = _verb(
+        verbs,
+        "verify",
+        "Recompute a journal and judge it by all evidence: `store` names the store's own. Exit 7 when it does not hold.",
+        "quarterdeck verify @latest --evidence",
+        verifying.verify,
+        run_id="",
+    )
+    verify.add_argument(
+        "--witness",
+        action="append",
+        default=[],
+        metavar="TEXT_OR_FILE",
+        help="a witness line, or a file with such lines or a signed checkpoint, kept elsewhere (repeatable)",
+    )
+    verify.add_argument("--evidence", action="store_true", help="say which manipulations would show, and which not")
+    proof = _verb(
+        verbs,
+        "proof",
+        "Prove that one entry is inside the newest signed checkpoint, as a text anybody can check offline.",
+        "quarterdeck proof @latest 12 -o entry.tlog-proof",
+        verifying.proof,
+        run_id="",
+    )
+    proof.add_argument("seq", type=int, metavar="SEQ", help="number of the entry")
+    proof.add_argument("--output", "-o", metavar="FILE", help="target file (default: stdout)")
 
 
 def _authoring_verbs(verbs: Any) -> None:

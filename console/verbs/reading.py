@@ -1,4 +1,4 @@
-"""Verbs that only look: runs, missions, show, logs, violations, approvals, verify, export."""
+"""Verbs that only look: runs, missions, show, logs, violations, approvals, export."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from console.model.violations import violation_details
 from console.model.words import REUSED_WORD, glyph, status_glyph, status_word
 from console.verbs.output import duration, plain, print_json, print_listing, print_outputs, say
 from console.verbs.running import deck_for, question_name
-from runtime.events.facts import EntryAppended, RunSummary, Verification, Violation
+from runtime.events.facts import EntryAppended, RunSummary, Violation
 from runtime.host.api import Deck, Exit, QuarterdeckError
 
 _PAGE: Final = 500
@@ -260,39 +260,6 @@ async def approvals(options: argparse.Namespace) -> int:
         empty="nothing needs you",
         as_json=options.json,
     )
-
-
-async def verify(options: argparse.Namespace) -> int:
-    """``--json``: ok, entries, trusted_prefix, head_hash, closed, findings[]. Exit 7 unless ok."""
-    async with deck_for(options, writing=False) as deck:
-        run_id = await _run_id(deck, options.selector)
-        verdict = await deck.verify(run_id)
-        if verdict.entries == 0:
-            await deck.find(options.selector)  # says that there is no such run, when there is none
-    if options.json:
-        print_json(verdict)
-    else:
-        _print_verdict(verdict)
-    return Exit.OK if verdict.ok else Exit.UNVERIFIED
-
-
-async def _run_id(deck: Deck, selector: str) -> str:
-    """Verification must work on a store whose run table is damaged: a full id needs no look-up."""
-    if len(selector) == 36 and selector.count("-") == 4:
-        return selector
-    return (await deck.find(selector)).run_id
-
-
-def _print_verdict(verdict: Verification) -> None:
-    if verdict.ok:
-        print(f"✓ {verdict.entries} entries good, head {verdict.head_hash}, {'closed' if verdict.closed else 'open'}")
-    else:
-        print(
-            f"✗ journal of {safe(verdict.run_id)} does not hold: {verdict.trusted_prefix} of {verdict.entries} leading entries can be trusted"
-        )
-    for finding in verdict.findings:
-        place = f"entry {finding.seq}" if finding.seq is not None else "journal"
-        print(f"  {'✗' if finding.severity == 'error' else '▲'} {place}: {finding.code} {safe(finding.detail)}")
 
 
 async def export(options: argparse.Namespace) -> int:

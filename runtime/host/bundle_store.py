@@ -69,6 +69,7 @@ class BundleDeck(Observer):
     def __init__(self, store: Store, *, run: RunBundle, folder: Path, clock: Clock) -> None:
         super().__init__(store, missions=(), clock=clock)
         self._withheld = frozenset(run.record.withheld)
+        self._links = False
         self._folder = folder
         self.run = run
 

@@ -37,6 +37,8 @@ _UNVERIFIED: Final = frozenset(
         "BUNDLE_REFUSED",
         "BUNDLE_RUN",
         "BUNDLE_STATEMENT",
+        "NOTE_FORMAT",
+        "PROOF_NONE",
     }
 )
 #: The state folder is not one we can use: a mistake of set-up, not a mission that failed.
@@ -67,6 +69,7 @@ _CONFIG: Final = frozenset(
         "WATCH_ROOT",
         "WATCH_TOO_MANY",
         "WATCH_UNKNOWN",
+        "WITNESS_FORMAT",
     }
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +14,6 @@ from runtime.events.facts import (
     Comparison,
     EntryAppended,
     Escalation,
-    Finding,
     Holder,
     NodeInfo,
     Proof,
@@ -25,15 +24,13 @@ from runtime.events.facts import (
     Violation,
 )
 from runtime.host.api import ExportBundle, Exported, MissionInfo, Replay, RunStatus
-from runtime.host.parsed import parsed, parsed_rows
-from runtime.kernel.canonical import CanonicalizationError
-from runtime.kernel.clock import Clock, timestamp
-from runtime.kernel.errors import JournalError, Refused, StorageError
+from runtime.host.checking import check
+from runtime.host.parsed import parsed
+from runtime.kernel.clock import Clock
+from runtime.kernel.errors import Refused, StorageError
 from runtime.kernel.model import frozen
 from runtime.kernel.ports import StoredEntry
-from runtime.orchestration.journal_verify import JournalVerification, artifact_references, verify_entries
-from runtime.orchestration.stream_index import IndexNode, read_node, root_of
-from runtime.storage.journals import STORE_JOURNAL, DamagedJournal
+from runtime.storage.journals import DamagedJournal
 from runtime.storage.store import Store
 
 if TYPE_CHECKING:
@@ -57,6 +54,9 @@ class StoreReads:
         self._folders = tuple(missions)
         self._clock = clock
         self._withheld: frozenset[str] = frozenset()
+        """Bodies left out of a run that was handed on."""
+        self._links = True
+        """The runs before one are in this store, too."""
 
     @cached_property
     def _missions(self) -> MissionFacts:
@@ -145,7 +145,17 @@ class StoreReads:
         if not self._store.read_only and self._store.poisoned is None:
             # A run this very process left may have entries on their way to the disk.
             await self._store.flush()
-        return (run, *await self._examined(run.run_id))
+        rows: list[StoredEntry] = []
+        verdict = await check(
+            self._store,
+            self._clock,
+            run.run_id,
+            outside=False,
+            keep=rows.extend,
+            links=self._links,
+            withheld=self._withheld,
+        )
+        return run, rows, verdict
 
     async def find(self, selector: str) -> RunSummary:
         if selector == LATEST:
@@ -230,12 +240,16 @@ class StoreReads:
     async def verify(self, run_id: str, *, witnesses: Sequence[str] = ()) -> Verification:
         """Recompute a journal from disk. Damage SQLite itself refuses becomes a finding with the trusted prefix.
 
-        Raises `Refused` ``RUN_UNKNOWN`` when the store knows neither a run nor entries of that id.
+        Raises `Refused` ``RUN_UNKNOWN`` when nobody, not even a sink, knows of a journal of that id.
         """
-        return (await self._examined(run_id))[1]
+        return await check(
+            self._store, self._clock, run_id, witnesses=witnesses, links=self._links, withheld=self._withheld
+        )
 
     async def proof(self, run_id: str, seq: int) -> Proof:
-        raise NotImplementedError
+        from runtime.host.proving import prove
+
+        return await prove(self._store, run_id, seq)
 
     async def bundle_plan(self, run_id: str, withhold: Sequence[str] = ()) -> BundlePlan:
         return await self._bundling.plan(await self.find(run_id), await self.verify(run_id), withhold)
@@ -246,55 +260,6 @@ class StoreReads:
     async def completion(self, run_id: str, *, force: bool = False) -> bytes:
         """A run's plain completion export (operations spec §7.7). Raises `Refused` ``J_EXPORT_UNVERIFIED``."""
         return await self._bundling.completion(await self.find(run_id), await self.verify(run_id), force=force)
-
-    async def _examined(self, run_id: str) -> tuple[list[StoredEntry], Verification]:
-        """The rows of a journal as far as they can be read, and the verdict on them."""
-        started = self._clock.monotonic()
-        rows: list[StoredEntry] = []
-        damage: list[StorageError] = []
-        # The row first: a row that tells of an end was written with the end, so the journal read after it has one.
-        row = await self._row(run_id, damage)
-        try:
-            async for item in self._store.journals.stream(run_id):
-                rows.append(item)
-        except DamagedJournal as error:
-            damage.append(error)
-        if not rows and row is None and not damage and run_id != STORE_JOURNAL:
-            raise Refused("RUN_UNKNOWN", f"there is no run {run_id}", hint="`quarterdeck runs` lists them")
-        bodies = await self._bodies_for(rows, damage)
-        verdict = await asyncio.to_thread(
-            verify_entries, rows, artifacts=bodies.get, run_id=run_id, withheld=self._withheld
-        )
-        found = [*_damage_findings(damage, verdict.entries), *end_findings(row, verdict)]
-        at, seconds = timestamp(self._clock.now()), self._clock.monotonic() - started
-        return rows, _verification(run_id, verdict, found, at, seconds)
-
-    async def _row(self, run_id: str, damage: list[StorageError]) -> RunSummary | None:
-        try:
-            return await self._store.runs.get(run_id)
-        except StorageError as error:
-            damage.append(error)
-            return None
-
-    async def _bodies_for(self, rows: Sequence[StoredEntry], damage: list[StorageError]) -> dict[str, bytes | None]:
-        """The artifacts entries name; a damaged one is given as stored, so that its mismatch is found."""
-        named = [(entry, list(artifact_references(entry))) for entry in parsed_rows(rows)]
-        bodies = await self._fetched({digest for _, found in named for digest in found}, damage)
-        nodes = {root for entry, _ in named if (root := root_of(entry)) is not None}
-        while nodes:  # what a step emitted hangs below the index its entry names, level by level
-            found = [node for body in map(bodies.get, nodes) if (node := _node_in(body)) is not None]
-            bodies |= await self._fetched({part for node in found for part in node.parts} - bodies.keys(), damage)
-            nodes = {part for node in found if node.level for part in node.parts}
-        return bodies
-
-    async def _fetched(self, wanted: Set[str], damage: list[StorageError]) -> dict[str, bytes | None]:
-        bodies: dict[str, bytes | None] = {}
-        for digest in sorted(wanted):
-            try:
-                bodies[digest] = await self._store.artifacts.raw(digest)
-            except StorageError as error:
-                damage.append(error)
-        return bodies
 
 
 def entry_event(run_id: str, stored: StoredEntry) -> EntryAppended | None:
@@ -309,60 +274,6 @@ def entry_event(run_id: str, stored: StoredEntry) -> EntryAppended | None:
         at=stored.at,
         entry_hash=stored.entry_hash,
         entry=frozen(entry),
-    )
-
-
-def _node_in(body: bytes | None) -> IndexNode | None:
-    """A stream index's node, when the body is one; verification names what is wrong with it otherwise."""
-    try:
-        return None if body is None else read_node(body)
-    except (JournalError, CanonicalizationError):
-        return None
-
-
-def _damage_findings(damage: Sequence[StorageError], entries: int) -> list[Finding]:
-    """What SQLite refused to give up; only a journal's own damage has a place in it."""
-    return [
-        Finding(
-            code=item.code,
-            severity="error",
-            seq=entries if isinstance(item, DamagedJournal) else None,
-            detail=item.message,
-        )
-        for item in damage
-    ]
-
-
-def end_findings(row: RunSummary | None, verdict: JournalVerification) -> list[Finding]:
-    """A chain whose end was cut off still holds; the run's row remembers where it ended."""
-    if row is None or not row.status.terminal or row.status is RunStatus.REFUSED:
-        return []
-    if (row.entries, row.head_hash) == (verdict.entries, verdict.head_hash):
-        return []
-    detail = f"the run ended with {row.entries} entries and head {row.head_hash}, the journal has {verdict.entries}"
-    code = "J_TRUNCATED" if verdict.entries < row.entries else "J_WITNESS_MISMATCH"
-    return [Finding(code=code, severity="error", seq=verdict.entries, detail=detail)]
-
-
-def _verification(
-    run_id: str, verdict: JournalVerification, found: Sequence[Finding], at: str, seconds: float
-) -> Verification:
-    findings = [
-        Finding(code=item.code, severity=item.severity, seq=item.seq, detail=item.detail) for item in verdict.findings
-    ]
-    findings.extend(found)
-    return Verification(
-        run_id=run_id,
-        ok=verdict.ok and not found,
-        entries=verdict.entries,
-        trusted_prefix=verdict.trusted_prefix,
-        head_seq=verdict.head_seq,
-        head_hash=verdict.head_hash,
-        closed=verdict.closed,
-        level=verdict.level,
-        findings=tuple(findings),
-        checked_at=at,
-        duration_ms=seconds * 1000,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.events.facts import RunSummary
-from runtime.host.reads import end_findings
+from runtime.host.gathering import told_by
 from runtime.host.versions import BEHAVIOUR_VERSION
 from runtime.kernel.canonical import CanonicalizationError, digest, parse_strict
 from runtime.kernel.errors import ModelError, QuarterdeckError, Refused
@@ -83,9 +83,8 @@ async def read_journal(store: Store, run_id: str) -> Told:
     stored = tuple([entry async for entry in store.journals.stream(run_id)])
     if not stored and record.summary.entries == 0:
         return Told(record=record, stored=(), entries=())
-    verdict = await asyncio.to_thread(verify_entries, stored, run_id=run_id)
+    verdict = await asyncio.to_thread(verify_entries, stored, run_id=run_id, evidence=told_by(record))
     broken = [(item.code, item.seq) for item in verdict.findings if item.severity == "error"]
-    broken += [(item.code, item.seq) for item in end_findings(record.summary, verdict)]
     if broken:
         code, seq = broken[0]
         raise Refused(

@@ -23,7 +23,6 @@ from runtime.events.facts import (
     JournalVerified,
     RunChanged,
     RunSummary,
-    Verification,
     WatchesChanged,
     WatchState,
 )
@@ -49,7 +48,7 @@ from runtime.host.sinks.port import Sink
 from runtime.host.spending import Spending
 from runtime.host.store_journal import StoreJournal
 from runtime.host.stream import EventHub, Feed
-from runtime.host.verifying import verify_live
+from runtime.host.verifying import LiveCheck, verify_live
 from runtime.host.watch_journal import OwnJournals
 from runtime.host.watches import Watches
 from runtime.host.watching import WatchPorts
@@ -489,15 +488,11 @@ class RuntimeHost(StoreReads):
                 self._asked(replace(question, resolved_at=run.finished_at, resolution=WITHDRAWN, resolved_by="runtime"))
 
     async def _verify_live(self, run: LiveRun) -> None:
-        async def verify() -> Verification:
-            await self._store.flush()
-            return await self.verify(run.run_id)
-
         await verify_live(
             run,
+            LiveCheck(self._store, self._shared.clock, run.run_id),
             clock=self._shared.clock,
             going=lambda: run.run_id in self._runs and not self._closing and self._store.poisoned is None,
-            verify=verify,
             show=lambda verdict: self._hub.publish(JournalVerified(verification=verdict)),
         )
 

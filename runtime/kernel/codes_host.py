@@ -205,6 +205,8 @@ _EVIDENCE: Final = {
     "LOSS_NONE": "The journal is not behind anything that is known of it.",
     "LOSS_REASON": "The loss of entries is accepted only with a reason.",
     "NOTE_FORMAT": "A text is not a signed checkpoint.",
+    "PROOF_FORMAT": "A text is not a proof that an entry is inside a checkpoint.",
+    "PROOF_NONE": "No checkpoint covers the entry.",
     "SIGNER_FAILED": "The external signer could not be started, or failed.",
     "SIGNER_TIMEOUT": "The external signer took too long.",
     "SIGNER_WRONG": "The external signer did not sign with the key it is said to have.",

@@ -92,39 +92,39 @@ REQUIRED: Final[Mapping[str, frozenset[str]]] = {
     "epoch": _NOTHING,
     "run_head": _NOTHING,
 }
-_TEXTS: Final = frozenset({"journal_id", "at", "prev_entry_hash", "entry_hash"})
+_TEXTS: Final = ("journal_id", "at", "prev_entry_hash", "entry_hash")
 #: Members entries are told apart or linked by, beside the header.
-_MORE_TEXTS: Final[Mapping[str, frozenset[str]]] = {
-    "step_started": frozenset({"step_id"}),
-    "step_finished": frozenset({"step_id"}),
-    "operation_started": frozenset({"idempotency_key"}),
-    "operation_denied": frozenset({"idempotency_key"}),
-    "compensation_started": frozenset({"compensates"}),
-    "compensation_finished": frozenset({"compensates"}),
+_MORE_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "step_started": ("step_id",),
+    "step_finished": ("step_id",),
+    "operation_started": ("idempotency_key",),
+    "operation_denied": ("idempotency_key",),
+    "compensation_started": ("compensates",),
+    "compensation_finished": ("compensates",),
 }
+_NUMBERS: Final = ("seq",)
+_STEP_NUMBERS: Final = ("seq", "attempt", "visit", "tick")
 _RECEIPT: Final = frozenset(item.name for item in fields(OperationReceipt)) | {"receipt_hash"}
 
 
 def shape_problem(entry: Mapping[str, Any]) -> str | None:
     """Why ``entry`` is not a journal entry of its kind; None when it is."""
-    missing = HEADER - entry.keys()
-    if missing:
-        return f"header member {min(missing)} is missing"
+    members = entry.keys()
+    if not members >= HEADER:
+        return f"header member {min(HEADER - members)} is missing"
     kind = entry["kind"]
     if entry["schema"] != SCHEMA:
         return f"schema is {entry['schema']!r}, not {SCHEMA!r}"
     if not isinstance(kind, str) or kind not in REQUIRED:
         return f"{kind!r} is not a kind of journal entry"
-    missing = REQUIRED[kind] - entry.keys()
-    if missing:
-        return f"{kind} lacks {min(missing)}"
-    odd = next((name for name in _TEXTS | _MORE_TEXTS.get(kind, _NOTHING) if type(entry[name]) is not str), None)
-    if odd is not None:
-        return f"{odd} is not text"
-    numbers = ("seq", "attempt", "visit", "tick") if REQUIRED[kind] is _STEP else ("seq",)
-    odd = next((name for name in numbers if type(entry.get(name, 1)) is not int), None)
-    if odd is not None:
-        return f"{odd} is not a whole number"
+    if not members >= REQUIRED[kind]:
+        return f"{kind} lacks {min(REQUIRED[kind] - members)}"
+    for name in (*_TEXTS, *_MORE_TEXTS.get(kind, ())):
+        if type(entry[name]) is not str:
+            return f"{name} is not text"
+    for name in _STEP_NUMBERS if REQUIRED[kind] is _STEP else _NUMBERS:
+        if type(entry.get(name, 1)) is not int:
+            return f"{name} is not a whole number"
     return _receipt_problem(entry["receipt"]) if kind == "receipt" else None
 
 
@@ -155,17 +155,30 @@ def sealed(entry: Mapping[str, Any]) -> tuple[bytes, str]:
     return body, entry_hash
 
 
-def hash_of_body(body: bytes, claimed: str) -> str:
-    """The hash of canonical entry bytes whose top-level ``entry_hash`` reads ``claimed``.
+def hash_of_body(body: bytes, claimed: str, member: str = "entry_hash") -> str:
+    """The hash of a canonical object's bytes without its top-level ``member``, which reads ``claimed``.
 
     Quotes inside canonical strings are escaped, so the seam text can only be a member; one occurrence is the
     top-level one, and cutting it out leaves the hashed bytes.
     """
-    seam = f'"entry_hash":"{claimed}",'.encode()
-    if body.count(seam) == 1:
-        return digest_bytes(body.replace(seam, b"", 1))
+    seam = f'"{member}":"{claimed}",'.encode()
+    before, found, after = body.partition(seam)
+    if found and seam not in after:
+        return digest_bytes(before + after)
     entry = parse_strict(body)
-    return digest({key: value for key, value in entry.items() if key != "entry_hash"})
+    return digest({key: value for key, value in entry.items() if key != member})
+
+
+def receipt_bytes(body: bytes, entry: Mapping[str, Any]) -> bytes:
+    """The canonical bytes of the receipt inside ``body``, the canonical bytes of ``entry``, without encoding it again.
+
+    The member's first and the next member's first bytes can only be members; where each occurs once, what lies between
+    is the receipt.
+    """
+    begin, end = b'"receipt":', f'}},"{min(key for key in entry if key > "receipt")}":'.encode()
+    if body.count(begin) == 1 and body.count(end) == 1:
+        return body[body.index(begin) + len(begin) : body.index(end) + 1]
+    return canonical_bytes(entry["receipt"])
 
 
 def stored_line(line: bytes) -> StoredEntry:

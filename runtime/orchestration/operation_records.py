@@ -127,11 +127,12 @@ class Recorder:
 
         An operation given a secret is refused; what ``redactor`` takes out of it is not stored.
         """
-        content = operation.params.get(CONTENT)
+        content, record = operation.params.get(CONTENT), redactor.value(thawed(operation.hashed))
         try:
             if content != operation.hashed.get(CONTENT):
-                self._artifacts.put(redactor.text(str(content)).encode())
-            return store(self._artifacts, redactor.value(thawed(operation.hashed)))
+                kept = redactor.text(str(content)).encode()
+                record[CONTENT] = {"$artifact": self._artifacts.put(kept), "bytes": len(kept)}
+            return store(self._artifacts, record)
         except StorageError as error:
             raise _journal_error(error) from error
 

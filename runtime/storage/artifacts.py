@@ -6,16 +6,21 @@ it durable together (`runtime.kernel.ports.ArtifactStore`), and no file can go m
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from runtime.kernel.canonical import digest_bytes
 from runtime.kernel.clock import Clock, timestamp
 from runtime.kernel.errors import StorageError
+from runtime.storage.faults import DAMAGE, from_sqlite
 from runtime.storage.reader import Reader, Row
 from runtime.storage.writer import Writer
 
 #: Captured output is capped well below; a larger body is a fault, not data.
 MAX_ARTIFACT_BYTES: Final = 32 * 1024 * 1024
+_BODY: Final = "SELECT body FROM artifacts WHERE digest = ?"
 
 
 class Artifacts:
@@ -71,8 +76,53 @@ class Artifacts:
             row = await self._row(digest)
         if row is None:
             return None
-        body = row[0]
-        return body if isinstance(body, bytes) else str(body).encode("utf-8", "replace")
+        return _bytes(row[0])
+
+    async def raw_batch(
+        self, digests: Sequence[str], most_bytes: int
+    ) -> tuple[dict[str, bytes | None], dict[str, StorageError]]:
+        """The bodies of the first of ``digests`` as stored, unchecked, until they have ``most_bytes``; at least one.
+
+        None stands for one that is not stored. For one that the disk refuses, the reason is in the second mapping instead.
+        """
+        found, faults = await self._batch(digests, most_bytes)
+        if self._writer is not None and self._writer.poisoned is None and None in found.values():
+            # What this process has put may still wait for its commit.
+            await self._writer.flush()
+            found, faults = await self._batch(digests, most_bytes)
+        return found, faults
+
+    async def _batch(
+        self, digests: Sequence[str], most_bytes: int
+    ) -> tuple[dict[str, bytes | None], dict[str, StorageError]]:
+        return await self._reader.run(lambda connection: _bodies(connection, digests, most_bytes, self._reader.where))
 
     async def _row(self, digest: str) -> Row | None:
-        return await self._reader.fetch_one("SELECT body FROM artifacts WHERE digest = ?", (digest,))
+        return await self._reader.fetch_one(_BODY, (digest,))
+
+
+def _bodies(
+    connection: sqlite3.Connection, digests: Sequence[str], most_bytes: int, where: Path
+) -> tuple[dict[str, bytes | None], dict[str, StorageError]]:
+    found: dict[str, bytes | None] = {}
+    faults: dict[str, StorageError] = {}
+    size = 0
+    for digest in digests:
+        try:
+            row = connection.execute(_BODY, (digest,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            fault = from_sqlite(error, where)
+            if fault.code not in DAMAGE:
+                raise
+            faults[digest] = fault
+            continue
+        body = None if row is None else _bytes(row[0])
+        found[digest] = body
+        size += len(body or b"")
+        if size >= most_bytes:
+            break
+    return found, faults
+
+
+def _bytes(body: object) -> bytes:
+    return body if isinstance(body, bytes) else str(body).encode("utf-8", "replace")

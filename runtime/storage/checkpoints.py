@@ -52,6 +52,20 @@ class Checkpoints:
         )
         return [_checkpoint(row) for row in rows]
 
+    async def after(self, journal_id: str, generation: int, size: int) -> list[StoredCheckpoint]:
+        """Those of one journal made after the one of that generation and size, oldest first."""
+        rows = await self._reader.fetch(
+            f"SELECT {_COLUMNS} FROM checkpoints WHERE journal_id = ? AND (generation, size) > (?, ?)"
+            " ORDER BY generation, size",
+            (journal_id, generation, size),
+        )
+        return [_checkpoint(row) for row in rows]
+
+    async def covering(self, journal_id: str, seq: int) -> StoredCheckpoint | None:
+        """The newest one that covers an entry."""
+        found = await self.newest(journal_id)
+        return found if found is not None and found.size > seq else None
+
     async def newest(self, journal_id: str) -> StoredCheckpoint | None:
         rows = await self._reader.fetch(
             f"SELECT {_COLUMNS} FROM checkpoints WHERE journal_id = ? ORDER BY generation DESC, size DESC LIMIT 1",

@@ -25,6 +25,9 @@ _DAMAGED: Final = (
     "copy the whole folder aside, see what can be trusted with `quarterdeck verify`, and start with another --store"
 )
 
+#: Codes of what is damaged in place: something else may still be readable.
+DAMAGE: Final = frozenset({"STORE_CORRUPT", "STORE_IO"})
+
 #: Primary result code → (our code, what happened, what to do).
 _SQLITE: Final[dict[int, tuple[str, str, str]]] = {
     sqlite3.SQLITE_CORRUPT: ("STORE_CORRUPT", "the database is damaged", _DAMAGED),

@@ -26,9 +26,11 @@ _INSERT: Final = (
     " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 _COLUMNS: Final = "e.journal_id, e.seq, e.kind, e.at, e.prev_entry_hash, e.entry_hash, e.body"
-_KEYS: Final = "SELECT rowid FROM journal_entries WHERE journal_id = ? AND seq > ? ORDER BY seq LIMIT ?"
+_KEYS: Final = "SELECT rowid AS r FROM journal_entries WHERE journal_id = ? AND seq > ? ORDER BY seq LIMIT ?"
 _FOUND: Final = "SELECT rowid AS r, seq FROM journal_entries{by} WHERE {where}"
 _ROW: Final = f"SELECT {_COLUMNS} FROM journal_entries AS e WHERE e.rowid = ?"
+#: The same in one statement, for a page without damage.
+_ROWS: Final = f"WITH page AS MATERIALIZED ({{keys}}) SELECT {_COLUMNS} FROM page LEFT JOIN journal_entries AS e ON e.rowid = page.r"
 _BY_KIND: Final = (
     "WITH page AS (SELECT rowid AS r FROM journal_entries INDEXED BY journal_by_kind WHERE kind = ?{more}"
     f" ORDER BY r DESC LIMIT ?) SELECT {_COLUMNS} FROM page CROSS JOIN journal_entries AS e ON e.rowid = page.r"
@@ -115,7 +117,7 @@ class Journals:
             keys, parameters = _KEYS, [journal_id, after, limit]
         else:
             keys, parameters = _keys(journal_id, after, limit, until, kinds, step, offset)
-        rows, fault = await self._reader.fetch_until_damage(keys, parameters, _ROW)
+        rows, fault = await self._reader.fetch_until_damage(_ROWS.format(keys=keys), keys, parameters, _ROW)
         entries: list[StoredEntry] = []
         for row in rows:
             if not _belongs(row, journal_id):
@@ -127,22 +129,28 @@ class Journals:
         return entries
 
     async def stream(self, journal_id: str) -> AsyncIterator[StoredEntry]:
-        """The whole journal, page by page. On damage, yields what can be read and then raises
-        `DamagedJournal`, so that a verifier knows the prefix it has seen."""
-        seen = -1
-        while True:
-            try:
-                page = await self.read(journal_id, seen)
-            except DamagedJournal as damage:
-                for entry in damage.entries:
-                    yield entry
-                raise
+        """The whole journal. On damage, yields what can be read and then raises `DamagedJournal`."""
+        async for page in self.pages(journal_id):
             for entry in page:
                 yield entry
+
+    async def pages(self, journal_id: str, after: int = -1) -> AsyncIterator[list[StoredEntry]]:
+        """Entries with ``seq > after``, page by page. On damage, yields what can be read and then raises
+        `DamagedJournal`, so that a verifier knows the prefix it has seen.
+
+        No page is read ahead: SQLite gives up the interpreter at every row and would wait for whoever checks a page.
+        """
+        while True:
+            try:
+                page = await self.read(journal_id, after)
+            except DamagedJournal as damage:
+                yield list(damage.entries)
+                raise
+            yield page
             if len(page) < PAGE:
                 return
             # A damaged number could send us back; only ever go forward.
-            seen = max(seen + 1, page[-1].seq)
+            after = max(after + 1, page[-1].seq)
 
     async def each(self, journal_id: str, take: Callable[[str, bytes], None], *, until: int) -> None:
         """Call ``take`` with hash and body of every entry with ``seq < until``, in order, on the reader's thread.
@@ -184,6 +192,15 @@ class Journals:
         )
         return _entry(rows[0]) if rows else None
 
+    async def receipts(self, journal_id: str) -> frozenset[str]:
+        """The hashes of all receipts of a journal that still hold one."""
+        found: set[str] = set()
+        page = await self.read(journal_id, kinds=["receipt"])
+        while page:
+            found.update(_named_in(row.body) for row in page)
+            page = await self.read(journal_id, page[-1].seq, kinds=["receipt"])
+        return frozenset(found)
+
     async def by_kind(self, kind: str, journal_id: str | None = None, limit: int = 200) -> list[StoredEntry]:
         """The newest entries of one kind, newest first, of one journal or of all (bodies name theirs)."""
         more, parameters = ("", [kind]) if journal_id is None else (" AND journal_id = ?", [kind, journal_id])
@@ -215,6 +232,11 @@ def _keys(
     return f"SELECT r FROM ({merged}) ORDER BY seq", [*values, limit, offset]
 
 
+def _named_in(body: bytes) -> str:
+    """The hash a receipt says it has; quotes inside canonical strings are escaped, so this can only be a member."""
+    return body.partition(b'"receipt_hash":"')[2].partition(b'"')[0].decode("utf-8", "replace")
+
+
 def _belongs(row: Row, journal_id: str) -> bool:
     return row[0] == journal_id and isinstance(row[1], int)
 
@@ -231,6 +253,8 @@ def _misfiled(row: Row, where: str) -> StorageError:
 def _entry(row: Row) -> StoredEntry:
     """Damaged columns keep a value of the declared type, so that verification can name the mismatch."""
     _, seq, kind, at, previous, entry_hash, body = row
+    if type(kind) is type(at) is type(previous) is type(entry_hash) is str and type(body) is bytes:
+        return StoredEntry(seq, kind, at, previous, entry_hash, body)
     return StoredEntry(
         seq=seq,
         kind=_text(kind),

@@ -16,7 +16,7 @@ import aiosqlite
 
 from runtime.kernel.errors import StorageError
 from runtime.storage.database import on_thread
-from runtime.storage.faults import from_sqlite, sqlite_faults
+from runtime.storage.faults import DAMAGE, from_sqlite, sqlite_faults
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -47,14 +47,15 @@ class Reader:
         return rows[0] if rows else None
 
     async def fetch_until_damage(
-        self, keys: str, parameters: Sequence[object], row: str
+        self, whole: str, keys: str, parameters: Sequence[object], row: str
     ) -> tuple[list[Row], StorageError | None]:
         """The rows up to the point where SQLite refuses, and the refusal.
 
-        ``keys`` selects row numbers in order, ``row`` one whole row by its number: asked one by one, no sort
-        and no read-ahead can turn damage in a late row into the loss of the early ones.
+        ``whole`` selects all rows at once, with no value in the first column of one that is gone. Where that fails,
+        ``keys`` selects row numbers in order and ``row`` one whole row by its number: asked one by one, no sort and no read-ahead can turn damage in a late row into the loss of
+        the early ones.
         """
-        return await self.run(lambda connection: _collect(connection, keys, parameters, row, self._where))
+        return await self.run(lambda connection: _collect(connection, whole, keys, parameters, row, self._where))
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``work`` on the connection's thread when it is this caller's turn."""
@@ -87,9 +88,16 @@ class Reader:
 
 
 def _collect(
-    connection: sqlite3.Connection, keys: str, parameters: Sequence[object], row: str, where: Path
+    connection: sqlite3.Connection, whole: str, keys: str, parameters: Sequence[object], row: str, where: Path
 ) -> tuple[list[Row], StorageError | None]:
     rows: list[Row] = []
+    try:
+        found = connection.execute(whole, parameters).fetchall()
+        if all(row[0] is not None for row in found):
+            return found, None
+    except sqlite3.DatabaseError as error:
+        if from_sqlite(error, where).code not in DAMAGE:
+            raise
     try:
         for key in connection.execute(keys, parameters):
             found = connection.execute(row, key).fetchone()
@@ -98,7 +106,7 @@ def _collect(
             rows.append(found)
     except sqlite3.DatabaseError as error:
         fault = from_sqlite(error, where)
-        if fault.code not in ("STORE_CORRUPT", "STORE_IO"):
+        if fault.code not in DAMAGE:
             raise
         return rows, fault
     return rows, None

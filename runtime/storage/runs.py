@@ -185,6 +185,10 @@ class Runs:
         )
         return tuple(record.summary for record in await self._records(rows))
 
+    async def ended_with(self, head: str) -> bool:
+        """Is there a run whose journal has this last hash?"""
+        return bool(await self._reader.fetch("SELECT 1 FROM runs WHERE head_hash = ? LIMIT 1", (head,)))
+
     async def latest(self) -> RunSummary | None:
         return next(iter(await self.list(limit=1)), None)
 

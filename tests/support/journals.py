@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from runtime.kernel.canonical import digest
+from runtime.kernel.canonical import digest, parse_strict
 from runtime.kernel.clock import ManualClock
 from runtime.kernel.ids import NO_COMMIT
 from runtime.kernel.model import OperationReceipt
-from runtime.orchestration.mission_journal import MemoryJournalStore, MissionJournal
+from runtime.kernel.ports import StoredEntry
+from runtime.orchestration.journal_format import sealed
+from runtime.orchestration.mission_journal import JsonlJournalStore, MemoryJournalStore, MissionJournal
 
 JOURNAL_ID = "00000000-0000-4000-8000-000000000001"
 RECIPE = "sha256:" + "0" * 64
@@ -93,3 +97,29 @@ def run_of(steps: int) -> tuple[MissionJournal, MemoryJournalStore]:
         journal.complete_step(name, "completed")
     journal.close("completed", result_commit=None)
     return journal, store
+
+
+def rebuilt(entries: list[StoredEntry], seq: int, change: Callable[[dict[str, Any]], None]) -> list[StoredEntry]:
+    """Edit one entry and recompute every hash after it, as somebody without anchors to fear would."""
+    result: list[StoredEntry] = []
+    head = entries[0].prev_entry_hash
+    for stored in entries:
+        entry = parse_strict(stored.body)
+        del entry["entry_hash"]
+        if stored.seq == seq:
+            change(entry)
+        entry["prev_entry_hash"] = head
+        body, head = sealed(entry)
+        result.append(StoredEntry(entry["seq"], entry["kind"], entry["at"], entry["prev_entry_hash"], head, body))
+    return result
+
+
+def written(path: Path) -> None:
+    """A short journal on disk: entry 0, a step, an operation with its receipt."""
+    store = JsonlJournalStore(path)
+    journal = MissionJournal(store, journal_id=JOURNAL_ID, clock=ManualClock())
+    opened(journal)
+    journal.record_step("s1", operation_type="t")
+    start_operation(journal, "k")
+    journal.append_receipt(receipt("k"))
+    store.close()

@@ -211,13 +211,9 @@ _JOURNAL: Final = {
     "J_TIME_REGRESSION": "An entry is dated before the one before it.",
     "J_TORN_TAIL": "The last line was not written completely.",
     "J_TRUNCATED": "Entries are missing at the end.",
-    "NOTE_FORMAT": "A text is not a signed checkpoint.",
     "J_UNANCHORED_TAIL": "The last entries are not anchored yet.",
     "J_UNDO_UNKNOWN": "An undo names a run or a receipt that is not stored.",
     "J_WITNESS_MISMATCH": "The journal differs from what a witness saw.",
-    "PROOF_FORMAT": "A text is not a proof that an entry is inside a checkpoint.",
-    "PROOF_NONE": "No checkpoint covers the entry.",
-    "WITNESS_FORMAT": "A text is neither a witness nor a signed checkpoint.",
     "KEY_FORMAT": "A key is not written as a key is.",
     "KEY_PERMISSIONS": "The key file may be read by others.",
 }

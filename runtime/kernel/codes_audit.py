@@ -1,4 +1,4 @@
-"""Codes of bundles and of the audit gate that judges them (operations spec §13)."""
+"""Codes of bundles, of the audit gate that judges them (operations spec §13), and of texts that are evidence."""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ def spelled(value: Any, loose: bool) -> bytes:
 @settings(max_examples=300, deadline=None)
 @given(value=VALUES, loose=st.booleans())
 @example(value=[[2**53]], loose=False)
+@example(value=["a", -(2**53)], loose=False)
 @example(value={"a": -(2**53)}, loose=False)
 @example(value=[1, 12345678901234567], loose=False)
 @example(value=1e16, loose=False)
@@ -46,8 +47,8 @@ def spelled(value: Any, loose: bool) -> bytes:
 @example(value=2**53, loose=False)
 @example(value=-(2**60), loose=False)
 def test_any_value_in_any_spelling(value: Any, loose: bool) -> None:
-    data = spelled(value, loose)
-    assert outcome(parse_fast, data) == outcome(parse_strict, data)
+    for data in (spelled({"v": value}, loose), spelled(value, loose)):
+        assert outcome(parse_fast, data) == outcome(parse_strict, data)
 
 
 @settings(max_examples=300, deadline=None)

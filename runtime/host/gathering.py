@@ -13,7 +13,7 @@ from typing import Final
 from runtime.events.facts import SinkState
 from runtime.host.parsed import parsed
 from runtime.host.signing import check_signature, trusted_keys
-from runtime.host.sinks.port import Sink, load_sinks
+from runtime.host.sinks.port import KeepsAnchors, Sink, load_sinks
 from runtime.kernel.errors import QuarterdeckError, StorageError
 from runtime.kernel.outcomes import RunStatus
 from runtime.orchestration.checkpoints import Checkpoint, VerifierKey
@@ -57,7 +57,10 @@ async def gather(
     sinks, trouble = await _sinks(store) if outside else ((), {})
     generations = {item.generation for item in notes} or {1}
     told = await asyncio.gather(*(_told(sink, origin, max(generations), trouble) for sink in sinks))
+    anchors, key = await _anchors(sinks, trouble)
     evidence = Evidence(
+        anchors=anchors,
+        key=key,
         checkpoints=held(notes),
         elsewhere=tuple(item for found in told for item in found),
         witnesses=witnesses,
@@ -135,6 +138,20 @@ async def _sinks(store: Store) -> tuple[tuple[Sink, ...], dict[str, str]]:
         return await asyncio.to_thread(load_sinks, store.state), {}
     except QuarterdeckError as error:
         return (), {"sinks": error.message}
+
+
+async def _anchors(sinks: Sequence[Sink], trouble: dict[str, str]) -> tuple[bytes | None, bytes | None]:
+    """The anchor log the operator keeps, and its key; the first, should there be several."""
+    for sink in sinks:
+        if isinstance(sink, KeepsAnchors):
+            try:
+                async with asyncio.timeout(SINK_SECONDS):
+                    return await sink.evidence()
+            except TimeoutError:
+                trouble[sink.name] = f"it did not answer within {SINK_SECONDS:g} s"
+            except QuarterdeckError as error:
+                trouble[sink.name] = error.message
+    return None, None
 
 
 async def _told(sink: Sink, origin: str, generation: int, trouble: dict[str, str]) -> list[Held]:

@@ -227,7 +227,7 @@ async def test_an_ended_run_whose_row_was_cut_like_its_journal_is_not_built_upon
     cut(store, run.run_id, 1)
     with rewriting(store) as database:
         database.execute(
-            "UPDATE runs SET (entries, head_hash) = (SELECT seq + 1, entry_hash FROM journal_entries"
+            "UPDATE runs SET (entries, last_seq, head_hash) = (SELECT seq + 1, seq, entry_hash FROM journal_entries"
             " WHERE journal_id = run_id ORDER BY seq DESC LIMIT 1) WHERE run_id = ?",
             (run.run_id,),
         )

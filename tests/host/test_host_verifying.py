@@ -152,7 +152,7 @@ async def test_the_stores_own_journal_has_the_stores_name_in_checkpoints(tmp_pat
 
 async def test_a_run_that_has_not_ended_may_not_be_shorter_than_its_row(tmp_path: Path) -> None:
     run_id, _ = await finished(tmp_path)
-    cut = ("DELETE FROM checkpoints", CUT.format(run=run_id))
+    cut = (f"DELETE FROM checkpoints WHERE journal_id = '{run_id}'", CUT.format(run=run_id))
     tamper(tmp_path, *cut, "UPDATE runs SET status = 'running', head_hash = NULL")
     found = await verified(tmp_path, run_id)
     assert (codes(found), standings(found)) == (["J_TRUNCATED"], ("good", "bad", "warn"))

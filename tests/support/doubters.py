@@ -12,7 +12,10 @@ from functools import cache
 from typing import Any, Protocol, Self
 
 from runtime.orchestration.checkpoints import VerifierKey
-from runtime.orchestration.journal_verify import _Checker
+from runtime.orchestration.journal_evidence import Evidence
+from runtime.orchestration.journal_evidence import Held as Noted
+from runtime.orchestration.journal_findings import ERROR
+from runtime.orchestration.journal_verifier import JournalVerifier
 from tests.support.bundle_scripts import script
 
 
@@ -40,24 +43,43 @@ class Doubter(Protocol):
 
 
 class Product:
-    """The product's verifier, chain only."""
+    """The product's verifier."""
 
-    def __init__(self, checker: Any = None) -> None:
-        self._checker = _Checker(None, None) if checker is None else checker
+    def __init__(self, verifier: JournalVerifier | None = None, lines: tuple[bytes, ...] = ()) -> None:
+        self._verifier = JournalVerifier() if verifier is None else verifier
+        self._lines = lines
 
     def feed(self, line: bytes) -> None:
-        self._checker.check(line, None)
+        self._verifier.feed_line(line)
+        self._lines = (*self._lines, line)
 
     def copy(self) -> Self:
-        checker = self._checker
-        held = {item.name: copy.copy(getattr(checker, item.name)) for item in fields(checker)}
-        states = held.pop("states")
+        following = copy.copy(self._verifier)
+        following._findings = list(following._findings)
+        states = following.states
         inside = {item.name: copy.copy(getattr(states, item.name)) for item in fields(states)}
-        return type(self)(replace(checker, **held, states=replace(states, **inside)))
+        following.states = replace(states, **inside)
+        following._marks = copy.deepcopy(following._marks)
+        return type(self)(following, self._lines)
 
     @property
     def broken(self) -> bool:
-        return self._checker.bad_from is not None
+        return self._verifier._bad_from is not None
+
+    def against(self, held: Held) -> set[str]:
+        """Read again from the start: evidence is given before the entries."""
+        evidence = Evidence(
+            checkpoints=[Noted(note) for note in held.notes],
+            witnesses=held.witnesses,
+            trusted=held.keys,
+            check=_holds,
+            anchors=held.anchors,
+            key=held.anchor_key,
+        )
+        verifier = JournalVerifier(evidence=evidence)
+        for line in self._lines:
+            verifier.feed_line(line)
+        return {item.code for item in verifier.verdict().findings if item.severity == ERROR}
 
 
 @cache

@@ -244,7 +244,7 @@ def anchors_of(lines: Sequence[bytes], *, every: int = EVERY, key: bytes = ANCHO
                 seq=entry["seq"],
                 entry_hash=entry["entry_hash"],
                 at=entry["at"],
-                final=number == len(lines),
+                final=entry["kind"] == "journal_closed",
             )
     return log
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from runtime.kernel.errors import Refused
 from runtime.orchestration.checkpoints import Note
@@ -37,6 +37,17 @@ class Sink(Protocol):
 
     async def newest(self, origin: str) -> Note | None:
         """What it remembers of that origin. Raises like `offer`."""
+        ...
+
+
+@runtime_checkable
+class KeepsAnchors(Protocol):
+    """A sink that keeps an anchor log, which gives no notes back (operations spec §7.4)."""
+
+    name: str
+
+    async def evidence(self) -> tuple[bytes, bytes]:
+        """The whole log, and the key it is checked with. Raises `Refused` ``SINK_TROUBLE``, ``KEY_*``."""
         ...
 
 

@@ -184,7 +184,9 @@ class Evidence:
         if self.pinned and not self.notes and not self.seen_notes:
             journal.say("J_ANCHOR_MAC", "nothing here is signed by a key given")
         if journal.closed and self.notes and max(note.size for note in self.notes) < journal.size:
-            journal.say("J_UNANCHORED_TAIL", "the run has ended, but no checkpoint covers its end")
+            # A signer in trouble leaves this behind, too; what the end itself counts still has to fit.
+            tail = "the run has ended, but no checkpoint covers its end"
+            journal.say("J_UNANCHORED_TAIL", tail, error=False)
 
     def _fits(self, journal: Any, code: str, note: Note) -> bool:
         if note.journal_id != journal.journal_id:
@@ -230,6 +232,8 @@ class Evidence:
                 fits = (record["journal_id"], record["seq"], record["entry_hash"])
                 if self._saw(journal, "J_ANCHOR_MISMATCH", who, *fits):
                     self.anchored = max(self.anchored, record["seq"] + 1)
+                    if "final" in record and record["seq"] + 1 != journal.size:
+                        journal.say("J_ANCHOR_MISMATCH", f"{who} saw the journal end with entry {record['seq']}")
         if self.anchor_key is None:
             journal.say("J_KEY_MISSING", "signatures of anchors are not checked: no --anchor-key", error=False)
 

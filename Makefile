@@ -21,7 +21,7 @@ run: setup
 test: setup
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-# Long forms of what the suite shows briefly, with figures; ten minutes, half of them for a million racing opens.
+# Long forms of what the suite shows briefly, with figures; twelve minutes, half of them for a million racing opens.
 torture: setup
 	QUARTERDECK_RACE_ROUNDS=333334 $(BIN)/python -m pytest -q -s -n0 --timeout 3600 tests/torture \
 		tests/governance/test_governance_races.py::test_fifty_thousand_swaps_lead_nowhere

@@ -42,6 +42,7 @@ snapshots: setup
 # Figures, not verdicts: takes minutes and about 2 GB of temporary space.
 bench: setup
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/console_history.py
+	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/journal_figures.py
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/console_feed.py
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/storm_memory.py --items 200000 --telemetry 400000
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/watch_latency.py 500

@@ -29,7 +29,7 @@ class Clock(Protocol):
 
 def timestamp(moment: datetime) -> str:
     """Format as ``YYYY-MM-DDThh:mm:ss.ffffffZ``: always six digits, always UTC."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 class SystemClock:

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote
@@ -132,7 +133,7 @@ def _configure_writer(check: Callable[[sqlite3.Connection], None], connection: s
 
 def _configure_reader(connection: sqlite3.Connection) -> None:
     # Damaged text must reach the verifier as a mismatch, not stop the read as a decoding error.
-    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    connection.text_factory = methodcaller("decode", "utf-8", "replace")
     run_all(connection, _COMMON)
     connection.execute("PRAGMA query_only=ON")
     connection.execute("PRAGMA user_version").fetchone()  # the first touch of the file; fails here if at all

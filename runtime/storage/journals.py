@@ -120,7 +120,7 @@ class Journals:
         rows, fault = await self._reader.fetch_until_damage(_ROWS.format(keys=keys), keys, parameters, _ROW)
         entries: list[StoredEntry] = []
         for row in rows:
-            if not _belongs(row, journal_id):
+            if row[0] != journal_id or type(row[1]) is not int:
                 fault = _misfiled(row, str(self._reader.where))
                 break
             entries.append(_entry(row))
@@ -235,10 +235,6 @@ def _keys(
 def _named_in(body: bytes) -> str:
     """The hash a receipt says it has; quotes inside canonical strings are escaped, so this can only be a member."""
     return body.partition(b'"receipt_hash":"')[2].partition(b'"')[0].decode("utf-8", "replace")
-
-
-def _belongs(row: Row, journal_id: str) -> bool:
-    return row[0] == journal_id and isinstance(row[1], int)
 
 
 def _misfiled(row: Row, where: str) -> StorageError:

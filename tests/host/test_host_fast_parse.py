@@ -66,6 +66,8 @@ def test_doubled_keys_deep_nests_surrogates_and_long_texts() -> None:
         b"[" * 64 + b"]" * 64,
         b"[" * 65 + b"]" * 65,
         b"[" * 5000 + b"]" * 5000,
+        b'{"a":' + b"[" * 63 + b"]" * 63 + b"}",
+        b'{"a":' + b"[" * 64 + b"]" * 64 + b"}",
         b'"\\ud800"',
         b'"\xed\xa0\x80"',
         b'"\xff"',

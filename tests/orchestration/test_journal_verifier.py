@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.kernel.canonical import canonical_bytes, digest, digest_bytes
+from runtime.kernel.canonical import CanonicalizationError, canonical_bytes, digest, digest_bytes
 from runtime.kernel.errors import JournalError
 from runtime.kernel.ports import StoredEntry
 from runtime.orchestration.journal_bodies import long_content
@@ -31,7 +31,7 @@ def rows(it: World) -> list[StoredEntry]:
     for number, body in enumerate(it.bodies):
         try:
             found.append(stored_line(body))
-        except (ValueError, JournalError):
+        except (CanonicalizationError, JournalError):
             found.append(StoredEntry(number, "", "", "", "", body))
     return found
 

@@ -227,3 +227,26 @@ async def test_an_oversized_body_is_refused(store: Store, monkeypatch: pytest.Mo
     monkeypatch.setattr("runtime.storage.artifacts.MAX_ARTIFACT_BYTES", 10)
     with pytest.raises(StorageError, match="STORE_ARTIFACT_SIZE"):
         store.artifacts.put(b"x" * 11)
+
+
+async def test_a_row_that_only_an_index_still_names_ends_what_can_be_read(state: StateDir, entry: Entry) -> None:
+    """The table is exchanged for a copy of it without one row; its indexes stay as they were."""
+    await filled(state, entry, 5)
+    database = sqlite3.connect(state.db, isolation_level=None)
+    columns = "journal_id, seq, kind, at, prev_entry_hash, entry_hash, body"
+    database.execute("PRAGMA writable_schema=ON")
+    database.execute(f"CREATE TABLE copy ({columns})")
+    database.execute(
+        f"INSERT INTO copy (rowid, {columns}) SELECT rowid, {columns} FROM journal_entries WHERE NOT (journal_id = 'j' AND seq = 3)"
+    )
+    pages = dict(database.execute("SELECT name, rootpage FROM sqlite_master WHERE name IN ('copy', 'journal_entries')"))
+    for name, other in (("copy", "journal_entries"), ("journal_entries", "copy")):
+        database.execute("UPDATE sqlite_master SET rootpage = ? WHERE name = ?", (pages[other], name))
+    database.close()
+    store = await Store.observe(state)
+    try:
+        with pytest.raises(DamagedJournal, match="an index names a row that is gone") as caught:
+            await store.journals.read("j")
+        assert [item.seq for item in caught.value.entries] == [0, 1, 2]
+    finally:
+        await store.close()

@@ -244,12 +244,13 @@ class Deckhand:
         return status if status in statuses else None
 
     def assert_verifies(self, run_id: str) -> dict[str, Any]:
-        """`quarterdeck verify` finds nothing wrong."""
+        """`quarterdeck verify` finds nothing wrong; a run that has not ended may have entries no checkpoint covers yet."""
         done = self.inline("verify", run_id, "--json")
         verdict = done.lines[0]
         assert done.code == 0, str(done)
         assert verdict["ok"] is True, verdict
-        assert verdict["findings"] == [], verdict
+        expected = set() if verdict["closed"] else {"J_UNANCHORED_TAIL"}
+        assert {item["code"] for item in verdict["findings"]} <= expected, verdict
         assert verdict["trusted_prefix"] == verdict["entries"] > 0, verdict
         return verdict
 

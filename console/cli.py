@@ -207,10 +207,13 @@ def _evidence_verbs(verbs: Any) -> None:
     loss.add_argument("journal", metavar="RUN", help="run id, unique prefix, @latest, or 'store' for the store's own")
     loss.add_argument("--reason", required=True, help="what happened to the rest, recorded in the store's journal")
 
-    summary = "The key that signs checkpoints, and the sinks that keep copies."
-    group = verbs.add_parser("key", help=summary, description=summary).add_subparsers(
-        dest="key_verb", metavar="VERB", required=True
-    )
+    group = _verb(
+        verbs,
+        "key",
+        "The key that signs checkpoints, and the sinks that keep copies (default: show).",
+        "quarterdeck key",
+        keys.show,
+    ).add_subparsers(dest="key_verb", metavar="VERB")
     _verb(
         group,
         "show",

@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Protocol, runtime_checkable
 
 from runtime.host.behind import Known, Memories, Tree
 from runtime.host.copies import Copies
+from runtime.host.evidence_file import Evidence, load_evidence
 from runtime.host.losses import Losses
 from runtime.host.signing import Signer, open_signer
 from runtime.host.sinks.port import Continues, Offer, Sink, load_sinks
@@ -72,6 +74,8 @@ class CheckpointDesk:
         self._dirty = asyncio.Event()
         self._timer = asyncio.create_task(self._keep_time(), name="checkpoint-timer")
         self.losses = Losses(store, self._memories, clock, self._accepted)
+        self.evidence: Evidence | None = Evidence()
+        """What the state folder says of signer and sinks; None while that is not right."""
         self.newest: str | None = None
         """The digest of the newest note of the store: the next run's journal names it."""
 
@@ -99,7 +103,11 @@ class CheckpointDesk:
                 sinks = load_sinks(store.state)
             except QuarterdeckError as error:
                 sinks, troubles["sinks"] = (), error
+        evidence: Evidence | None = None
+        with suppress(QuarterdeckError):  # told as the trouble of whoever needed it
+            evidence = await asyncio.to_thread(load_evidence, store.state)
         desk = cls(store, await store.checkpoints.store_id(), clock, signer, sinks)
+        desk.evidence = evidence
         try:
             for what, trouble in troubles.items():
                 desk._trouble(what, trouble)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field, model_validator
 
 from runtime.host.rulebook import file_content, first_problem
-from runtime.kernel.errors import JournalError
+from runtime.kernel.errors import JournalError, Refused
 from runtime.missions.problems import MissionInvalid
 from runtime.missions.rules import fail
 from runtime.missions.sections import AS_TUPLE, Part
@@ -111,17 +111,28 @@ class Evidence:
     sinks: tuple[SinkSpec, ...] = ()
     trailer: bool = False
 
+    def check_in_force(self, path: Path, since: Evidence | None) -> None:
+        """Signer and sinks are taken when a store is opened (``since``; None when the file was not right then). Raises
+        `Refused` ``EVIDENCE_CHANGED`` when these are others: they would be ignored until it is opened again."""
+        if since is None or (self.signer, self.sinks) != (since.signer, since.sinks):
+            raise Refused(
+                "EVIDENCE_CHANGED",
+                "signer or sinks are not those this process began with",
+                where=str(path),
+                hint="close the console or command that holds the store, and open it again",
+            )
+
 
 def load_evidence(state: StateDir) -> Evidence:
     """Raises `Refused` ``EVIDENCE_INVALID`` naming file, line and column."""
     path = state.evidence
-    source = file_content(path, CODE)
+    source = file_content(path, CODE, ours=True)
     if source is None:
         return Evidence()
-    document = read(source, path)
-    if document.data is None and not document.report.failed:
-        return Evidence()
     try:
+        document = read(source, path)
+        if document.data is None and not document.report.failed:
+            return Evidence()
         spec = checked(document, EvidenceSpec)
         document.report.raise_if_failed()
         if spec is None:

@@ -12,10 +12,12 @@ from runtime.host.api import Check, Health
 from runtime.host.evidence_file import Evidence, SinkSpec, load_evidence
 from runtime.host.opening import state_dir
 from runtime.host.signing import check_secret, trusted_keys
+from runtime.host.sinks.anchor_log import AnchorLogSink
 from runtime.host.sinks.building import sink_of
 from runtime.host.sinks.port import Sink
 from runtime.kernel.errors import QuarterdeckError, StorageError
 from runtime.orchestration.checkpoints import ORIGIN
+from runtime.storage.journals import STORE_JOURNAL
 from runtime.storage.layout import StateDir
 from runtime.storage.store import Store
 
@@ -60,6 +62,11 @@ async def evidence_checks(state: StateDir) -> tuple[Check, ...]:
     except QuarterdeckError as error:
         return (await asyncio.to_thread(_key_check, state, Evidence()), _failed("evidence file", error))
     checks = [await asyncio.to_thread(_key_check, state, evidence)]
+    if state.evidence.exists():
+        told = (
+            f"{state.evidence}: {len(evidence.sinks)} sinks, trailer in commits {'on' if evidence.trailer else 'off'}"
+        )
+        checks.append(Check(name="evidence file", status=Health.OK, detail=told))
     origin = await _origin(state)
     for spec in evidence.sinks:
         found = await _state_of(sink_of(spec, state), origin)
@@ -96,23 +103,23 @@ def _failed(name: str, error: QuarterdeckError) -> Check:
     return Check(name=name, status=Health.FAIL, detail=f"{where}{error.message}", fix=error.hint or "")
 
 
-async def _origin(state: StateDir) -> str | None:
-    """The store's own journal as sinks know it; None without a store."""
+async def _origin(state: StateDir) -> str:
+    """The store's own journal as sinks know it; a name no journal has where there is no store yet."""
     try:
         store = await Store.observe(state)
     except StorageError:
-        return None
+        return f"{ORIGIN}/{STORE_JOURNAL}"
     try:
-        return f"{ORIGIN}/store-{await store.checkpoints.store_id()}"
+        return f"{ORIGIN}/{STORE_JOURNAL}-{await store.checkpoints.store_id()}"
     finally:
         await store.close()
 
 
-async def _state_of(sink: Sink, origin: str | None) -> SinkState:
-    if origin is None:
-        return SinkState(name=sink.name)
+async def _state_of(sink: Sink, origin: str) -> SinkState:
     try:
         async with asyncio.timeout(_SECONDS):
+            if isinstance(sink, AnchorLogSink):
+                return SinkState(name=sink.name, size=await sink.anchored(origin.partition("/")[2]))
             note = await sink.newest(origin)
     except QuarterdeckError as error:
         return SinkState(name=sink.name, trouble=error.message)

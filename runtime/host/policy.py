@@ -43,18 +43,22 @@ class Policy:
 class Policies:
     """Loads policies for one host, and remembers what each work tree protected."""
 
-    def __init__(self, state: StateDir) -> None:
+    def __init__(self, state: StateDir, evidence: Evidence | None) -> None:
+        """``evidence`` is what signer and sinks were taken from; None when the file was not right."""
         self._state = state
+        self._evidence = evidence
         self._floors = Floors(state.floors)
         self._known: dict[str, tuple[str, ...]] = {}
 
     def load(self, root: Path, origin: Path | None, *, names: str) -> Policy:
         """The policy for work in ``root``; ``origin`` is the operator's tree it is or was made from, None for none.
 
-        Raises `Refused`: ``RULES_INVALID``, ``EVIDENCE_INVALID``, ``SELFMOD_CONFIG``, ``SELFMOD_FLOOR``, ``SELFMOD_SHRINK``.
+        Raises `Refused`: ``RULES_INVALID``, ``EVIDENCE_INVALID``, ``EVIDENCE_CHANGED``, ``SELFMOD_CONFIG``,
+        ``SELFMOD_FLOOR``, ``SELFMOD_SHRINK``.
         """
         rules = load_rules(self._state.root)
         evidence = load_evidence(self._state)
+        evidence.check_in_force(self._state.evidence, self._evidence)
         additions = _additions(root)
         floor = self._floors.read(origin) if origin is not None else ()
         check_floor(floor, ProtectedSet(additions).floor)

@@ -7,7 +7,7 @@ in a file that only the operator can write.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,9 +30,17 @@ def supervised(clock: Clock) -> ProcessRunner:
 
 
 async def asked(
-    runner: ProcessRunner, command: Sequence[str], text: bytes, *, folder: Path, family: str, seconds: float
+    runner: ProcessRunner,
+    command: Sequence[str],
+    text: bytes,
+    *,
+    folder: Path,
+    family: str,
+    seconds: float,
+    env: Mapping[str, str] | None = None,
 ) -> bytes:
-    """What ``command`` prints when it reads ``text``.
+    """What ``command`` prints when it reads ``text``. ``env`` is its whole environment; None: what programs of the
+    operator's may know of ours.
 
     Raises `Refused` ``<family>_FAILED``, ``<family>_TIMEOUT``.
     """
@@ -40,7 +48,7 @@ async def asked(
         argv=command,
         cwd=folder,
         root=folder,
-        env={name: os.environ[name] for name in _PASSED if name in os.environ},
+        env={name: os.environ[name] for name in _PASSED if name in os.environ} if env is None else env,
         stdin=text,
         timeout=seconds,
         output_cap=_ANSWER_CAP,

@@ -83,15 +83,20 @@ def _book(spec: RulesSpec, document: Document, digest: str) -> RuleBook:
     )
 
 
-def file_content(path: Path, code: str) -> bytes | None:
+def file_content(path: Path, code: str, *, ours: bool = False) -> bytes | None:
     """An operator's file, None where there is none. A link would let it live where a mission can write.
 
-    Raises `Refused` with ``code``.
+    With ``ours`` nobody else may be able to write it, as it names programs to run. Raises `Refused` with ``code``.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            found = os.fstat(descriptor)
+            if ours and (found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+                raise Refused(
+                    code, "others can write this file", where=str(path), hint=f"chown it to yourself; chmod 600 {path}"
+                )
+            if stat.S_ISREG(found.st_mode):
                 return file.read(MAX_BYTES + 1)
         why = "not a regular file"
     except FileNotFoundError:

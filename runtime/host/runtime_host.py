@@ -112,7 +112,7 @@ class RuntimeHost(StoreReads):
         )
         self._undoing: dict[str, str] = {}
         self._offers = Offers(store, journal, clock, self._asked)
-        policies = Policies(store.state)
+        policies = Policies(store.state, desk.evidence)
         self._ceremonies = Ceremonies(store.state.latches, policies, journal, desk, clock)
         self._launcher = Launcher(store, desk, journal, self._shared, policies, spending)
         self._watches = Watches(self._watch_ports())

@@ -117,7 +117,7 @@ def trusted_keys(state: StateDir) -> tuple[VerifierKey, ...]:
     retired = folder / _RETIRED
     current = [folder / _EXTERNAL, folder / _PUBLIC]
     paths = [path for path in current if path.exists()] + (sorted(retired.glob("*.pub")) if retired.is_dir() else [])
-    return tuple(_public_in(path) for path in paths)
+    return tuple(dict.fromkeys(_public_in(path) for path in paths))
 
 
 def check_signature(public: bytes, signature: bytes, text: bytes) -> bool:
@@ -151,7 +151,9 @@ class Rotation:
         the public key, which is rewritten from the secret whenever the two disagree.
         """
         folder = self.state.keys
-        _write_whole(_retired(folder) / f"{self.old.key_id.hex()}.pub", f"{self.old.text}\n".encode())
+        make_private(folder / _RETIRED)
+        _write_whole(_retired_place(folder, self.old), f"{self.old.text}\n".encode())
+        _sync(folder / _RETIRED)
         (folder / _NEXT).replace(folder / _SECRET)
         _write_whole(folder / _PUBLIC, f"{self.signer.key.text}\n".encode())
         _sync(folder)
@@ -201,8 +203,10 @@ def rotation_holds(members: dict[str, str]) -> bool:
 def check_secret(state: StateDir) -> None:
     """Raises `Refused` ``KEY_*`` unless the own key is as it should be, or not made yet."""
     secret = state.keys / _SECRET
-    if secret.exists() or secret.is_symlink():
-        read_private(secret)
+    if os.path.lexists(secret):
+        key = _read_secret(secret).key
+        if (state.keys / _PUBLIC).exists():
+            _check_pair(state.keys, _public_in(state.keys / _PUBLIC), key)
     elif (state.keys / _PUBLIC).exists():
         raise _damaged(secret, "the secret key is gone, though its public key is there")
 
@@ -211,16 +215,27 @@ def _own_key(state: StateDir) -> OwnKey:
     folder = state.keys
     make_private(folder)
     secret, public = folder / _SECRET, folder / _PUBLIC
-    if not secret.exists() and not secret.is_symlink():
-        if public.exists():
+    # The public key is looked for first: another process that makes both meanwhile makes the secret first.
+    known = _public_in(public) if public.exists() else None
+    if not os.path.lexists(secret):
+        if known is not None:
             raise _damaged(secret, "the secret key is gone, though its public key is there")
         _create(secret, lambda: _pem(OwnKey(_generated())))
     key = _read_secret(secret)
-    if not public.exists() or _public_in(public) != key.key:
-        _retire(folder, public)
-        _write_whole(public, f"{key.key.text}\n".encode())
+    text = f"{key.key.text}\n".encode()
+    if known is None:
+        _create(public, lambda: text)
+    elif known != key.key:
+        _check_pair(folder, known, key.key)
+        _write_whole(public, text)
     _retire(folder, folder / _EXTERNAL)
     return key
+
+
+def _check_pair(folder: Path, known: VerifierKey, key: VerifierKey) -> None:
+    """A rotation retires the old key before it exchanges the secret; nothing else may exchange one."""
+    if known != key and not _retired_place(folder, known).exists():
+        raise _damaged(folder / _SECRET, f"it is not the secret key of {_PUBLIC}")
 
 
 def _remember_external(state: StateDir, key: VerifierKey) -> None:
@@ -236,12 +251,12 @@ def _remember_external(state: StateDir, key: VerifierKey) -> None:
 def _retire(folder: Path, path: Path) -> None:
     """A public key that signs no more stays trusted for what it has signed."""
     if path.exists():
-        path.replace(_retired(folder) / f"{_public_in(path).key_id.hex()}.pub")
+        make_private(folder / _RETIRED)
+        path.replace(_retired_place(folder, _public_in(path)))
 
 
-def _retired(folder: Path) -> Path:
-    make_private(folder / _RETIRED)
-    return folder / _RETIRED
+def _retired_place(folder: Path, key: VerifierKey) -> Path:
+    return folder / _RETIRED / f"{key.key_id.hex()}.pub"
 
 
 def _read_secret(path: Path) -> OwnKey:
@@ -258,22 +273,23 @@ def _read_secret(path: Path) -> OwnKey:
     return OwnKey(loaded)
 
 
-def read_private(path: Path) -> bytes:
-    """A secret file of ours that nobody else may read. Raises `Refused` ``KEY_PERMISSIONS``, ``KEY_DAMAGED``."""
+def read_private(path: Path, *, changing: str = "`quarterdeck key rotate`", again: str = "") -> bytes:
+    """A secret file of ours that nobody else may read. ``changing`` says how to get another secret, ``again`` what to do
+    about a damaged one. Raises `Refused` ``KEY_PERMISSIONS``, ``KEY_DAMAGED``."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise _damaged(path, "it is a link" if path.is_symlink() else str(error.strerror)) from None
+        raise _damaged(path, "it is a link" if path.is_symlink() else str(error.strerror), again) from None
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-            raise _damaged(path, "it is not a regular file of this account")
+            raise _damaged(path, "it is not a regular file of this account", again)
         if stat.S_IMODE(found.st_mode) & 0o077:
             raise Refused(
                 "KEY_PERMISSIONS",
                 f"others may use this key (mode {stat.S_IMODE(found.st_mode):04o}, expected 0600)",
                 where=str(path),
-                hint=f"chmod 600 {path}; if somebody may have read it, `quarterdeck key rotate`",
+                hint=f"chmod 600 {path}; if somebody may have read it, {changing}",
             )
         return file.read(_MAX_KEY_BYTES)
 
@@ -285,13 +301,9 @@ def _public_in(path: Path) -> VerifierKey:
         raise _damaged(path, f"the public key cannot be read ({error})") from None
 
 
-def _damaged(path: Path, why: str) -> Refused:
-    return Refused(
-        "KEY_DAMAGED",
-        why,
-        where=str(path),
-        hint=f"restore it from a backup; to begin with a new key, move {path.parent} aside and keep its *.pub files",
-    )
+def _damaged(path: Path, why: str, hint: str = "") -> Refused:
+    usual = f"restore it from a backup; to begin with a new key, move {path.parent} aside and keep its *.pub files"
+    return Refused("KEY_DAMAGED", why, where=str(path), hint=hint or usual)
 
 
 def _generated() -> Ed25519PrivateKey:

@@ -197,6 +197,7 @@ _CONTROL: Final = {
 }
 
 _EVIDENCE: Final = {
+    "EVIDENCE_CHANGED": "Signer or sinks were changed while the store is held; they count when it is opened again.",
     "EVIDENCE_INVALID": "The file that says who signs and where copies go is not right.",
     "KEY_DAMAGED": "A key of the store is gone or cannot be read.",
     "KEY_EXTERNAL": "An external program signs; its key is not the store's to change.",

@@ -25,6 +25,7 @@ _MAC: Final = "hmac-sha256:"
 _MEMBERS: Final = frozenset(
     {"schema", "n", "journal_id", "run_id", "seq", "entry_hash", "at", "key_id", "prev_anchor_hash", "mac"}
 )
+_TRAILER_LINE: Final = re.compile(r"[A-Za-z0-9-]+: ")
 _WITNESS: Final = re.compile(r"mission-witness/1 ([a-z0-9][a-z0-9-]{0,80}) (0|[1-9][0-9]{0,15}) (sha256:[0-9a-f]{64})")
 
 
@@ -49,6 +50,24 @@ class Witness:
                 "WITNESS_FORMAT", f"{text!r} is no witness", hint="mission-witness/1 <journal> <seq> <entry hash>"
             )
         return cls(found[1], int(found[2]), found[3])
+
+
+def with_trailer(message: str, witness: str) -> str:
+    """A commit message that names a witness: among the trailers it has already, else in a paragraph of its own."""
+    head = message.rstrip()
+    title, _, body = head.partition("\n\n")
+    last = body.rpartition("\n\n")[2].split("\n")
+    joins = title and body and all(_TRAILER_LINE.match(line) for line in last)
+    return f"{head}\n{'' if joins else chr(10)}{TRAILER}: {witness}\n"
+
+
+def without_trailer(message: str) -> tuple[str, str | None]:
+    """The message `with_trailer` was given, less white space at its end, and the witness; None when it has none."""
+    head, _, last = message.rstrip().rpartition("\n")
+    name, _, witness = last.partition(": ")
+    if name != TRAILER or _WITNESS.fullmatch(witness) is None:
+        return message.rstrip(), None
+    return head.rstrip(), witness
 
 
 @dataclass(frozen=True, slots=True)

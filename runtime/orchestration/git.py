@@ -40,6 +40,8 @@ from runtime.orchestration.state_hash import TreeFacts
 TIMEOUT_SECONDS: Final = 30.0
 DIFF_CAP: Final = 1024 * 1024
 MAX_MESSAGE_BYTES: Final = 8 * 1024
+#: What the line that names a journal may add to it; the longest has 226 bytes.
+TRAILER_BYTES: Final = 256
 #: A listing has to be whole to mean anything; 64 MiB hold some 600 000 paths.
 LISTING_CAP: Final = 64 * 1024 * 1024
 MAX_ERROR_TEXT: Final = 2000
@@ -267,7 +269,9 @@ class Git:
 
     async def commit(self, message: str, *, when: datetime | None = None, allow_empty: bool = False) -> str:
         """Commit what is staged and return the new commit's name. ``when`` fixes both dates."""
-        if len(message.encode()) > MAX_MESSAGE_BYTES or any(ord(char) < 32 and char != "\n" for char in message):
+        if len(message.encode()) > MAX_MESSAGE_BYTES + TRAILER_BYTES or any(
+            ord(char) < 32 and char != "\n" for char in message
+        ):
             raise Refused("GIT_MESSAGE", "a commit message has at most 8 KiB and no control characters but line feeds")
         dates = {}
         if when is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 import sys
 import threading
@@ -14,6 +15,7 @@ from runtime.host.signing import (
     CommandSigner,
     OwnKey,
     begin_rotation,
+    check_secret,
     check_signature,
     open_signer,
     rotation_holds,
@@ -53,8 +55,6 @@ async def test_the_first_use_makes_a_private_key_and_later_ones_find_it(state: S
 
 
 def test_two_creators_end_with_one_key(state: StateDir) -> None:
-    import asyncio
-
     found: list[VerifierKey] = []
     begin = threading.Barrier(4)
 
@@ -68,7 +68,7 @@ def test_two_creators_end_with_one_key(state: StateDir) -> None:
     for thread in threads:
         thread.join()
     assert len(found) == 4
-    assert set(found) == {trusted_keys(state)[0]}
+    assert set(found) == set(trusted_keys(state)), "one key, and none of theirs retired"
 
 
 async def test_a_key_others_may_read_signs_nothing(state: StateDir) -> None:
@@ -115,12 +115,40 @@ async def test_rotation_is_vouched_for_by_both_keys_and_the_old_secret_is_gone(s
     assert [path.name for path in state.keys.glob("*.pem*")] == ["ed25519.pem"]
 
 
-async def test_a_crash_within_a_rotation_leaves_a_key_that_signs_and_both_trusted(state: StateDir) -> None:
+@pytest.mark.parametrize("steps", [0, 1])
+async def test_a_crash_within_a_rotation_leaves_a_key_that_signs_and_all_trusted(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """The power goes after the old key was retired, or after the secret was exchanged as well."""
     old = await own(state)
     rotation = begin_rotation(state, old)
-    (state.keys / "ed25519.pem.next").replace(state.keys / "ed25519.pem")  # and then the power went
-    assert (await own(state)).key == rotation.signer.key
-    assert trusted_keys(state) == (rotation.signer.key, old.key)
+    replace, left = Path.replace, [True, True][: steps + 1]
+
+    def until_the_power_goes(path: Path, target: Path) -> Path:
+        if not left:
+            raise OSError("the power went")
+        left.pop()
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", until_the_power_goes)
+    with pytest.raises(OSError, match="power"):
+        rotation.finish()
+    monkeypatch.undo()
+    now = rotation.signer.key if steps else old.key
+    assert (await own(state)).key == now
+    assert trusted_keys(state) == tuple(dict.fromkeys((now, old.key)))
+
+
+async def test_a_secret_somebody_exchanged_is_not_taken_for_a_rotation(state: StateDir, tmp_path: Path) -> None:
+    before = await own(state)
+    other = StateDir(tmp_path / "other")
+    other.create()
+    await own(other)
+    (other.keys / "ed25519.pem").replace(state.keys / "ed25519.pem")
+    for look in (lambda: check_secret(state), lambda: asyncio.run(own(state))):
+        with pytest.raises(Refused, match="KEY_DAMAGED"):
+            await asyncio.to_thread(look)
+    assert trusted_keys(state) == (before.key,)
 
 
 # -- the host -----------------------------------------------------------------------------------------------------------

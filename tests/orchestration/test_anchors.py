@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.kernel.errors import JournalError
-from runtime.orchestration.anchors import AnchorChain, Witness, key_id, read_anchors
+from runtime.orchestration.anchors import AnchorChain, Witness, key_id, read_anchors, with_trailer, without_trailer
 from tests.support.journals import JOURNAL_ID, RECIPE
 
 KEY = bytes(range(32))
@@ -53,3 +53,20 @@ def test_a_witness_survives_its_text_and_others_are_refused() -> None:
     for text in ("", "mission-witness/2 a 1 b", witness.text + "0", witness.text.replace(" 1 ", " 01 ")):
         with pytest.raises(JournalError, match="WITNESS_FORMAT"):
             Witness.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("message", "written"),
+    [
+        ("Fix", "Fix\n\nMission-Journal: {}\n"),
+        ("Fix\n\nWhy: it broke\nand more\n", "Fix\n\nWhy: it broke\nand more\n\nMission-Journal: {}\n"),
+        ("Fix\n\nSigned-off-by: A\nChange-Id: I1\n", "Fix\n\nSigned-off-by: A\nChange-Id: I1\nMission-Journal: {}\n"),
+        ("fix: it", "fix: it\n\nMission-Journal: {}\n"),
+    ],
+)
+def test_a_commit_message_keeps_its_own_trailers(message: str, written: str) -> None:
+    witness = Witness("abc", 3, f"sha256:{'0' * 64}").text
+    told = with_trailer(message, witness)
+    assert told == written.format(witness)
+    assert without_trailer(told) == (message.rstrip(), witness)
+    assert without_trailer(message) == (message.rstrip(), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,7 @@ from runtime.host.programs import asked
 from runtime.host.sinks.port import Continues, Offer, goes_on
 from runtime.kernel.errors import JournalError, Refused
 from runtime.kernel.ports import ProcessRunner
-from runtime.orchestration.checkpoints import Note, read_note
+from runtime.orchestration.checkpoints import Checkpoint, Note, read_note
 
 _SECONDS: Final = 10.0
 
@@ -27,11 +28,19 @@ class CommandSink:
         self._told: dict[str, Note] = {}
 
     async def offer(self, offer: Offer, continues: Continues) -> None:
-        origin = offer.note.checkpoint.origin
-        held = await self.newest(origin) if self._ask else self._told.get(origin)
+        journal_id = offer.note.checkpoint.journal_id
+        held = await self._held(offer.note.checkpoint)
         if await goes_on(self.name, held, offer.note, continues):
             await self._run(self._command, offer.note.data)
-            self._told[origin] = offer.note
+            self._told[journal_id] = offer.note
+
+    async def _held(self, offered: Checkpoint) -> Note | None:
+        """The newest it is known to keep. It is asked by origin, so once per process also for the next generation."""
+        told = self._told.get(offered.journal_id)
+        if not self._ask or (told is not None and told.checkpoint.generation > offered.generation):
+            return told
+        later = replace(offered, generation=offered.generation + 1).origin
+        return (await self.newest(later) if told is None else None) or await self.newest(offered.origin)
 
     async def newest(self, origin: str) -> Note | None:
         if not self._ask:

@@ -6,7 +6,6 @@ operator: it needs credentials that Quarterdeck should not have.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Final
 
@@ -14,18 +13,11 @@ from runtime.host.programs import asked
 from runtime.host.sinks.port import Continues, Offer, goes_on
 from runtime.kernel.errors import JournalError, Refused
 from runtime.kernel.ports import ProcessRunner
+from runtime.orchestration import git_config
 from runtime.orchestration.checkpoints import Note, read_note
+from runtime.orchestration.git import find_git, git_folders
 
 _SECONDS: Final = 10.0
-_NOBODY: Final = (
-    "-c",
-    "user.name=Quarterdeck",
-    "-c",
-    "user.email=quarterdeck@localhost",
-    "-c",
-    "core.hooksPath=/dev/null",
-)
-_NO_COMMIT: Final = "0" * 40
 
 
 class GitSink:
@@ -51,8 +43,8 @@ class GitSink:
         message = f"{checkpoint.journal_id}: {checkpoint.size} entries\n\n{checkpoint.words}\n".encode()
         parent = ("-p", head) if head else ()
         commit = await self._git("commit-tree", tree, *parent, text=message)
-        # The old value makes it a comparison: whoever was faster is not overwritten.
-        await self._git("update-ref", self._ref, commit, head or _NO_COMMIT)
+        # The old value, empty for none, makes it a comparison: whoever was faster is not overwritten.
+        await self._git("update-ref", "--no-deref", self._ref, commit, head)
 
     async def newest(self, origin: str) -> Note | None:
         note = await self._note(await self._head(), origin.split("/")[1])
@@ -74,8 +66,21 @@ class GitSink:
         return (await self._run(*arguments, text=text)).decode("ascii", "replace").strip()
 
     async def _run(self, *arguments: str, text: bytes = b"") -> bytes:
-        program = shutil.which("git")
+        program = find_git()
         if program is None:
             raise Refused("SINK_TROUBLE", "git is not installed")
-        command = (program, "-C", str(self._repository), *_NOBODY, *arguments)
-        return await asked(self._runner, command, text, folder=self._repository, family="SINK", seconds=_SECONDS)
+        folder = _git_dir(self._repository)
+        # Named outright, or git would take a repository that happens to lie above.
+        command = (program, f"--git-dir={folder}", *git_config.options(git_config.OUR_SETTINGS, ()), *arguments)
+        env = {**git_config.environment(self._repository), "GIT_NO_REPLACE_OBJECTS": "1"}
+        return await asked(self._runner, command, text, folder=folder, family="SINK", seconds=_SECONDS, env=env)
+
+
+def _git_dir(repository: Path) -> Path:
+    """Where a repository keeps its data; itself when it is bare."""
+    folders = git_folders(repository)
+    if folders is not None:
+        return folders.own
+    if (repository / "HEAD").is_file() and (repository / "objects").is_dir():
+        return repository
+    raise Refused("SINK_TROUBLE", f"{repository} is no git repository", hint="name its top folder; is it mounted?")

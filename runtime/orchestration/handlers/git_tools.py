@@ -22,7 +22,7 @@ from runtime.kernel.model import (
     OperationPlan,
     PlannedPath,
 )
-from runtime.orchestration.anchors import TRAILER
+from runtime.orchestration.anchors import with_trailer, without_trailer
 from runtime.orchestration.handlers.params import Params
 from runtime.orchestration.handlers.settings import HandlerSettings
 from runtime.orchestration.operation_ports import GitPort, Handler, HandlerOutcome, PlanCall, RunCall, Traits
@@ -217,7 +217,7 @@ class GitCommit(_GitAction):
         if self._witness is not None:
             # Not part of the plan: the line names an entry that is written after it.
             told["witness"] = await self._witness()
-            message = f"{message.rstrip()}\n\n{TRAILER}: {told['witness']}\n"
+            message = with_trailer(message, told["witness"])
         commit = await self._git.commit(message)
         return HandlerOutcome(output={"commit": commit, "paths": list(now.staged), **told})
 
@@ -225,10 +225,12 @@ class GitCommit(_GitAction):
         head = await self._git.head()
         if head is None or await self._git.parents(head) != (plan.data["parent"],):
             return None
-        written = (await self._git.message(head)).partition(f"\n\n{TRAILER}: ")[0]
-        if written.strip() != plan.data["message"].partition(f"\n\n{TRAILER}: ")[0].strip():
+        found, planned = await self._git.message(head), plan.data["message"].strip()
+        message, witness = (found.strip(), None) if found.strip() == planned else without_trailer(found)
+        if message.strip() != planned:
             return None
-        return HandlerOutcome(output={"commit": head, "paths": list(plan.data["staged"])})
+        told = {} if witness is None else {"witness": witness}
+        return HandlerOutcome(output={"commit": head, "paths": list(plan.data["staged"]), **told})
 
 
 async def _planned(root: Path, paths: Any) -> tuple[PlannedPath, ...]:

@@ -28,7 +28,6 @@ from runtime.storage.layout import StateDir
 #: More patterns than anybody writes by hand.
 _MAX_BYTES: Final = 256 * 1024
 _MAX_TREES: Final = 1024
-_WILD: Final = "*?["
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +53,10 @@ class Policies:
         """The policy for work in ``root``; ``origin`` is the operator's tree it is or was made from, None for none.
 
         Raises `Refused`: ``RULES_INVALID``, ``EVIDENCE_INVALID``, ``EVIDENCE_CHANGED``, ``SELFMOD_CONFIG``,
-        ``SELFMOD_FLOOR``, ``SELFMOD_SHRINK``.
+        ``SELFMOD_FLOOR``, ``SELFMOD_SHRINK``, ``ROOT_FORBIDDEN``.
         """
+        for tree in (root, *(() if origin is None else (origin,))):
+            check_apart(self._state.root, tree)
         rules = load_rules(self._state.root)
         evidence = load_evidence(self._state)
         evidence.check_in_force(self._state.evidence, self._evidence)
@@ -63,9 +64,7 @@ class Policies:
         floor = self._floors.read(origin) if origin is not None else ()
         check_floor(floor, ProtectedSet(additions).floor)
         known = self._known.get(tree_key(origin), ()) if origin is not None else ()
-        protector = SelfModProtector(
-            root, known, rules.opened, reserved=_reserved(self._state.root, root), names=names
-        ).reloaded(additions)
+        protector = SelfModProtector(root, known, rules.opened, names=names).reloaded(additions)
         if origin is not None and additions:
             self._remember(origin, additions, floor, protector.protected.floor)
         return Policy(protector=protector, rules=rules, evidence=evidence)
@@ -106,14 +105,18 @@ def _additions(root: Path) -> tuple[str, ...]:
     return load_additions(data)
 
 
-def _reserved(state: Path, root: Path) -> tuple[str, ...]:
-    """Our own state folder as a pattern, where an operator keeps it inside the work tree."""
+def check_apart(state: Path, root: Path) -> None:
+    """Raises `Refused` ``ROOT_FORBIDDEN`` unless the state folder is no part of a work tree: whoever works there may read
+    all of it, and with it the key that signs journals. Private trees in the state folder are the exception."""
     real, tree = state.resolve(), root.resolve()
     if tree.is_relative_to(real) and not tree.is_relative_to(real / "work"):
         raise Refused(
             "ROOT_FORBIDDEN", "the state folder cannot be a work tree", where=str(root), hint="choose another folder"
         )
-    if not real.is_relative_to(tree):
-        return ()
-    relative = real.relative_to(tree).as_posix()
-    return ("".join(f"[{char}]" if char in _WILD else char for char in relative) + "/",)
+    if real.is_relative_to(tree):
+        raise Refused(
+            "ROOT_FORBIDDEN",
+            f"the state folder {state} lies in this work tree, where missions could read the key that signs journals",
+            where=str(root),
+            hint="keep the state elsewhere: --store or QUARTERDECK_HOME",
+        )

@@ -37,12 +37,11 @@ links: []
 async def test_an_undeclared_write_is_seen_wherever_the_envelope_reaches(
     tmp_path: Path, patterns: str, surplus: str, code: str | None
 ) -> None:
-    """The store lies inside the tree and changes all the time: it is ours, and nobody's undeclared effect."""
     root = tmp_path / "tree"
     for folder in ("out", "deep"):
         (root / folder).mkdir(parents=True)
     text = STRAYING.replace("PATTERNS", patterns).replace("SURPLUS", surplus)
-    async with hosting(root / ".quarterdeck") as host:
+    async with hosting(tmp_path / "store") as host:
         run = await run_to_end(host, write_mission(tmp_path / "m", text), inputs={"root": str(root)})
         assert run.code == code, run
         assert run.status is (RunStatus.SUCCEEDED if code is None else RunStatus.FAILED)

@@ -186,7 +186,8 @@ async def test_the_file_is_no_link_and_may_say_nothing(host: RuntimeHost, tmp_pa
     assert (await ended(host, intent(tmp_path, tree))).status is RunStatus.SUCCEEDED
 
 
-async def test_a_mission_cannot_write_the_rules_of_a_store_inside_its_tree(tmp_path: Path) -> None:
+async def test_no_mission_works_where_the_state_folder_is(tmp_path: Path) -> None:
+    """Whoever works in a tree may read it, and the state folder holds rules, journals and the key that signs them."""
     tree = tmp_path / "tree"
     tree.mkdir()
     mission = """\
@@ -198,17 +199,14 @@ envelope: {allowed_paths: ["**"], allowed_tools: [filesystem.write_file]}
 blocks:
   write: {type: tool_invoke, tool: filesystem.write_file, path: "${inputs.path}", content: "rules: []"}
 """
-    async with hosting(tree / "st[a]te") as host:
-        path = write_mission(tmp_path / "m", mission.replace("ROOT", f'"{tree}"'))
-        for name, code in (
-            ("st[a]te/rules.yaml", "op.path_runtime_reserved"),
-            ("St[a]te/x", "op.path_runtime_reserved"),
-        ):
-            done = await run_to_end(host, path, inputs={"path": name})
-            assert done.code == code, done
-        assert (await run_to_end(host, path, inputs={"path": "state"})).status is RunStatus.SUCCEEDED
-        inside = write_mission(tmp_path / "n", mission.replace("ROOT", f'"{tree}/st[a]te/floors"'))
-        assert (await run_to_end(host, inside, inputs={"path": "x"})).code == "ROOT_FORBIDDEN"
+    (tree / "beside").mkdir()
+    async with hosting(tree / "state") as host:
+        for root in (tree, tree / "state", tree / "state" / "floors"):
+            path = write_mission(tmp_path / "m", mission.replace("ROOT", f'"{root}"'))
+            done = await run_to_end(host, path, inputs={"path": "x"})
+            assert (done.status, done.code) == (RunStatus.REFUSED, "ROOT_FORBIDDEN"), root
+        path = write_mission(tmp_path / "m", mission.replace("ROOT", f'"{tree}/beside"'))
+        assert (await run_to_end(host, path, inputs={"path": "x"})).status is RunStatus.SUCCEEDED
 
 
 async def test_an_opened_file_may_be_written_and_the_journal_says_so(

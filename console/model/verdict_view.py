@@ -132,6 +132,8 @@ def _sink(sink: SinkState, entries: int) -> tuple[str, Role]:
         return f"▲ {sink.trouble}", "warn"
     if sink.size is None:
         return "○ knows nothing of this journal yet", "dim"
+    if sink.size == 0:
+        return "✗ remembers other entries, or more", "bad"
     return f"✓ confirms {sink.size:,} of {entries:,} entries", "good"
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from console.model.safe import safe
 from console.verbs.output import print_json, say
 from console.verbs.running import deck_for
-from runtime.events.facts import Verdict, Verification
+from runtime.events.facts import SinkState, Verdict, Verification
 from runtime.host.api import Deck, Exit, QuarterdeckError
 
 #: The name of the store's own journal.
@@ -108,8 +108,15 @@ def _print_anchoring(verdict: Verification) -> None:
         if verdict.unanchored_tail:
             print(f"  {verdict.unanchored_tail} entries after it are covered by nothing")
     for sink in verdict.sinks:
-        told = f"no answer: {sink.trouble}" if sink.trouble else f"confirms {sink.size or 0} entries"
-        print(f"  {'▲' if sink.trouble else '✓'} {safe(sink.name)} {safe(told)}")
+        print(f"  {safe(_told_by(sink))}")
+
+
+def _told_by(sink: SinkState) -> str:
+    if sink.trouble:
+        return f"▲ {sink.name} no answer: {sink.trouble}"
+    if sink.size is None:
+        return f"○ {sink.name} knows nothing of this journal yet"
+    return f"✓ {sink.name} confirms {sink.size} entries" if sink.size else f"✗ {sink.name} remembers other entries, or more"
 
 
 def _first_bad(verdict: Verification) -> str:

@@ -220,8 +220,8 @@ class Manipulation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkState:
-    """One place outside the store that remembers checkpoints. ``size`` is what it last confirmed of the journal at hand;
-    ``trouble`` is why it cannot be written or read, empty when it can."""
+    """One place outside the store that remembers checkpoints. ``size`` is what it confirms of the journal at hand: None
+    when it does not know it, 0 when it remembers something and nothing of it agrees; ``trouble`` is why it cannot be written or read, empty when it can."""
 
     name: str
     size: int | None = None

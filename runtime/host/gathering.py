@@ -38,8 +38,9 @@ class Gathered:
     row: RunRecord | None = None
 
     def states(self, agreed: Sequence[tuple[str, int]]) -> tuple[SinkState, ...]:
-        """Each sink, with what it confirms."""
-        sizes, trouble = dict(agreed), self.trouble or {}
+        """Each sink, with what it confirms: 0 when it remembers something and nothing of it agrees."""
+        speaking = {held.where: 0 for held in self.evidence.elsewhere}
+        sizes, trouble = {**speaking, **dict(agreed)}, self.trouble or {}
         return tuple(SinkState(name=name, size=sizes.get(name), trouble=trouble.get(name, "")) for name in self.sinks)
 
 

@@ -102,6 +102,7 @@ _MORE_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
     "compensation_started": ("compensates",),
     "compensation_finished": ("compensates",),
 }
+_TEXT_MEMBERS: Final = {kind: (*_TEXTS, *_MORE_TEXTS.get(kind, ())) for kind in REQUIRED}
 _NUMBERS: Final = ("seq",)
 _STEP_NUMBERS: Final = ("seq", "attempt", "visit", "tick")
 _RECEIPT: Final = frozenset(item.name for item in fields(OperationReceipt)) | {"receipt_hash"}
@@ -119,7 +120,7 @@ def shape_problem(entry: Mapping[str, Any]) -> str | None:
         return f"{kind!r} is not a kind of journal entry"
     if not members >= REQUIRED[kind]:
         return f"{kind} lacks {min(REQUIRED[kind] - members)}"
-    for name in (*_TEXTS, *_MORE_TEXTS.get(kind, ())):
+    for name in _TEXT_MEMBERS[kind]:
         if type(entry[name]) is not str:
             return f"{name} is not text"
     for name in _STEP_NUMBERS if REQUIRED[kind] is _STEP else _NUMBERS:

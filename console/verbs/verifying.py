@@ -116,7 +116,11 @@ def _told_by(sink: SinkState) -> str:
         return f"▲ {sink.name} no answer: {sink.trouble}"
     if sink.size is None:
         return f"○ {sink.name} knows nothing of this journal yet"
-    return f"✓ {sink.name} confirms {sink.size} entries" if sink.size else f"✗ {sink.name} remembers other entries, or more"
+    return (
+        f"✓ {sink.name} confirms {sink.size} entries"
+        if sink.size
+        else f"✗ {sink.name} remembers other entries, or more"
+    )
 
 
 def _first_bad(verdict: Verification) -> str:

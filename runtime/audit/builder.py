@@ -41,6 +41,8 @@ RUN: Final = "run"
 CARRIED: Final = "runtime/audit/bundle_files"
 #: Beside the modules the specification names, and all of the gate: with this one whoever re-encodes a bundle can.
 ENCODER: Final = "runtime.audit.canonical_zip"
+#: And with this one whoever doubts a journal, with its anchor log or without.
+VERIFIER: Final = "runtime.orchestration.journal_verify"
 
 #: Findings of the gate named in a message.
 SHOWN_FAULTS: Final = 3
@@ -63,7 +65,7 @@ def static_files(root: Path = ROOT) -> dict[str, bytes]:
     gate = [
         path.removesuffix(".py").replace("/", ".") for path in _below(root, GATE.rstrip("/")) if path.endswith(".py")
     ]
-    entry_points = [*MODULES, ENCODER, *(name.removesuffix(".__init__") for name in gate)]
+    entry_points = [*MODULES, ENCODER, VERIFIER, *(name.removesuffix(".__init__") for name in gate)]
     carried = _collected(root, _below(root, CARRIED))
     modules = closure(entry_points, cache(partial(_found, root)))
     return joined(modules, {path.removeprefix(f"{CARRIED}/"): data for path, data in carried.items()})

@@ -14,7 +14,9 @@ import pytest
 from runtime.kernel.canonical import JOURNAL_GENESIS, RECEIPT_GENESIS, canonical_bytes, digest, digest_bytes
 from runtime.kernel.clock import ManualClock
 from runtime.kernel.errors import JournalError
+from runtime.orchestration.anchors import AnchorChain
 from runtime.orchestration.journal_format import MAX_LINE_BYTES, stored_lines
+from runtime.orchestration.journal_verify import verify
 from runtime.orchestration.mission_journal import (
     JsonlJournalStore,
     MemoryJournalStore,
@@ -219,6 +221,33 @@ def test_no_flipped_byte_goes_unnoticed() -> None:
 )  # fmt: skip
 def test_tampering_is_found(tamper: Callable[[list[bytes]], list[bytes]], code: str) -> None:
     assert code_of(tamper(journal_of())) == code
+
+
+KEY = bytes(range(32))
+
+
+def anchored(lines: list[bytes], key: bytes = KEY) -> bytes:
+    """An anchor log that names the last of ``lines``."""
+    last = json.loads(lines[-1])
+    chain = AnchorChain(key)
+    named = {name: last[name] for name in ("journal_id", "seq", "entry_hash", "at")}
+    return chain.next(run_id="sha256:" + "0" * 64, **named)
+
+
+def errors(lines: list[bytes], anchors: bytes | None = None) -> set[str]:
+    """What verification finds, by the chain alone or by anchors whose key is known."""
+    told = verify(b"".join(line + b"\n" for line in lines), anchors=anchors, key=KEY if anchors else None)
+    return {item.code for item in told.findings if item.severity == "error"}
+
+
+def test_what_a_chain_cannot_show_its_anchors_do() -> None:
+    lines = journal_of()
+    anew = rechained([line.replace(b'"name":"s1"', b'"name":"s9"') for line in lines])
+    assert errors(lines) == errors(lines, anchored(lines)) == set()
+    assert errors(lines[:-2]) == errors(anew) == set()
+    assert errors(lines[:-2], anchored(lines)) == {"J_TRUNCATED"}
+    assert errors(anew, anchored(lines)) == {"J_ANCHOR_MISMATCH"}
+    assert errors(anew, anchored(anew, bytes(32))) == {"J_ANCHOR_MAC"}
 
 
 def test_columns_must_say_what_the_bytes_say() -> None:

@@ -69,11 +69,6 @@ def title_role(verdict: Verification | None) -> Role:
     return next((STANDINGS[item][1] for item in ("bad", "warn", "unknown") if item in found), "good")
 
 
-def verdict_notice(verdict: Verification) -> str:
-    """The verdicts as one line of text."""
-    return "".join(text for text, _ in title_row(verdict, verdict.entries, 1_000))
-
-
 def _joined(parts: Iterable[tuple[str, str]], between: str) -> Row:
     row: list[tuple[str, Role]] = []
     for standing, words in parts:

@@ -21,7 +21,7 @@ from runtime.kernel.errors import JournalError, QuarterdeckError, Refused, Stora
 from runtime.kernel.ports import StoredEntry
 from runtime.orchestration.checkpoints import Checkpoint, Note, read_note
 from runtime.orchestration.merkle import EMPTY_ROOT, Frontier
-from runtime.storage.checkpoints import StoredCheckpoint
+from runtime.storage.checkpoints import StoredCheckpoint, named
 from runtime.storage.journals import STORE_JOURNAL
 from runtime.storage.store import Store
 
@@ -177,8 +177,8 @@ class Memories:
         self._told = told
 
     def name(self, journal_id: str) -> str:
-        """What a journal is called in notes: that of the store is one of many."""
-        return f"store-{self._store_id}" if journal_id == STORE_JOURNAL else journal_id
+        """What a journal is called in notes."""
+        return named(journal_id, self._store_id)
 
     async def own(self, journal_id: str) -> list[Known]:
         """The newest checkpoint beside the journal, if there is one."""

@@ -17,6 +17,7 @@ from runtime.host.sinks.building import sink_of
 from runtime.host.sinks.port import Sink
 from runtime.kernel.errors import QuarterdeckError, StorageError
 from runtime.orchestration.checkpoints import ORIGIN
+from runtime.storage.checkpoints import named
 from runtime.storage.journals import STORE_JOURNAL
 from runtime.storage.layout import StateDir
 from runtime.storage.store import Store
@@ -110,7 +111,7 @@ async def _origin(state: StateDir) -> str:
     except StorageError:
         return f"{ORIGIN}/{STORE_JOURNAL}"
     try:
-        return f"{ORIGIN}/{STORE_JOURNAL}-{await store.checkpoints.store_id()}"
+        return f"{ORIGIN}/{named(STORE_JOURNAL, await store.checkpoints.store_id())}"
     finally:
         await store.close()
 

@@ -18,8 +18,7 @@ from runtime.kernel.errors import QuarterdeckError, StorageError
 from runtime.kernel.outcomes import RunStatus
 from runtime.orchestration.checkpoints import Checkpoint, VerifierKey
 from runtime.orchestration.journal_evidence import Evidence, Held
-from runtime.storage.checkpoints import StoredCheckpoint
-from runtime.storage.journals import STORE_JOURNAL
+from runtime.storage.checkpoints import StoredCheckpoint, named
 from runtime.storage.runs import RunRecord
 from runtime.storage.store import Store
 
@@ -82,7 +81,7 @@ def held(notes: Sequence[StoredCheckpoint]) -> tuple[Held, ...]:
 
 async def origin_of(store: Store, journal_id: str) -> str:
     """A journal's name in checkpoints; the store's own has that of the store."""
-    return f"store-{await store.checkpoints.store_id()}" if journal_id == STORE_JOURNAL else journal_id
+    return named(journal_id, await store.checkpoints.store_id())
 
 
 async def _row(store: Store, journal_id: str, damage: list[StorageError]) -> RunRecord | None:

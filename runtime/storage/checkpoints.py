@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from runtime.kernel.canonical import digest_bytes
+from runtime.storage.journals import STORE_JOURNAL
 from runtime.storage.reader import Reader, Row
 from runtime.storage.writer import Statement
 
@@ -33,6 +34,11 @@ def insert_checkpoint(row: StoredCheckpoint) -> Statement:
         _INSERT,
         (row.journal_id, row.generation, row.size, row.head_hash, row.note, row.at, digest_bytes(row.note)),
     )
+
+
+def named(journal_id: str, store_id: str) -> str:
+    """What a journal is called in notes: a store's own is one of many, so it carries the name of its store."""
+    return f"{STORE_JOURNAL}-{store_id}" if journal_id == STORE_JOURNAL else journal_id
 
 
 class Checkpoints:

@@ -5,7 +5,7 @@ BIN  := $(VENV)/bin
 # One more than there are cores: many tests wait for a process or a quiet terminal.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: setup run test torture check format snapshots bench clean
+.PHONY: setup run test torture check format snapshots bench bench-blocks clean
 
 setup: $(VENV)/.ok
 
@@ -48,5 +48,14 @@ bench: setup
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/watch_latency.py 500
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmarks/sandbox_latency.py
 
+# What a block costs, beside two other engines, which get an environment of their own.
+bench-blocks: .venv-peers/.ok
+	PYTHONPATH=. .venv-peers/bin/python tests/benchmarks/block_overhead.py
+
+.venv-peers/.ok: pyproject.toml
+	$(PY) -m venv .venv-peers || { rm -rf .venv-peers; $(PY) -m venv --without-pip .venv-peers; }
+	$(PY) -m pip --python .venv-peers/bin/python install -q --disable-pip-version-check -e ".[peers]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .hypothesis snapshot_report.html
+	rm -rf $(VENV) .venv-peers dist build .mypy_cache .ruff_cache .hypothesis snapshot_report.html

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from runtime.blocks.state import BlockPhase, BlockState
 
 if TYPE_CHECKING:
     from runtime.blocks.envelope import Request, Response
+    from runtime.blocks.results import BlockRunResult
     from runtime.blocks.running import AttemptHost, NodeRunner, Scope
 
 
@@ -206,24 +207,24 @@ class Block:
 
     # -- running -----------------------------------------------------------------------------------------------
 
-    async def execute(
+    def execute(
         self,
         request: Request,
         *,
         runner: NodeRunner | None = None,
         host: AttemptHost | None = None,
         scope: Scope | None = None,
-    ) -> Response:
-        """Run one attempt. Returns exactly one response for every fault of the block.
+    ) -> Coroutine[Any, Any, Response]:
+        """Run one attempt: ``response = await block.execute(request)``. Returns exactly one response for every fault of the block.
 
         Only cancellation, `KeyboardInterrupt`, `SystemExit` and `runtime.kernel.errors.Halted` come out as
         exceptions; the block is READY again in every case.
         """
-        return await engine.execute(self, request, runner, host, scope)
+        return engine.execute(self, request, runner, host, scope)
 
-    async def _attempt(self, attempt: engine.Attempt) -> Response:
+    def _attempt(self, attempt: engine.Attempt) -> Coroutine[Any, Any, Response | BlockRunResult]:
         """The body between guard and metadata; workflows schedule a graph here."""
-        return await engine.leaf(attempt)
+        return engine.leaf(attempt)
 
     # -- variants ----------------------------------------------------------------------------------------------
 

@@ -44,10 +44,10 @@ class BlockValueKindSet(Flag):
         return result
 
     def contains(self, kind: BlockValueKind) -> bool:
-        return bool(self.value & kind)
+        return self._value_ & kind != 0  # `value` is a slow property, and every attempt asks
 
     def intersects(self, other: BlockValueKindSet) -> bool:
-        return bool(self.value & other.value)
+        return self._value_ & other._value_ != 0
 
     @property
     def is_empty(self) -> bool:

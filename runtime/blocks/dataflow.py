@@ -30,10 +30,12 @@ async def run_dataflow(graph: GraphRun) -> Response:
     deliveries: Deliveries = {}
     kept: dict[str, Response] = {}
     for index, level in enumerate(plan.levels):
-        graph.observe("level.started", {"index": index, "nodes": list(level)})
+        if graph.scope.observer is not None:
+            graph.observe("level.started", {"index": index, "nodes": list(level)})
         responses = await _run_level(graph, level, deliveries)
         ended = _settle_level(graph, level, responses, deliveries)
-        graph.observe("level.completed", {"index": index, "nodes": list(level)})
+        if graph.scope.observer is not None:
+            graph.observe("level.completed", {"index": index, "nodes": list(level)})
         if ended:
             return await _fail(graph, ended)
         if plan.output in responses:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
+from inspect import isasyncgen
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from runtime.blocks.contexts import BlockContext, BlockingContext, BlockValidateContext
@@ -66,7 +67,7 @@ class Attempt:
         self,
         block: Block,
         request: Request,
-        metadata: dict[str, Any],
+        metadata: Mapping[str, Any],
         runner: NodeRunner | None,
         host: AttemptHost | None,
         scope: Scope,
@@ -104,22 +105,24 @@ async def execute(
         return _stamped(attempt, _busy(attempt), 0.0)
     state.phase = BlockPhase.BUSY
     started = services.clock.monotonic()
-    attempt.observe("block.started", {"input_kind": request.payload.kind.name.lower()})
+    if scope.observer is not None:
+        attempt.observe("block.started", {"input_kind": request.payload.kind.name.lower()})
     try:
-        response = await block._attempt(attempt)
+        ended = await block._attempt(attempt)
     except BaseException:
         attempt.observe("block.canceled")
         raise
     finally:
         attempt.open = False
         state.phase = BlockPhase.READY
-    response = _stamped(attempt, response, (services.clock.monotonic() - started) * 1000.0)
-    _observe_end(attempt, response)
+    response = _stamped(attempt, ended, (services.clock.monotonic() - started) * 1000.0)
+    if scope.observer is not None:
+        _observe_end(attempt, response)
     return response
 
 
-async def leaf(attempt: Attempt) -> Response:
-    """The pipeline of a block that is not a workflow."""
+async def leaf(attempt: Attempt) -> Response | BlockRunResult:
+    """The pipeline of a block that is not a workflow: its result, or the failed response."""
     try:
         block = attempt.block
         _input_gate(block, attempt.request)
@@ -129,9 +132,17 @@ async def leaf(attempt: Attempt) -> Response:
             raise _returned(block)
         attempt.phase = "run"
         timeout = block.attempt_timeout
-        returned = await (_run(attempt, block) if timeout is None else _run_within(attempt, block, timeout))
+        returned: object
+        if timeout is None and block.spec.style is RunStyle.INLINE:
+            returned = cast(Authored, block).run(attempt.request.payload, BlockContext(attempt, block))
+        else:
+            returned = await (_run(attempt, block) if timeout is None else _run_within(attempt, block, timeout))
         attempt.phase = "result"
-        return succeeded(attempt.metadata, await _checked(returned, block))
+        try:
+            return normalise(returned, block.output_contract)
+        except BlockError:
+            await _closed(returned)
+            raise
     except BlockSkip as skip:
         return failed(attempt.metadata, skip, attempt.phase)
     except Exception as error:  # noqa: BLE001 - this is the boundary where faults become responses
@@ -148,7 +159,12 @@ async def run_inner(inner: Block, value: BlockValue, ctx: BlockContext) -> Block
     _input_gate(inner, Request(value, sources=attempt.request.sources))
     if cast(Authored, inner).validate(value, BlockValidateContext(attempt, inner)) is not None:
         raise _returned(inner)
-    return await _checked(await _run(attempt, inner, value), inner)
+    returned = await _run(attempt, inner, value)
+    try:
+        return normalise(returned, inner.output_contract)
+    except BlockError:
+        await _closed(returned)
+        raise
 
 
 def failure_from(attempt: Attempt, error: Exception) -> Response:
@@ -174,7 +190,7 @@ def failure_from(attempt: Attempt, error: Exception) -> Response:
 
 def _input_gate(block: Block, request: Request) -> None:
     contract = block.input_contract
-    if contract.kinds.value == _ANY:
+    if contract.kinds is _ANY:
         return
     values = request.payload.payload if request.joined and request.payload.is_list else (request.payload,)
     for value in values:
@@ -187,7 +203,7 @@ def _input_gate(block: Block, request: Request) -> None:
             )
 
 
-_ANY: Final = BlockValueKindSet.ANY.value
+_ANY: Final = BlockValueKindSet.ANY
 #: Phases in which the author's run has not started.
 _BEFORE_RUN: Final = frozenset({"guard", "plan", "input", "validate"})
 
@@ -198,13 +214,10 @@ def _returned(block: Block) -> BlockValidationError:
     )
 
 
-async def _checked(returned: object, block: Block) -> BlockRunResult:
-    try:
-        return normalise(returned, block.output_contract)
-    except BlockError:
-        if isinstance(returned, Recurring):
-            await returned.aclose()
-        raise
+async def _closed(refused: object) -> None:
+    """Nobody will read a stream that was refused."""
+    if isinstance(refused, Recurring) or isasyncgen(refused):
+        await refused.aclose()
 
 
 async def _run(attempt: Attempt, block: Block, value: BlockValue | None = None) -> object:
@@ -249,15 +262,24 @@ def _busy(attempt: Attempt) -> Response:
     return failed(attempt.metadata, error, "guard")
 
 
-def _stamped(attempt: Attempt, response: Response, duration_ms: float) -> Response:
+def _stamped(attempt: Attempt, ended: Response | BlockRunResult, duration_ms: float) -> Response:
     """Reserved keys last: nothing a block annotated can pose as them."""
-    metadata = dict(response.metadata)
-    if attempt.annotations:
-        metadata.update((key, value.to_python()) for key, value in attempt.annotations.items())
-    metadata["duration_ms"] = max(0.0, duration_ms)
-    if "side_effect_class" not in metadata:
-        metadata["side_effect_class"] = declared_class(attempt.block, response).value
-    return response.with_metadata(**metadata)
+    if isinstance(ended, BlockRunResult):
+        metadata = {**attempt.metadata}
+        if attempt.annotations:
+            metadata.update(_extras(attempt.annotations))
+        metadata["duration_ms"] = duration_ms if duration_ms > 0.0 else 0.0
+        metadata["side_effect_class"] = attempt.block.side_effects._value_
+        return succeeded(metadata, ended)
+    stamped = _extras(attempt.annotations or {})
+    stamped["duration_ms"] = max(0.0, duration_ms)
+    if "side_effect_class" not in ended.metadata:
+        stamped["side_effect_class"] = declared_class(attempt.block, ended).value
+    return ended.with_metadata(**stamped)
+
+
+def _extras(annotations: Mapping[str, BlockValue]) -> dict[str, Any]:
+    return {key: value.to_python() for key, value in annotations.items()}
 
 
 def declared_class(block: Block, response: Response) -> SideEffects:
@@ -269,8 +291,6 @@ def declared_class(block: Block, response: Response) -> SideEffects:
 
 
 def _observe_end(attempt: Attempt, response: Response) -> None:
-    if attempt.scope.observer is None:
-        return
     event = "block.succeeded" if response.success else "block.skipped" if response.skipped else "block.failed"
     attempt.observe(
         event,

@@ -5,10 +5,10 @@ Only this object writes the ledger. It lives until the report is built and knows
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from runtime.blocks.effects import SideEffects, worst
 from runtime.blocks.envelope import EMPTY, Request, Response, failed, succeeded
@@ -20,11 +20,13 @@ from runtime.blocks.results import Once
 from runtime.blocks.running import DirectRunner
 from runtime.blocks.values import BlockValue
 from runtime.blocks.visit import Visit, attempt_effect
-from runtime.kernel.clock import timestamp
 
 if TYPE_CHECKING:
     from runtime.blocks.execute import Attempt
     from runtime.blocks.workflow import Workflow
+
+
+_NONE: Final = SideEffects.NONE.value
 
 
 @dataclass(slots=True)
@@ -49,7 +51,7 @@ class GraphRun:
         self.scope = attempt.scope
         self.request = attempt.request
         self.runner = attempt.runner or DirectRunner(attempt.host)
-        self.ledger = Ledger(self._now, workflow.seed)
+        self.ledger = Ledger(attempt.scope.services.clock.now, workflow.seed)
         self.ledger.set(INPUT, attempt.request.payload, INPUT)
         self.outcomes: dict[str, NodeOutcome] = {}
         self.worst_effect = SideEffects.NONE
@@ -69,18 +71,15 @@ class GraphRun:
     def path_of(self, name: str) -> str:
         return self._prefix + name
 
-    def _now(self) -> str:
-        return timestamp(self.scope.services.clock.now())
-
     # -- running nodes ------------------------------------------------------------------------------------------
 
-    async def execute_node(
+    def execute_node(
         self, name: str, value: BlockValue, sources: tuple[str, ...] = (), *, kind: str = "node"
-    ) -> Response:
+    ) -> Coroutine[Any, Any, Response]:
         """One visit of a node: checkpoint, all attempts, what its options make of a failure."""
         node = self.plan.nodes[name]
         request = Request(value, self._context(node), EMPTY, sources, kind == "handler")
-        return await self._visit(node, request, kind)
+        return self._visit(node, request, kind)
 
     async def stand_in(self, name: str, primary: Visit) -> Response:
         """Run a fallback node with the input its primary had (ruling R30). Its own fallback is not followed."""
@@ -90,7 +89,9 @@ class GraphRun:
         return await self._visit(node, request, "node", standing_in=True)
 
     async def _visit(self, node: PlanNode, request: Request, kind: str, *, standing_in: bool = False) -> Response:
-        outcome = self.outcomes.setdefault(node.name, NodeOutcome())
+        outcome = self.outcomes.get(node.name)
+        if outcome is None:
+            outcome = self.outcomes[node.name] = NodeOutcome()
         outcome.visits += 1
         number = outcome.visits
         self.ledger.create_checkpoint(f"pre:{node.name}:{number}")
@@ -111,16 +112,13 @@ class GraphRun:
         outcome = self.outcomes[visit.node.name]
         outcome.attempts += 1
         outcome.duration_ms += response.metadata.get("duration_ms", 0.0)
-        if self.worst_effect is not SideEffects.NON_IDEMPOTENT:
+        harmless = response.metadata.get("side_effect_class") == _NONE
+        if not harmless and self.worst_effect is not SideEffects.NON_IDEMPOTENT:
             self.worst_effect = worst(self.worst_effect, attempt_effect(response, visit.node.block))
 
     def commit(self, name: str, response: Response) -> None:
         """Store a node's data under its key, with where it came from."""
-        node = self.plan.nodes[name]
-        keys = ("trace_id", "run_id", "span_id", "block_name", "node_name", "attempt", "visit", "tick")
-        given = response.metadata
-        provenance = MappingProxyType({key: given[key] for key in keys if key in given})
-        self.ledger.set(node.store_key, response.data, self.path_of(name), provenance)
+        self.ledger.set(self.plan.nodes[name].store_key, response.data, self.path_of(name), response.metadata)
 
     # -- ending -------------------------------------------------------------------------------------------------
 

@@ -8,13 +8,14 @@ Rollback restores the ledger and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from runtime.blocks.envelope import EMPTY, read_only
+from runtime.blocks.envelope import EMPTY
 from runtime.blocks.errors import BlockRuntimeError, LedgerOwnershipError
 from runtime.blocks.values import BlockValue, list_of
+from runtime.kernel.clock import timestamp
 
 #: Checkpoints kept at most; older ones fall out of the window (blocks spec §16.3).
 CHECKPOINT_WINDOW: Final = 32
@@ -31,19 +32,30 @@ class LedgerOpKind(Enum):
     ROLLBACK = "rollback"
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
-    """One value and where it came from: a node path, ``$seed``, ``$input`` or ``$recovery``."""
+class LedgerEntry(NamedTuple):
+    """One value and where it came from: a node path, ``$seed``, ``$input`` or ``$recovery``.
+
+    ``moment`` and ``origin`` (the metadata of the response that brought the value) are read as `timestamp` and
+    `metadata` by the few who ask, so that writing costs nothing.
+    """
 
     key: str
     value: BlockValue
     source_block_id: str
-    timestamp: str
-    metadata: Mapping[str, Any]
+    moment: datetime
+    origin: Mapping[str, Any]
+
+    @property
+    def timestamp(self) -> str:
+        return timestamp(self.moment)
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Provenance: those of the ids, names and counts that are known."""
+        return {name: self.origin[name] for name in _PROVENANCE if name in self.origin}
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerOp:
+class LedgerOp(NamedTuple):
     """One operation. ``orphaned`` value operations were undone by a rollback."""
 
     seq: int
@@ -54,6 +66,7 @@ class LedgerOp:
     orphaned: bool = False
 
 
+_PROVENANCE: Final = ("trace_id", "run_id", "span_id", "block_name", "node_name", "attempt", "visit", "tick")
 _VALUE_OPS: Final = frozenset({LedgerOpKind.APPEND, LedgerOpKind.UPDATE, LedgerOpKind.DELETE})
 
 
@@ -73,7 +86,7 @@ def replay(log: Iterable[LedgerOp]) -> dict[str, LedgerEntry]:
 class Ledger:
     """The mutating object; only the owning workflow holds it. Everybody else gets `view`."""
 
-    def __init__(self, now: Callable[[], str], seed: Mapping[str, BlockValue] | None = None) -> None:
+    def __init__(self, now: Callable[[], datetime], seed: Mapping[str, BlockValue] | None = None) -> None:
         self._now = now
         self._state: dict[str, LedgerEntry] = {}
         self._log: list[LedgerOp] = []
@@ -82,19 +95,19 @@ class Ledger:
         for key in sorted(seed or {}):
             self.set(key, (seed or {})[key], SEED)
 
-    def set(self, key: str, value: object, source: str, metadata: Mapping[str, Any] = EMPTY) -> LedgerEntry:
-        """Store a value under ``key``."""
+    def set(self, key: str, value: object, source: str, origin: Mapping[str, Any] = EMPTY) -> LedgerEntry:
+        """Store a value under ``key``; ``origin`` must not change afterwards."""
         kind = LedgerOpKind.UPDATE if key in self._state else LedgerOpKind.APPEND
-        entry = LedgerEntry(key, BlockValue.of(value), source, self._now(), read_only(metadata))
+        entry = LedgerEntry(key, BlockValue.of(value), source, self._now(), origin)
         self._record(kind, key, entry)
         self._state[key] = entry
         return entry
 
-    def append(self, key: str, value: object, source: str, metadata: Mapping[str, Any] = EMPTY) -> LedgerEntry:
+    def append(self, key: str, value: object, source: str, origin: Mapping[str, Any] = EMPTY) -> LedgerEntry:
         """Add to the LIST under ``key``, starting one; another kind there is ``input.expected_list``."""
         present = self._state.get(key)
         items = present.value.expect_list() if present else ()
-        return self.set(key, list_of((*items, BlockValue.of(value))), source, metadata)
+        return self.set(key, list_of((*items, BlockValue.of(value))), source, origin)
 
     def delete(self, key: str) -> None:
         """Remove ``key``; removing what is not there records nothing."""
@@ -109,7 +122,7 @@ class Ledger:
         self._log.append(LedgerOp(len(self._log) + 1, LedgerOpKind.CHECKPOINT, checkpoint_id=checkpoint_id))
         self._checkpoints[checkpoint_id] = len(self._log)
         if len(self._checkpoints) > CHECKPOINT_WINDOW:
-            self.compact(CHECKPOINT_WINDOW)
+            del self._checkpoints[next(iter(self._checkpoints))]
         return checkpoint_id
 
     def rollback(self, checkpoint_id: str) -> None:
@@ -119,7 +132,7 @@ class Ledger:
             raise BlockRuntimeError("ledger.unknown_checkpoint", f"no checkpoint {checkpoint_id!r} to roll back to")
         for index in range(position, len(self._log)):
             if self._log[index].op in _VALUE_OPS:
-                self._log[index] = replace(self._log[index], orphaned=True)
+                self._log[index] = self._log[index]._replace(orphaned=True)
         self._log.append(LedgerOp(len(self._log) + 1, LedgerOpKind.ROLLBACK, checkpoint_id=checkpoint_id))
         self._state = replay(self._log)
         self._checkpoints = {name: at for name, at in self._checkpoints.items() if at <= position}

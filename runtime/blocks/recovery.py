@@ -32,7 +32,7 @@ async def execute_with_recovery(visit: Visit) -> Response:
     if not response.success and not response.skipped and not response.ends_run:
         response = await _recover(visit, response)
     if response.success:
-        return _wrapped(visit, response)
+        return _wrapped(visit, response) if visit.node.options.accept else response
     if response.skipped:
         return response
     return await _conclude(visit, response)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from typing import Any, cast
+from inspect import isasyncgen
+from typing import Any
 
-from runtime.blocks.contracts import BlockMode, BlockValueContract
+from runtime.blocks.contracts import BlockMode, BlockValueContract, BlockValueKindSet
 from runtime.blocks.errors import BlockRuntimeError, engine_error
 from runtime.blocks.values import NULL, BlockValue, list_of
 from runtime.kernel.redaction import Redactor
@@ -104,6 +105,8 @@ def normalise(returned: object, contract: BlockValueContract) -> BlockRunResult:
     result = returned if isinstance(returned, BlockRunResult) else _wrapped(returned)
     if result.mode is not contract.mode:
         raise _bad_result(contract, f"a {result.mode.value} result")
+    if contract.kinds is BlockValueKindSet.ANY:
+        return result
     values = (result.value,) if isinstance(result, Once) else result.values if isinstance(result, Multiple) else ()
     for value in values:
         if not contract.kinds.contains(value.kind):
@@ -112,8 +115,8 @@ def normalise(returned: object, contract: BlockValueContract) -> BlockRunResult:
 
 
 def _wrapped(returned: object) -> BlockRunResult:
-    if isinstance(returned, AsyncGenerator):
-        return Recurring(cast("AsyncIterator[Any]", returned))
+    if isasyncgen(returned):
+        return Recurring(returned)
     return Once(returned)
 
 

@@ -8,7 +8,8 @@ around it. Blocks reach the world only through the `AttemptHost` such a runner h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from runtime.blocks.block import Block
     from runtime.blocks.envelope import Request, Response
     from runtime.blocks.graph_run import GraphRun
+    from runtime.blocks.state import BlockState
     from runtime.blocks.values import BlockValue
 
 __all__ = ["AttemptHost", "DirectRunner", "NodeCall", "NodeOptions", "NodeRunner", "Observer", "Scope", "SideEffects"]
@@ -107,15 +109,41 @@ class Scope:
         self.executor = executor  # None: the loop's default pool, which is bounded
         self.workflow_id = workflow_id
         self.root: GraphRun | None = None  # set by the outermost workflow; reports are built from it
-        self._turns: dict[int, asyncio.Lock] = {}
+        self._turns: dict[BlockState, deque[asyncio.Future[None]] | None] = {}
 
-    def turn(self, block: Block) -> asyncio.Lock:
-        """The queue for one block instance, which may occupy several spots of a run (blocks spec §8.2)."""
-        key = id(block.shared_state)
-        lock = self._turns.get(key)
-        if lock is None:
-            lock = self._turns[key] = asyncio.Lock()
-        return lock
+    def take_turn(self, block: Block) -> Awaitable[None] | None:
+        """Claim a block instance, which may occupy several spots of a run (blocks spec §8.2), for one attempt.
+
+        None: it is the caller's now. Else the caller awaits its turn. Either way it calls `end_turn` afterwards.
+        """
+        state = block.shared_state
+        if state not in self._turns:
+            self._turns[state] = None
+            return None
+        return self._queue(block, state)
+
+    async def _queue(self, block: Block, state: BlockState) -> None:
+        waiting = self._turns[state] or deque()
+        self._turns[state] = waiting
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.append(mine)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if mine.done() and not mine.cancelled():
+                self.end_turn(block)  # it had just become ours
+            raise
+
+    def end_turn(self, block: Block) -> None:
+        """Hand the instance to whoever waited longest."""
+        state = block.shared_state
+        waiting = self._turns[state]
+        while waiting:
+            following = waiting.popleft()
+            if not following.done():
+                following.set_result(None)
+                return
+        del self._turns[state]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -137,9 +165,11 @@ class NodeCall:
     kind: str = "node"
     scope: Scope | None = None
 
-    async def execute(self, *, runner: NodeRunner | None = None, host: AttemptHost | None = None) -> Response:
+    def execute(
+        self, *, runner: NodeRunner | None = None, host: AttemptHost | None = None
+    ) -> Coroutine[Any, Any, Response]:
         """Run the attempt in place; nested workflows use ``runner`` for their own nodes."""
-        return await self.block.execute(self.request, runner=runner, host=host, scope=self.scope)
+        return self.block.execute(self.request, runner=runner, host=host, scope=self.scope)
 
 
 class NodeRunner(Protocol):
@@ -164,8 +194,8 @@ class DirectRunner:
     def __init__(self, host: AttemptHost | None = None) -> None:
         self._host = host
 
-    async def attempt(self, call: NodeCall) -> Response:
-        return await call.execute(runner=self, host=self._host)
+    def attempt(self, call: NodeCall) -> Coroutine[Any, Any, Response]:
+        return call.execute(runner=self, host=self._host)
 
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
         return None

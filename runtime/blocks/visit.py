@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -79,11 +78,15 @@ class Visit:
             kind=self.kind,
             scope=graph.scope,
         )
-        async with graph.scope.turn(node.block):
-            try:
-                response = await graph.runner.attempt(call)
-            except Exception as error:  # noqa: BLE001 - a fault of the runner is a fault of this attempt
-                response = self._runner_fault(call, error)
+        turn = graph.scope.take_turn(node.block)
+        if turn is not None:
+            await turn
+        try:
+            response = await graph.runner.attempt(call)
+        except Exception as error:  # noqa: BLE001 - a fault of the runner is a fault of this attempt
+            response = self._runner_fault(call, error)
+        finally:
+            graph.scope.end_turn(node.block)
         graph.attempted(self, response)
         self.last = response
         return response
@@ -135,7 +138,8 @@ class Visit:
             "attempt": self.attempt,
             "created_at": timestamp(services.clock.now()),
         }
-        return replace(self.template, metadata=MappingProxyType(metadata))
+        given = self.template
+        return Request(given.payload, given.context, MappingProxyType(metadata), given.sources, given.handling)
 
     def _declared(self) -> SideEffects:
         stamped = self.last.metadata.get("side_effect_class")

@@ -29,7 +29,8 @@ class Clock(Protocol):
 
 def timestamp(moment: datetime) -> str:
     """Format as ``YYYY-MM-DDThh:mm:ss.ffffffZ``: always six digits, always UTC."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds")[:-6] + "Z"  # without +00:00
 
 
 class SystemClock:

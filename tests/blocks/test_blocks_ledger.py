@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ keys = st.sampled_from(["a", "b", "c"])
 
 
 def ledger() -> Ledger:
-    return Ledger(lambda: "2026-01-01T00:00:00.000000Z")
+    return Ledger(lambda: datetime(2026, 1, 1, tzinfo=UTC))
 
 
 class LedgerMachine(RuleBasedStateMachine):

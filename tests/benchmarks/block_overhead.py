@@ -98,8 +98,6 @@ async def langgraph(*, coroutines: bool) -> Chain:
     async def async_step(state: dict[str, Any]) -> dict[str, Any]:
         return {"i": state["i"]}
 
-    from typing import TypedDict
-
     graph = StateGraph(TypedDict("Held", {"i": int}))
     for index in range(BLOCKS):
         graph.add_node(f"n{index}", async_step if coroutines else step)

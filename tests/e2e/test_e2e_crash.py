@@ -158,7 +158,8 @@ BLOCKS
 links:
   - folder -> LINKS
 """
-COUNT = 24
+#: So many that the run cannot end before the kill arrives, however late a loaded machine sends it.
+COUNT = 40
 
 
 def many_writes(folder: Path) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from runtime.blocks.contexts import operation_failure
+from runtime.blocks.values import NULL
 from runtime.governance.secrets import Secrets
 from runtime.kernel.errors import Refused
 from runtime.kernel.model import OperationResult
@@ -161,6 +163,8 @@ async def test_failures_say_what_they_may_have_left(web: Web, monkeypatch: pytes
             found = details(result)
             assert (result.reason_code, found["status"], found["effects"]) == (code, status, effects), path
             assert result.output.get("text") == ("not here" if path == "/gone" else None)
+            told = operation_failure(result, NULL)
+            assert (told.effects, told.provider_status) == (effects, None if status is None else str(status))
 
 
 async def test_the_whole_request_has_one_time_limit(web: Web) -> None:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from runtime.blocks.attempts import record_attempt
 from runtime.blocks.contexts import BlockContext, BlockingContext, BlockValidateContext
 from runtime.blocks.contracts import BlockValueKindSet
 from runtime.blocks.definition import RunStyle
@@ -114,6 +115,8 @@ async def execute(
         attempt.open = False
         state.phase = BlockPhase.READY
     response = _stamped(attempt, response, (services.clock.monotonic() - started) * 1000.0)
+    if scope.attempts is not None and not block.is_workflow:
+        record_attempt(scope.attempts, block, response)
     _observe_end(attempt, response)
     return response
 

@@ -95,6 +95,16 @@ async def test_waiting_for_people_is_no_part_of_it(host: RuntimeHost, tmp_path: 
     assert found.steps[0].time_ms == 0
 
 
+async def test_a_run_that_took_steps_over_is_no_sample_of_a_whole_one(host: RuntimeHost, tmp_path: Path) -> None:
+    path = model(tmp_path / "m")
+    await run_to_end(host, path)
+    rows = await host._store.past_work.of("model", "1")
+    next(row for row in rows if row.told["step_id"] == "ask").told["reused_from"] = "another run"
+    found = estimate_mission(load(path), rows)
+    assert (found.samples, found.source) == (0, "heuristic")
+    assert [step.samples for step in found.steps] == [0, 1]
+
+
 async def test_a_record_that_was_tampered_with_costs_no_estimate(host: RuntimeHost, tmp_path: Path) -> None:
     path = model(tmp_path / "m")
     await run_to_end(host, path)

@@ -310,7 +310,7 @@ def _watch_verb(verbs: Any) -> None:
 
 
 def _reading_verbs(verbs: Any) -> None:
-    from console.verbs import reading
+    from console.verbs import planning, reading
 
     runs = _verb(verbs, "runs", "List runs, newest first.", "quarterdeck runs --json --limit 5", reading.runs)
     runs.add_argument("--limit", type=int, default=20, metavar="N", help="rows (default 20, at most 1000)")
@@ -324,6 +324,13 @@ def _reading_verbs(verbs: Any) -> None:
         default=argparse.SUPPRESS,
         help="folder of missions (repeatable)",
     )
+    _verb(
+        verbs,
+        "plan",
+        "Show what a mission would do, and what it is expected to take by its earlier runs. Starts nothing.",
+        "quarterdeck plan sample_missions/hello",
+        planning.plan,
+    ).add_argument("path", metavar="PATH", help="mission file, or folder holding mission.yaml")
     _verb(
         verbs,
         "show",

@@ -17,6 +17,7 @@ from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Checkbox, Input, Label, Select
 
+from console.model.estimates import confidence_line, expected_line
 from console.model.safe import safe
 from console.model.words import status_word
 from runtime.events.facts import RunSummary
@@ -56,6 +57,7 @@ class LaunchScreen(ModalScreen[None]):
             verb = "run" if self._again is None else "run again"
             yield Label(safe(f"{verb} {self._mission.name} v{self._mission.version}"), markup=False, classes="title")
             yield from self._heading()
+            yield Label("", id="launch-expected", classes="field", markup=False)
             for item in self._mission.inputs:
                 required = " (required)" if item.required else ""
                 yield Label(
@@ -93,6 +95,21 @@ class LaunchScreen(ModalScreen[None]):
         fields = self.query("Input, Checkbox, Select")
         if fields:
             fields.first().focus()
+        self.run_worker(self._expect, group="expect", exit_on_error=False)
+
+    async def _expect(self) -> None:
+        """Say what earlier runs took. Not knowing keeps nobody from starting."""
+        from console.app import ConsoleApp
+
+        shown = self.query_one("#launch-expected", Label)
+        expected = "expected" if self._again is None else "expected from the start"
+        try:
+            found = await cast("ConsoleApp", self.app).deck.estimate(self._mission.path)
+        except QuarterdeckError as error:
+            shown.update(safe(f"{expected}: cannot be told: {error.message}"))
+            return
+        lines = [f"{expected}: {expected_line(found)}", confidence_line(found), *found.notes]
+        shown.update("\n".join(safe(line) for line in lines if line))
 
     def _values(self) -> Mapping[str, Any]:
         """What was filled in; empty and untouched fields are left to the mission's defaults."""

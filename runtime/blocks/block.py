@@ -21,10 +21,12 @@ from runtime.blocks.contracts import BlockValueContract
 from runtime.blocks.definition import BlockSpec, check_recovery_map, check_timeout, define
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.errors import BlockDefinitionError, BlockValidationError
+from runtime.blocks.estimates import BlockEstimate, estimate_block
 from runtime.blocks.policies import PolicyStack, RecoveryMap, RetryPolicy
 from runtime.blocks.state import BlockPhase, BlockState
 
 if TYPE_CHECKING:
+    from runtime.blocks.attempts import AttemptStore
     from runtime.blocks.envelope import Request, Response
     from runtime.blocks.results import BlockRunResult
     from runtime.blocks.running import AttemptHost, NodeRunner, Scope
@@ -221,6 +223,15 @@ class Block:
         exceptions; the block is READY again in every case.
         """
         return engine.execute(self, request, runner, host, scope)
+
+    def estimate_execution(
+        self, request: Request | None = None, *, attempts: AttemptStore | None = None
+    ) -> BlockEstimate:
+        """What one execution is expected to take, from the records in ``attempts``; the prior without any.
+
+        Runs nothing, changes nothing and never raises. ``request`` makes no difference to the blocks there are.
+        """
+        return estimate_block(self, attempts)
 
     def _attempt(self, attempt: engine.Attempt) -> Coroutine[Any, Any, Response | BlockRunResult]:
         """The body between guard and metadata; workflows schedule a graph here."""

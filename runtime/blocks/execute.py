@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Mapping
 from inspect import isasyncgen
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from runtime.blocks.attempts import record_attempt
 from runtime.blocks.contexts import BlockContext, BlockingContext, BlockValidateContext
 from runtime.blocks.contracts import BlockValueKindSet
 from runtime.blocks.definition import RunStyle
@@ -116,6 +117,8 @@ async def execute(
         attempt.open = False
         state.phase = BlockPhase.READY
     response = _stamped(attempt, ended, (services.clock.monotonic() - started) * 1000.0)
+    if scope.attempts is not None and not block.is_workflow:
+        record_attempt(scope.attempts, block, response)
     if scope.observer is not None:
         _observe_end(attempt, response)
     return response

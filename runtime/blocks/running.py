@@ -20,6 +20,7 @@ from runtime.blocks.services import Services
 from runtime.kernel.model import OperationResult
 
 if TYPE_CHECKING:
+    from runtime.blocks.attempts import AttemptStore
     from runtime.blocks.block import Block
     from runtime.blocks.envelope import Request, Response
     from runtime.blocks.graph_run import GraphRun
@@ -94,7 +95,7 @@ class AttemptHost(Protocol):
 class Scope:
     """What one root execution shares with everything inside it; created once per root `execute`."""
 
-    __slots__ = ("_turns", "executor", "observer", "root", "services", "workflow_id")
+    __slots__ = ("_turns", "attempts", "executor", "observer", "root", "services", "workflow_id")
 
     def __init__(
         self,
@@ -103,7 +104,9 @@ class Scope:
         observer: Observer | None = None,
         executor: Executor | None = None,
         workflow_id: str = "",
+        attempts: AttemptStore | None = None,
     ) -> None:
+        self.attempts = attempts  # None: nobody keeps records of attempts
         self.services = services or Services()
         self.observer = observer
         self.executor = executor  # None: the loop's default pool, which is bounded

@@ -28,6 +28,7 @@ from runtime.blocks.errors import (
     WorkflowValidationFailed,
     WorkflowWiringError,
 )
+from runtime.blocks.estimates import BlockEstimate, estimate_workflow
 from runtime.blocks.execute import failure_from, timed_out
 from runtime.blocks.graph_run import GraphRun
 from runtime.blocks.policies import REPAIRS, RepairRegistry, RetryPolicy
@@ -41,6 +42,7 @@ from runtime.blocks.values import BlockValue
 from runtime.blocks.wiring import Edge, Issue, Node, Wiring
 
 if TYPE_CHECKING:
+    from runtime.blocks.attempts import AttemptStore
     from runtime.blocks.execute import Attempt
     from runtime.blocks.plan import Plan
 
@@ -236,6 +238,11 @@ class Workflow(Block, _engine=True):
         if self._plan is None or self._plan.version != planning.wiring_version(self):
             self._plan = compile_plan(self)
         return self._plan
+
+    def estimate_execution(
+        self, request: Request | None = None, *, attempts: AttemptStore | None = None
+    ) -> BlockEstimate:
+        return estimate_workflow(self, attempts)
 
     def issues(self) -> tuple[Issue, ...]:
         """Every problem and warning; runs nothing."""

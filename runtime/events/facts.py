@@ -62,6 +62,43 @@ class NodeInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepEstimate:
+    """What one block of a mission is expected to take; ``samples`` 0 means nothing is known and the numbers are 0."""
+
+    node_id: str
+    block_type: str
+    samples: int = 0
+    time_ms: float = 0.0
+    time_std_ms: float = 0.0
+    cost_usd: float = 0.0
+    llm_calls: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissionEstimate:
+    """What a run of a mission is expected to take, from its earlier runs (blocks spec §19.2).
+
+    Means, with population standard deviations beside them; time is active time, without waiting for people.
+    ``confidence`` is ``none`` without history, ``low`` below 5 samples, ``medium`` from 5, ``high`` from 20 on.
+    ``source`` is ``stats`` (whole runs), ``heuristic`` (added up from blocks, some of them unknown) or ``unknown``.
+    """
+
+    mission: str
+    version: str
+    samples: int = 0
+    source: str = "unknown"
+    confidence: str = "none"
+    time_ms: float = 0.0
+    time_std_ms: float = 0.0
+    cost_usd: float = 0.0
+    cost_std_usd: float = 0.0
+    llm_calls: float = 0.0
+    block_executions: float = 0.0
+    steps: tuple[StepEstimate, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """A place in the mission file a run read, as it was then. ``line`` and ``column`` count from 1; ``snippet`` is
     the line with a caret under the column. ``since`` is what became of the file: nothing, ``changed`` or ``gone``."""

@@ -6,7 +6,8 @@ new keys while a resumed attempt repeats the same keys and is answered from its 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from runtime.blocks.projection import project
 from runtime.blocks.running import NodeCall, no_pause
 from runtime.blocks.sanitise import redact
 from runtime.blocks.values import BlockValue
+from runtime.execution.leavings import left_by
 from runtime.execution.pause import PauseGate
 from runtime.execution.questions import Asks
 from runtime.execution.stream_keeper import TELEMETRY, DataItem, TextItem
@@ -73,12 +75,18 @@ class Undo:
     def __init__(self, executor: Executes) -> None:
         self._executor = executor
         self._receipts: dict[AttemptKey, dict[str, tuple[int, OperationReceipt]]] = {}
+        self._left: dict[AttemptKey, SideEffects] = {}
         self._noted = 0
 
     def note(self, key: AttemptKey, receipt: OperationReceipt) -> None:
         """Remember what one operation did; a receipt that is handed out again counts once."""
         self._noted += 1
         self._receipts.setdefault(key, {}).setdefault(receipt.receipt_hash, (self._noted, receipt))
+
+    def leave(self, key: AttemptKey, left: SideEffects) -> None:
+        """Remember what one operation left where nothing is undone."""
+        if left is not SideEffects.NONE:
+            self._left[key] = worst(left, self._left.get(key, SideEffects.NONE))
 
     async def attempt(self, call: NodeCall, key: AttemptKey) -> SideEffects:
         """Compensate the attempt's successful writes, last to first, and say which class remains.
@@ -92,24 +100,20 @@ class Undo:
             if not outcome.verified:
                 raise Halted(outcome.code or "COMP_FAILED", f"an effect of {key[0]} could not be undone")
         declared = None if call.block.is_workflow else call.block.declared_side_effects
-        return worst(_class_of(receipts), *(() if declared is None else (declared,)))
+        left = [self._left.pop(item) for item in _within(self._left, call, key)]
+        return worst(*left, *(() if declared is None else (declared,)))
 
     def _taken(self, call: NodeCall, key: AttemptKey) -> list[OperationReceipt]:
-        """The attempt's receipts, oldest first; those of a nested workflow include everything inside it."""
-        inside = f"{key[0]}/"
-        keys = [
-            item for item in self._receipts if item == key or (call.block.is_workflow and item[0].startswith(inside))
-        ]
+        """The attempt's receipts, oldest first."""
+        keys = _within(self._receipts, call, key)
         found = [numbered for item in keys for numbered in self._receipts.pop(item).values()]
         return [receipt for _, receipt in sorted(found, key=lambda numbered: numbered[0])]
 
 
-def _class_of(receipts: Sequence[OperationReceipt]) -> SideEffects:
-    """What is left of an attempt after its writes were undone: model calls are idempotent, other effects are not."""
-    external = [item for item in receipts if item.effect == Effect.EXTERNAL.value]
-    if any(item.operation_type != "llm_call" for item in external):
-        return SideEffects.NON_IDEMPOTENT
-    return SideEffects.IDEMPOTENT if external else SideEffects.NONE
+def _within(keys: Iterable[AttemptKey], call: NodeCall, key: AttemptKey) -> list[AttemptKey]:
+    """The attempt itself; for a nested workflow, everything inside it, too."""
+    inside = f"{key[0]}/"
+    return [item for item in keys if item == key or (call.block.is_workflow and item[0].startswith(inside))]
 
 
 class AttemptWorld:
@@ -179,8 +183,12 @@ class AttemptWorld:
             raise BlockValidationError(block_code(error.code), error.message) from error
         except StorageError as error:
             raise Halted(error.code, error.message) from error
+        except asyncio.CancelledError:
+            self._undo.leave(self._key, left_by(operation, None))
+            raise
         if result.receipt is not None:
             self._undo.note(self._key, result.receipt)
+        self._undo.leave(self._key, left_by(operation, result))
         return result
 
     def _operation(

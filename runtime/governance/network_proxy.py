@@ -14,26 +14,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from runtime.governance.network_rules import (
-    Request,
-    Target,
-    is_listed,
-    is_literal,
-    is_reachable,
-    parse_request,
-)
+from runtime.governance.network_names import HostDenied, Resolver, SystemResolver, judged_addresses
+from runtime.governance.network_rules import Request, Target, parse_request
 from runtime.kernel.ports import Denial
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-#: Resolves a name to literal addresses, best first. Raises `OSError` (`socket.gaierror`).
-Resolver = Callable[[str], Awaitable[Sequence[str]]]
 
 #: Different refused targets kept; different hosts counted. What comes after is only counted.
 MAX_KEPT: Final = 64
@@ -45,8 +36,6 @@ _ACCEPT_PAUSE: Final = 0.1
 _LINGER_SECONDS: Final = 1.0
 _RESET: Final = struct.pack("ii", 1, 0)
 _SENT, _RECEIVED = 0, 1
-#: A slow resolver must not occupy the threads the runtime works with.
-_RESOLVING: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +66,8 @@ class HostProxy:
     def __init__(self, hosts: Sequence[str], *, resolver: Resolver | None = None, bounds: Bounds | None = None) -> None:
         self._hosts = tuple(hosts)
         self._bounds = bounds or Bounds()
-        self._threads = ThreadPoolExecutor(_RESOLVING, thread_name_prefix="resolve")
-        self._resolver = resolver or self._look_up
+        self._system = SystemResolver()
+        self._resolver = resolver or self._system
         self._listener: socket.socket | None = None
         self._listening = False
         self._serving: set[asyncio.Task[None]] = set()
@@ -104,7 +93,7 @@ class HostProxy:
             task.cancel()
         if self._serving:
             await asyncio.wait(self._serving, timeout=_LINGER_SECONDS)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._system.close()
 
     @property
     def denials(self) -> tuple[Denial, ...]:
@@ -199,13 +188,10 @@ class HostProxy:
 
     async def _connect(self, target: Target) -> Stream:
         """The judgement and the connection. Raises `OSError`, `TimeoutError` included, when it cannot be reached."""
-        if not is_listed(target, self._hosts):
-            raise self._denied(target, f"{target} is not listed under sandbox.hosts", target.rule)
-        found = [target.host] if is_literal(target.host) else await self._resolver(target.host)
-        allowed = [address for address in found if is_reachable(target, address, self._hosts)]
-        if found and not allowed:
-            needed = Target(found[0], target.port).rule
-            raise self._denied(target, f"{target} leads to {found[0]}, which is not a public address", needed)
+        try:
+            allowed = await judged_addresses(target, self._hosts, self._resolver)
+        except HostDenied as denied:
+            raise self._denied(target, denied.denial) from None
         failure = OSError(0, "its name has no address")
         for address in allowed:
             try:
@@ -214,22 +200,13 @@ class HostProxy:
                 failure = problem
         raise failure
 
-    async def _look_up(self, name: str) -> Sequence[str]:
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-        )
-        return tuple(dict.fromkeys(str(address[0]) for *_, address in found))
-
-    def _denied(self, target: Target, message: str, needed: str) -> _Reply:
+    def _denied(self, target: Target, denial: Denial) -> _Reply:
         """Keep the refusal for the operator, and tell the process."""
         if target not in self._denials and len(self._denials) >= MAX_KEPT:
             self._uncounted += 1
         else:
-            self._denials[target] = Denial(
-                code="NET_HOST_DENIED", message=message, attempted=str(target), needed=f"sandbox.hosts: [{needed}]"
-            )
-        return _Reply("403 Forbidden", f"NET_HOST_DENIED: {message}")
+            self._denials[target] = denial
+        return _Reply("403 Forbidden", f"{denial.code}: {denial.message}")
 
     # --- relaying -------------------------------------------------------------------------------------------------
 

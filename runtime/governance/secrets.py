@@ -72,6 +72,20 @@ class Secrets:
         """The variables a process gets, as they are now."""
         return {name: self.resolve(reference, name) for name, reference in self._handed.items()}
 
+    def declared(self, reference: str) -> str:
+        """The value of one its processes get, too. Whatever else a reference names is not this run's to use.
+
+        Raises `Refused` ``SECRET_REFERENCE`` for any other, besides what `resolve` raises.
+        """
+        for name, known in self._handed.items():
+            if known == reference:
+                return self.resolve(reference, name)
+        raise Refused(
+            "SECRET_REFERENCE",
+            f"{reference[:200]} is not among the mission's sandbox.secrets",
+            hint="declare it there",
+        )
+
     def resolve(self, reference: str, name: str | None = None) -> str:
         """The value ``reference`` stands for now; ``name`` is what it is called where it would have appeared."""
         value = _resolved(reference, self._environ)

@@ -17,6 +17,7 @@ from runtime.events.facts import (
     EntryAppended,
     Escalation,
     Holder,
+    MissionEstimate,
     NodeInfo,
     Proof,
     ReplayReport,
@@ -241,6 +242,13 @@ class Deck(Protocol):
     async def missions(self) -> tuple[MissionInfo, ...]: ...
 
     async def mission(self, path: str) -> MissionInfo: ...
+
+    async def estimate(self, path: str) -> MissionEstimate:
+        """What a run of the mission at ``path`` is expected to take, from its earlier runs; starts nothing.
+
+        Raises `MissionInvalid`, and `StorageError` where the record cannot be read.
+        """
+        ...
 
     async def launch(self, intent: Launch) -> RunSummary:
         """Return once the run is journalled (or refused: status ``refused`` with its code)."""

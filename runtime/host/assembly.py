@@ -246,6 +246,8 @@ async def _executor(
             schemas=mission.schemas,
         ),
         sandbox_env=prepared.secrets.environment,
+        secret=prepared.secrets.declared,
+        environ=shared.environ,
         sandbox_scratch=mission.spec.sandbox.scratch,
         hosts=mission.spec.sandbox.hosts,
         witness=_witness(prepared) if prepared.policy.evidence.trailer else None,

@@ -15,6 +15,7 @@ from runtime.events.facts import (
     EntryAppended,
     Escalation,
     Holder,
+    MissionEstimate,
     NodeInfo,
     Proof,
     ReplayReport,
@@ -98,6 +99,14 @@ class StoreReads:
 
     async def mission(self, path: str) -> MissionInfo:
         return await asyncio.to_thread(self._missions.one, Path(path))
+
+    async def estimate(self, path: str) -> MissionEstimate:
+        # As with the list of missions: their loader comes with it.
+        from runtime.host.estimating import estimate_mission
+        from runtime.missions.loader import load
+
+        mission = await asyncio.to_thread(load, Path(path))
+        return estimate_mission(mission, await self._store.past_work.of(mission.name, mission.spec.version))
 
     async def runs(
         self,

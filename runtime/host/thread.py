@@ -18,6 +18,7 @@ from runtime.events.facts import (
     EntryAppended,
     Escalation,
     Holder,
+    MissionEstimate,
     NodeInfo,
     Proof,
     ReplayReport,
@@ -92,6 +93,9 @@ class ThreadedDeck:
 
     async def mission(self, path: str) -> MissionInfo:
         return await self._there(self._deck.mission(path))
+
+    async def estimate(self, path: str) -> MissionEstimate:
+        return await self._there(self._deck.estimate(path))
 
     async def launch(self, intent: Launch) -> RunSummary:
         return await self._there(self._deck.launch(intent))

@@ -133,7 +133,7 @@ _WORLD: Final = {
     "PROVIDER_SERVER": "The provider failed.",
     "PROVIDER_TIMEOUT": "The provider took too long.",
     "PROVIDER_UNKNOWN": "There is no such provider.",
-    "NET_HOST_DENIED": "A process asked for a host that the mission does not list.",
+    "NET_HOST_DENIED": "A process or request asked for a host that the mission does not list.",
     "PROCESS_ARG": "A command's argument is not allowed.",
     "PROCESS_EXIT": "The program ended with a failure code.",
     "PROCESS_SPAWN": "The program could not be started.",

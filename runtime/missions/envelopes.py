@@ -7,9 +7,11 @@ be refused is a load error, unless it says by ``accept`` that a refusal is what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from runtime.governance.network_rules import is_listed, parse_target
 from runtime.kernel import globs
 from runtime.kernel.model import MICROS, OPERATION_TYPES, Envelope
 from runtime.missions.model import BESIDE_THE_ENVELOPE, DEFAULT_TIMEOUT_SECONDS, BlockSpec, EnvelopeSpec, MissionSpec
@@ -112,6 +114,7 @@ def _refusals(spec: MissionSpec, block: BlockSpec, stack: Sequence[Envelope]) ->
             yield (key,) if written else ("type",), f"allowed_roles does not list {role!r}", "add it to the envelope"
     if block.type == "tool_invoke":
         yield from _tool_refusals(block, stack)
+        yield from _host_refusals(spec, block)
     yield from _path_refusals(spec, block, stack)
 
 
@@ -123,6 +126,19 @@ def _tool_refusals(block: BlockSpec, stack: Sequence[Envelope]) -> Iterator[_Ref
             hint = did_you_mean(action, envelope.allowed_tools) or "add it to the envelope"
             yield ("tool",), f"allowed_tools does not list {action}", hint
             return
+
+
+def _host_refusals(spec: MissionSpec, block: BlockSpec) -> Iterator[_Refusal]:
+    """A URL that is written out, and whose host the mission does not list."""
+    url = block.params.get("url")
+    if tool_action(block.params) != "http.request" or not isinstance(url, str) or has_reference(url):
+        return
+    scheme, _, rest = url.partition("://")
+    target = parse_target(re.split(r"[/?#]", rest)[0], 443 if scheme == "https" else 80)
+    if target is None:
+        yield ("url",), "its URL names no host", "write it as https://host/path"
+    elif not is_listed(target, spec.sandbox.hosts):
+        yield ("url",), f"sandbox.hosts does not list {target}", f"add {target.rule} to it"
 
 
 def _path_refusals(spec: MissionSpec, block: BlockSpec, stack: Sequence[Envelope]) -> Iterator[_Refusal]:

@@ -76,6 +76,7 @@ _TESTS: Final = (
     Param("pytest_args", ("list",), "Extra arguments: -q, -v, -x, --maxfail=N, -k EXPR, --durations=N."),
     Param("min_tests", ("integer",), "Fewest tests that must have run (default 1)."),
 )
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _ONLY: Final = Param("paths", ("list",), "Only these paths.")
 _STAGED: Final = Param("staged", ("boolean",), "Look at what is staged.")
 _PARENTS: Final = Param("create_parents", ("boolean",), "Create missing folders.")
@@ -194,6 +195,26 @@ ACTIONS: Final[Mapping[str, Shape]] = {
         ),
         "Write a mail message into the run's output folder; nothing is sent.",
     ),
+    "mail.send": Shape(
+        (
+            Param("to", ("text", "list"), "An address, or several: all of them get it, or none.", required=True),
+            _text("body", "Plain text of the message.", required=True),
+            _text("subject", "Subject line."),
+            Param("name", ("text", "null"), "Display name of the one recipient."),
+        ),
+        "Send a mail message through the operator's mail server (SMTP_HOST and others in the environment).",
+    ),
+    "http.request": Shape(
+        (
+            _text("url", "Absolute http or https URL; its host must be in sandbox.hosts.", required=True),
+            _text("method", "What is done (default GET).", choices=METHODS),
+            Param("headers", ("map",), "Further headers; env://NAME of a secret of the sandbox becomes its value."),
+            Param("body", ("text", "map", "list", "null"), "What is sent: text as it is, anything else as JSON."),
+            Param("user_agent", ("text", "null"), "How the request introduces itself."),
+            Param("timeout_seconds", ("number",), "Longest time it may take, up to 600 (default 30)."),
+        ),
+        "Make an HTTP request to a host the mission lists.",
+    ),
     "pytest.run": Shape(_TESTS, "As run_tests."),
     "process.run": Shape(
         (_text("template", "Name of one of the mission's commands.", required=True, references=False),),
@@ -219,6 +240,8 @@ CHECKS: Final = (
 LEAVING: Final = frozenset({"output.write_file", "mail.write_file"})
 #: Actions that leave the work tree as it is: they only look at it, or write elsewhere.
 READING: Final = LEAVING | {
+    "http.request",
+    "mail.send",
     "filesystem.read_file",
     "filesystem.read_files",
     "filesystem.list_dir",

@@ -80,8 +80,8 @@ class SandboxSpec(Part):
     )
     hosts: Annotated[tuple[Host, ...], AS_TUPLE] = Field(
         default=(),
-        description="Hosts processes may reach through the sandbox's proxy, as name or name:port (80 and 443 unless "
-        "given); none by default. A name must lead to a public address, or the address be listed too.",
+        description="Hosts that requests, and processes through the sandbox's proxy, may reach, as name or name:port "
+        "(80 and 443 unless given); none by default. A name must lead to a public address, or the address be listed too.",
     )
     scratch: Annotated[tuple[RelativePath, ...], AS_TUPLE] = Field(
         default=(), description="Paths that are private and empty for each process."
@@ -92,7 +92,8 @@ class SandboxSpec(Part):
         Discriminator(lambda value: "secret references" if isinstance(value, dict) else "secret names"),
     ] = Field(
         default=(),
-        description="Variables handed to processes: names taken from the environment, or NAME: env://… | file://….",
+        description="Variables handed to processes, and what headers of requests may refer to: names taken from the "
+        "environment, or NAME: env://… | file://….",
     )
     limits: LimitsSpec = Field(default=LimitsSpec(), description="What one process may use.")
 

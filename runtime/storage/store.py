@@ -34,6 +34,7 @@ from runtime.storage.layout import StateDir, create_reserve, release_reserve
 from runtime.storage.lock import LockHolder, StoreLock
 from runtime.storage.migrations import check_ours, check_version, migrate
 from runtime.storage.missions import Missions
+from runtime.storage.past_work import PastWork
 from runtime.storage.reader import Reader
 from runtime.storage.runs import Runs
 from runtime.storage.writer import Statement, Ticket, Writer
@@ -69,6 +70,7 @@ class Store:
         self.artifacts = Artifacts(reader, held.writer if held else None, clock)
         self.escalations = Escalations(reader)
         self.missions = Missions(reader)
+        self.past_work = PastWork(reader)
 
     @classmethod
     async def open(

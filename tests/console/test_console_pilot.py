@@ -79,6 +79,29 @@ async def test_a_refused_launch_keeps_the_sheet_and_says_why() -> None:
         assert "REPO_DIRTY" in str(pilot.app.screen.query_one("#launch-problem").render())
 
 
+async def test_a_launch_says_what_is_expected_and_not_knowing_keeps_nobody_from_starting() -> None:
+    fake = deck()
+    async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:
+        for refusals, words in (
+            ({}, "no history"),
+            ({"estimate": StorageError("STORE_IO", "disk\x1b[2J gone")}, "gone"),
+        ):
+            fake.refusals = refusals
+            await settle(pilot)
+            await pilot.press("n")
+            await settle(pilot)
+            shown = str(pilot.app.screen.query_one("#launch-expected").render())
+            assert words in shown
+            assert "\x1b" not in shown
+            await pilot.press("escape")
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+    assert [verb for verb, *_ in fake.intents] == ["launch"]
+
+
 async def test_choices_and_booleans_keep_their_type() -> None:
     inputs = (
         InputInfo(name="audience", type="string", required=True, choices=("team", "customers"), default="team"),

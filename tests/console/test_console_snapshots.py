@@ -19,6 +19,7 @@ from runtime.events.facts import (
     Holder,
     JournalVerified,
     LanesChanged,
+    MissionEstimate,
     OutputDelta,
     Place,
     Verdict,
@@ -168,6 +169,12 @@ async def show_filter(pilot: Pilot[Any], fake: FakeDeck) -> None:
 async def show_broken_mission(pilot: Pilot[Any], fake: FakeDeck) -> None:
     await calm(pilot)
     await press(pilot, "j", "j")
+
+
+EXPECTED = MissionEstimate(
+    mission="fix-the-build", version="1", samples=7, source="stats", confidence="medium", time_ms=83_400.0,
+    time_std_ms=9_000.0, cost_usd=0.0123, cost_std_usd=0.002, llm_calls=1.4, notes=("waiting for people is not counted",),
+)  # fmt: skip
 
 
 async def show_launch(pilot: Pilot[Any], fake: FakeDeck) -> None:
@@ -331,7 +338,7 @@ SCREENS: dict[str, tuple[Callable[[Pilot[Any], FakeDeck], Awaitable[None]], dict
     "run": (show_run, {}),
     "approvals": (show_approvals, {"inbox": [question()]}),
     "violations": (show_violations, {"violations_list": REFUSED}),
-    "launch": (show_launch, {}),
+    "launch": (show_launch, {"expected": EXPECTED}),
     "again": (show_again, {"runs_list": [FORKED], "entries_list": taken_over()}),
     "violation": (show_violation, {"violations_list": [EXPLAINED]}),
     "entry": (show_entry, {}),

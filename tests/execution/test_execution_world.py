@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class Executor:
         self.undone: list[str] = []
         self.verified = True
         self.fault: BaseException | None = None
+        self.effect, self.status = "write", OperationStatus.SUCCESS
+        self.evidence: dict[str, Any] = {}
 
     async def execute(
         self, operation: Operation, ctx: ExecutionContext, stack: Any, *, fill_default: bool, on_output: Any, **_: Any
@@ -56,10 +59,10 @@ class Executor:
             operation_id=operation.operation_id,
             operation_id_audit="audit",
             type=operation.type,
-            status=OperationStatus.SUCCESS,
+            status=self.status,
             output={},
-            evidence={},
-            receipt=receipt(operation.operation_id, effect="write"),
+            evidence=self.evidence,
+            receipt=receipt(operation.operation_id, effect=self.effect),
             reason_code=None,
         )
 
@@ -250,12 +253,49 @@ async def test_undo_takes_back_writes_last_to_first_and_once(tmp_path: Path) -> 
     assert stage.executor.undone == ["4", "1"]
 
 
+GET: dict[str, Any] = {"tool": "http.request", "url": "http://example.org/"}
+MAIL: dict[str, Any] = {"tool": "mail", "action": "send"}
+NONE, AGAIN, NEVER = SideEffects.NONE, SideEffects.IDEMPOTENT, SideEffects.NON_IDEMPOTENT
+
+
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("llm_call", SideEffects.IDEMPOTENT), ("tool_invoke", SideEffects.NON_IDEMPOTENT)]
+    ("kind", "params", "failed", "expected"),
+    [
+        ("llm_call", {}, None, AGAIN),
+        ("tool_invoke", {"tool": "other.thing"}, None, NEVER),
+        ("tool_invoke", GET, None, AGAIN),
+        ("tool_invoke", GET, "unknown", AGAIN),
+        ("tool_invoke", {**GET, "method": "HEAD"}, "unknown", AGAIN),
+        ("tool_invoke", {**GET, "method": "POST"}, "unknown", NEVER),
+        ("tool_invoke", {**GET, "method": "POST"}, "none", NONE),
+        ("tool_invoke", MAIL, None, NEVER),
+        ("tool_invoke", MAIL, "unknown", NEVER),
+        ("tool_invoke", MAIL, "none", NONE),
+    ],
 )
-async def test_what_is_left_decides_the_class(tmp_path: Path, kind: str, expected: SideEffects) -> None:
+async def test_what_is_left_decides_the_class(
+    tmp_path: Path, kind: str, params: dict[str, Any], failed: str | None, expected: SideEffects
+) -> None:
     stage = Stage(tmp_path)
-    stage.undo.note(KEY, receipt("1", effect="external", operation_type=kind))
+    stage.executor.effect = "external"
+    if failed is not None:
+        stage.executor.status, stage.executor.evidence = OperationStatus.FAILED, {"details": {"effects": failed}}
+    await stage.world.operate(kind, params)
+    assert await stage.undo.attempt(stage.call, KEY) is expected
+    assert await stage.undo.attempt(stage.call, KEY) is NONE, "what was judged once is not judged again"
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"), [(MAIL, NEVER), (GET, AGAIN), ({"tool": "filesystem.write_file", "path": "a"}, NONE)]
+)
+async def test_a_cancelled_operation_may_have_done_its_work(
+    tmp_path: Path, params: dict[str, Any], expected: SideEffects
+) -> None:
+    """A block's time limit cancels what it waits for: the next attempt must not send the message twice."""
+    stage = Stage(tmp_path)
+    stage.executor.fault = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await stage.world.operate("tool_invoke", params)
     assert await stage.undo.attempt(stage.call, KEY) is expected
 
 

@@ -160,6 +160,26 @@ def test_five_different_mistakes_are_five_positions(tmp_path: Path) -> None:
     assert caught.value.where == f"{tmp_path}/mission.yaml:2:10"
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://a.example/x?y", []),
+        ("https://b.example/x", ["sandbox.hosts does not list b.example:443"]),
+        ("http://a.example:8080/", ["sandbox.hosts does not list a.example:8080"]),
+        ("a.example", ["its URL names no host"]),
+        ("https://${inputs.goal}/", []),
+    ],
+)
+def test_a_url_whose_host_is_not_listed_is_warned_of(url: str, expected: list[str]) -> None:
+    text = small("{type: escalate, reason: done}", f"{{type: tool_invoke, tool: http.request, url: '{url}'}}")
+    text = text.replace("allowed_tools: [", "allowed_tools: [http.request, ").replace(
+        "links:", "sandbox: {hosts: [a.example]}\nlinks:"
+    )
+    problems = found(text)
+    assert [item.message.partition("refused: ")[2] for item in problems] == expected
+    assert all(item.severity == "warning" for item in problems)
+
+
 CASES: dict[str, tuple[str, str, str]] = {
     # old and new text, the code, and what the caret points at
     "unknown key": ("envelope:", "envelop: {}\nenvelope:", "MISSION_UNKNOWN_KEY@envelop:"),

@@ -38,6 +38,7 @@ from tests.support.hosting import (
     write_mission,
     writing,
 )
+from tests.support.web_server import PostOffice, Site, answer, serving
 
 OUTSIDE = frozenset(
     {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.exec", "os.system", "socket.connect"}
@@ -96,6 +97,42 @@ async def replayed(host: RuntimeHost, run_id: str, **members: str) -> ReplayRepo
 def told(report: ReplayReport) -> str:
     """The first difference, for assertion messages."""
     return f"{report.comparison.first}"
+
+
+ASKING_SERVERS = """\
+mission: servers
+version: "1"
+workspace: {{kind: none}}
+envelope: {{allowed_paths: [], allowed_tools: [http.request, mail.send]}}
+sandbox: {{hosts: ["127.0.0.1:{port}"], secrets: [QD_TEST_TOKEN]}}
+blocks:
+  get: {{type: tool_invoke, tool: http.request, url: "http://127.0.0.1:{port}/",
+        headers: {{authorization: "Bearer env://QD_TEST_TOKEN"}}}}
+  lost: {{type: tool_invoke, tool: http.request, url: "http://127.0.0.1:{port}/lost", accept: [op.http_status]}}
+  send: {{type: tool_invoke, tool: mail.send, to: ada@example.org, body: "${{outputs.get.text}}"}}
+links: [get -> lost -> send]
+outputs: {{sent: "${{outputs.send.to}}"}}
+"""
+
+
+async def test_the_replay_of_requests_and_mail_reaches_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, office = Site({"/": answer("news"), "/lost": answer("", "404 Not Found")}), PostOffice()
+    async with serving(site.talk) as port, serving(office.talk) as post:
+        told = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(post), "SMTP_SECURE": "no", "EMAIL_FROM": "deck@example.org"}
+        for name, value in {**told, "QD_TEST_TOKEN": "tok-123456789"}.items():
+            monkeypatch.setenv(name, value)
+        async with hosting(tmp_path / "store") as host:
+            run = await run_to_end(host, write_mission(tmp_path / "servers", ASKING_SERVERS.format(port=port)))
+            assert (run.status, run.outputs) == (RunStatus.SUCCEEDED, {"sent": "ada@example.org"}), run.message
+            assert "Bearer tok-123456789" in site.seen[0][0]
+            with outside() as seen:
+                report = await replayed(host, run.run_id)
+    assert report.comparison.equivalent
+    assert report.operations_answered == report.operations_total == 3
+    assert "socket.connect" not in seen
+    assert (len(site.seen), len(office.messages)) == (2, 1)
 
 
 # -- every sample ------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from runtime.events.facts import (
     Escalation,
     Holder,
     LaneState,
+    MissionEstimate,
     NodeInfo,
     Proof,
     ReplayReport,
@@ -91,6 +92,7 @@ class FakeDeck:
     acks: dict[str, Ack] = field(default_factory=dict)
     refusals: dict[str, QuarterdeckError] = field(default_factory=dict)
     """By the name of the method that raises it."""
+    expected: MissionEstimate | None = None
     closed: bool = False
     reads: list[tuple[int, int]] = field(default_factory=list)
 
@@ -110,6 +112,10 @@ class FakeDeck:
         gone = Problem(code="MISSION_NOT_FOUND", message="there is no such file", path=path, line=1, column=1)
         listed = next((item for item in self.missions_list if item.path == path), None)
         return listed or MissionInfo(name=path, path=path, problems=(gone,))
+
+    async def estimate(self, path: str) -> MissionEstimate:
+        self._refuse("estimate")
+        return self.expected or MissionEstimate(mission=path, version="1")
 
     async def launch(self, intent: Launch) -> RunSummary:
         self.intents.append(("launch", intent))

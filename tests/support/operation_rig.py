@@ -40,7 +40,7 @@ from tests.support.plain_runner import PlainRunner
 OPEN = Envelope(
     allowed_paths=["**"],
     denied_paths=["docs/secret/**"],
-    allowed_tools=["filesystem", "git", "mail", "output", "process", "pytest"],
+    allowed_tools=["filesystem", "git", "http", "mail", "output", "process", "pytest"],
     allowed_roles=["runner"],
     max_budget_usd=1,
     timeout_seconds=30,

@@ -97,12 +97,16 @@ class WriteMail(_Action):
 
     async def run(self, call: RunCall) -> HandlerOutcome:
         said, data = _letter(Params("mail.write_file", call.params)), call.plan.data
-        identity = hashlib.sha256(f"{call.ctx.run_id_audit}/{call.operation_id}".encode()).hexdigest()[:32]
-        message = compose(said, date=self._clock.now(), message_id=identity)
+        message = compose(said, date=self._clock.now(), message_id=identity_of(call))
         written = message.as_bytes()
         await self._write(data["path"], written)
         evidence = {"message_id": str(message["Message-ID"]), "sha256": digest_bytes(written), "bytes": len(written)}
         return HandlerOutcome(output={key: data[key] for key in ("path", "to", "body_sha256")}, evidence=evidence)
+
+
+def identity_of(call: RunCall) -> str:
+    """What a message's id is made of: the same however often the operation is tried."""
+    return hashlib.sha256(f"{call.ctx.run_id_audit}/{call.operation_id}".encode()).hexdigest()[:32]
 
 
 def _name(text: str) -> str:

@@ -16,7 +16,9 @@ from runtime.orchestration.handlers import (
     filesystem,
     gates,
     git_tools,
+    http,
     llm,
+    mail_send,
     output,
     process,
     routes,
@@ -76,6 +78,8 @@ def build(settings: HandlerSettings) -> Registry:
         **filesystem.actions(settings),
         **git_tools.actions(settings),
         **output.actions(settings),
+        **http.actions(settings),
+        **mail_send.actions(settings),
         "pytest.run": tests_run.TestsHandler(settings, tool="pytest.run"),
         "process.run": process.ProcessHandler(settings),
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.kernel.clock import Clock
+from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ModelProvider, ProcessRunner
 from runtime.orchestration.operation_ports import GitPort
 
@@ -44,6 +45,10 @@ class ModelSettings:
     timeout: float = DEFAULT_LLM_SECONDS
 
 
+def _undeclared(reference: str) -> str:
+    raise Refused("SECRET_REFERENCE", f"{reference} is not among the mission's sandbox.secrets")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerSettings:
     """What the host resolved for one run.
@@ -51,7 +56,9 @@ class HandlerSettings:
     ``root`` is the work tree. ``python`` and ``commands`` come from the mission's ``commands:`` (ruling R50), the
     raw mapping of each template is checked by `runtime.orchestration.handlers.process`. ``scratch_root`` is a
     private folder outside the work tree; ``sandbox_env`` looks up, for each child anew, the secrets it gets as
-    variables (blocking; raises `Refused`), ``hosts`` are what children with a network may reach.
+    variables (blocking; raises `Refused`), ``hosts`` are what children with a network, and requests, may reach.
+    ``secret`` looks up one secret the mission declares, by its reference (blocking; raises `Refused`), ``environ``
+    holds the operator's own settings of the mail server.
     ``is_protected`` is the protected set's own question; without it the check ``governance_baseline`` is not offered.
     ``witness`` is asked for the line commits carry as a trailer, where the operator wants one (operations spec §7.4).
     ``output`` is the run's output folder, made when something is written; without it those tools are not offered.
@@ -66,6 +73,8 @@ class HandlerSettings:
     commands: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models: ModelSettings = ModelSettings()
     sandbox_env: Callable[[], Mapping[str, str]] = dict
+    secret: Callable[[str], str] = _undeclared
+    environ: Mapping[str, str] = field(default_factory=dict)
     sandbox_scratch: Sequence[str] = ()
     hosts: Sequence[str] = ()
     is_protected: Callable[[str], bool] | None = None

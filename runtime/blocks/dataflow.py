@@ -30,6 +30,7 @@ async def run_dataflow(graph: GraphRun) -> Response:
     deliveries: Deliveries = {}
     kept: dict[str, Response] = {}
     for index, level in enumerate(plan.levels):
+        graph.level_floor = graph.ledger.length
         graph.observe("level.started", {"index": index, "nodes": list(level)})
         responses = await _run_level(graph, level, deliveries)
         ended = _settle_level(graph, level, responses, deliveries)

@@ -254,6 +254,10 @@ class LedgerOwnershipError(_Coded):
     """Somebody other than the owning workflow tried to change its ledger."""
 
 
+class WaitRefused(_Coded, ValueError):
+    """An answer does not fit the question it was given to; the question stays open."""
+
+
 class WorkflowValidationFailed(_Coded):
     """The plan has error-level issues; nothing ran. ``issues`` holds all of them."""
 

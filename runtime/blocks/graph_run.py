@@ -8,23 +8,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from runtime.blocks.effects import SideEffects, worst
 from runtime.blocks.envelope import EMPTY, Request, Response, failed, succeeded
 from runtime.blocks.errors import BlockError, BlockSkip
-from runtime.blocks.ledger import INPUT, Ledger
+from runtime.blocks.ledger import INPUT, RECOVERY, Ledger
 from runtime.blocks.plan import Plan, PlanNode
 from runtime.blocks.recovery import execute_with_recovery
 from runtime.blocks.results import Once
 from runtime.blocks.running import DirectRunner
 from runtime.blocks.values import BlockValue
-from runtime.blocks.visit import Visit, attempt_effect
+from runtime.blocks.visit import Visit, attempt_effect, checkpoint_of
 from runtime.kernel.clock import timestamp
 
 if TYPE_CHECKING:
     from runtime.blocks.execute import Attempt
     from runtime.blocks.workflow import Workflow
+
+
+_PROVENANCE: Final = ("trace_id", "run_id", "span_id", "block_name", "node_name", "attempt", "visit", "tick")
+
+
+def _provenance(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where a value came from, as far as its attempt's metadata tells."""
+    return MappingProxyType({key: given[key] for key in _PROVENANCE if key in given})
 
 
 @dataclass(slots=True)
@@ -53,6 +61,7 @@ class GraphRun:
         self.ledger.set(INPUT, attempt.request.payload, INPUT)
         self.outcomes: dict[str, NodeOutcome] = {}
         self.worst_effect = SideEffects.NONE
+        self.level_floor = 0  # length of the ledger's log when the current level began; routed runs have no levels
         own = attempt.metadata
         self._prefix = f"{own['node_path']}/" if own.get("node_path") else ""
         extras = {key: own[key] for key in workflow.propagate if "." in key and key in own}
@@ -79,28 +88,38 @@ class GraphRun:
     ) -> Response:
         """One visit of a node: checkpoint, all attempts, what its options make of a failure."""
         node = self.plan.nodes[name]
-        request = Request(value, self._context(node), EMPTY, sources, kind == "handler")
+        request = Request(value, self.context_of(node), EMPTY, sources, kind == "handler")
         return await self._visit(node, request, kind)
 
     async def stand_in(self, name: str, primary: Visit) -> Response:
         """Run a fallback node with the input its primary had (ruling R30). Its own fallback is not followed."""
         node = self.plan.nodes[name]
         original = primary.template
-        request = Request(original.payload, self._context(node), EMPTY, original.sources)
+        request = Request(original.payload, self.context_of(node), EMPTY, original.sources)
         return await self._visit(node, request, "node", standing_in=True)
 
     async def _visit(self, node: PlanNode, request: Request, kind: str, *, standing_in: bool = False) -> Response:
         outcome = self.outcomes.setdefault(node.name, NodeOutcome())
         outcome.visits += 1
         number = outcome.visits
-        self.ledger.create_checkpoint(f"pre:{node.name}:{number}")
+        checkpoint = self.ledger.create_checkpoint(checkpoint_of(node.name, number))
+        if self.scope.observer is not None:
+            self.observe("ledger.checkpoint_created", {"checkpoint_id": checkpoint})
         response = await execute_with_recovery(Visit(self, node, request, number, kind, standing_in=standing_in))
         outcome.status = "succeeded" if response.success else "skipped" if response.skipped else "failed"
         outcome.code = response.code
         outcome.recovered_by = response.metadata.get("recovered_by")
         return response
 
-    def _context(self, node: PlanNode) -> Mapping[str, BlockValue]:
+    def roll_back(self, checkpoint: str) -> None:
+        """Restore the ledger. In dataflow an older level's checkpoint would erase what finished nodes delivered."""
+        self.ledger.rollback(checkpoint, self.level_floor)
+
+    def patch(self, key: str, value: BlockValue, metadata: Mapping[str, Any]) -> None:
+        """Store what recovery put in place of a node's value."""
+        self.ledger.set(key, value, RECOVERY, _provenance(metadata))
+
+    def context_of(self, node: PlanNode) -> Mapping[str, BlockValue]:
         if not node.reads:
             return EMPTY
         view = self.ledger.view
@@ -117,10 +136,7 @@ class GraphRun:
     def commit(self, name: str, response: Response) -> None:
         """Store a node's data under its key, with where it came from."""
         node = self.plan.nodes[name]
-        keys = ("trace_id", "run_id", "span_id", "block_name", "node_name", "attempt", "visit", "tick")
-        given = response.metadata
-        provenance = MappingProxyType({key: given[key] for key in keys if key in given})
-        self.ledger.set(node.store_key, response.data, self.path_of(name), provenance)
+        self.ledger.set(node.store_key, response.data, self.path_of(name), _provenance(response.metadata))
 
     # -- ending -------------------------------------------------------------------------------------------------
 

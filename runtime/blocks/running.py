@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runtime.blocks.envelope import Request, Response
     from runtime.blocks.graph_run import GraphRun
     from runtime.blocks.values import BlockValue
+    from runtime.blocks.waits import WaitDesk
 
 __all__ = ["AttemptHost", "DirectRunner", "NodeCall", "NodeOptions", "NodeRunner", "Observer", "Scope", "SideEffects"]
 
@@ -92,7 +93,7 @@ class AttemptHost(Protocol):
 class Scope:
     """What one root execution shares with everything inside it; created once per root `execute`."""
 
-    __slots__ = ("_turns", "executor", "observer", "root", "services", "workflow_id")
+    __slots__ = ("_turns", "desk", "executor", "observer", "root", "services", "stop_requested", "workflow_id")
 
     def __init__(
         self,
@@ -107,7 +108,13 @@ class Scope:
         self.executor = executor  # None: the loop's default pool, which is bounded
         self.workflow_id = workflow_id
         self.root: GraphRun | None = None  # set by the outermost workflow; reports are built from it
+        self.desk: WaitDesk | None = None  # set by a run's handle; whoever holds one can answer questions
+        self.stop_requested = False
         self._turns: dict[int, asyncio.Lock] = {}
+
+    def request_stop(self) -> None:
+        """End a recurring run after its current tick (blocks spec §13)."""
+        self.stop_requested = True
 
     def turn(self, block: Block) -> asyncio.Lock:
         """The queue for one block instance, which may occupy several spots of a run (blocks spec §8.2)."""

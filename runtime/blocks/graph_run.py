@@ -19,7 +19,7 @@ from runtime.blocks.recovery import execute_with_recovery
 from runtime.blocks.results import Once
 from runtime.blocks.running import DirectRunner
 from runtime.blocks.values import BlockValue
-from runtime.blocks.visit import Visit, attempt_effect, checkpoint_of
+from runtime.blocks.visit import Visit, attempt_effect
 from runtime.kernel.clock import timestamp
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class GraphRun:
         outcome = self.outcomes.setdefault(node.name, NodeOutcome())
         outcome.visits += 1
         number = outcome.visits
-        checkpoint = self.ledger.create_checkpoint(checkpoint_of(node.name, number))
+        checkpoint = self.ledger.create_checkpoint(self.checkpoint_before(node.name, number))
         if self.scope.observer is not None:
             self.observe("ledger.checkpoint_created", {"checkpoint_id": checkpoint})
         response = await execute_with_recovery(Visit(self, node, request, number, kind, standing_in=standing_in))
@@ -110,6 +110,10 @@ class GraphRun:
         outcome.code = response.code
         outcome.recovered_by = response.metadata.get("recovered_by")
         return response
+
+    def checkpoint_before(self, name: str, visit: int) -> str:
+        """The id of the checkpoint taken before that visit of a node."""
+        return f"pre:{name}:{visit}"
 
     def roll_back(self, checkpoint: str) -> None:
         """Restore the ledger. In dataflow an older level's checkpoint would erase what finished nodes delivered."""

@@ -123,7 +123,7 @@ class Visit:
     @property
     def checkpoint(self) -> str:
         """The checkpoint taken before this visit."""
-        return checkpoint_of(self.node.name, self.number)
+        return self._graph.checkpoint_before(self.node.name, self.number)
 
     def roll_back(self, checkpoint: str, *, external_effects: bool) -> None:
         """Restore the ledger; raises `BlockRuntimeError` ``ledger.unknown_checkpoint``."""
@@ -194,11 +194,6 @@ class Visit:
         )
         internal.__cause__ = error
         return failed({**call.request.metadata, "duration_ms": 0.0}, internal, "run")
-
-
-def checkpoint_of(name: str, visit: int) -> str:
-    """The id of the checkpoint before one visit of a node."""
-    return f"pre:{name}:{visit}"
 
 
 def attempt_effect(response: Response, block: Block) -> SideEffects:

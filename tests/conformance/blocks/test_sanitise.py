@@ -14,7 +14,7 @@ from runtime.blocks.sanitise import MAX_ITEMS, MAX_TEXT, REDACTED, clean_text, r
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.builds(object),
     lambda inner: st.lists(inner, max_size=30) | st.dictionaries(st.text() | st.integers(), inner, max_size=30),
-    max_leaves=40,
+    max_leaves=15,
 )
 
 

@@ -52,6 +52,7 @@ ENGINE_REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "runtime.canceled": "canceled",
         "recovery.unsafe_to_retry": "unsafe_to_retry",
         "recovery.repair_failed": "repair_execution_failed",
+        "recovery.debug_breakpoint": "debug_breakpoint_hit",
         "recovery.rollback_unsafe": "rollback_not_supported_for_side_effects",
         "recovery.unknown_policy": "unknown_policy_type",
     }

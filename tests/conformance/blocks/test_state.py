@@ -230,6 +230,8 @@ async def test_approvals_that_overlap_pause_until_the_last_is_given() -> None:
     async def action(value: Any, ctx: BlockContext) -> None:
         contexts.append(ctx)
         calls = [asyncio.create_task(ctx.operate("tool_invoke", {}, key=key)) for key in gates]
+        await turns()
+        gates["a"].set()
         await asyncio.wait(calls[:1])
         phases.append((block.block_phase, ctx.deadline))
         gates["b"].set()
@@ -240,7 +242,6 @@ async def test_approvals_that_overlap_pause_until_the_last_is_given() -> None:
     contexts: list[BlockContext] = []
     phases: list[tuple[BlockPhase, float | None]] = []
     gates = {"a": asyncio.Event(), "b": asyncio.Event()}
-    gates["a"].set()
     block = step("s", action).with_timeout(60)
     assert (await respond(block, host=Asking())).success
     assert phases == [(BlockPhase.WAITING, None)] * 3 + [(BlockPhase.BUSY, None)]

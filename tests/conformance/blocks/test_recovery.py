@@ -195,8 +195,9 @@ def test_jitter_is_bounded_and_reproducible(seed: str, jitter: float, retry: int
 def test_exponential_counts_retries_and_mends_bad_numbers() -> None:
     policy = RetryPolicy.exponential(2, initial=-1, factor=0, cap=0)
     assert (policy.max_attempts, policy.initial, policy.factor, policy.cap) == (3, 1.0, 2.0, 0.001)
-    with pytest.raises(BlockValidationError):
-        RetryPolicy(0)
+    for bad in ({"max_attempts": 0}, {"initial": -1.0}, {"factor": 0.0}, {"jitter": 1.1}):
+        with pytest.raises(BlockValidationError, match=r"validation\.bad_config"):
+            RetryPolicy(**bad)
 
 
 # -- repair ---------------------------------------------------------------------------------------------------------
@@ -257,6 +258,30 @@ def test_the_shipped_repairs_survive_clear() -> None:
     assert registry.lookup("add_validation_feedback") is add_validation_feedback
     with pytest.raises(ValueError, match="mine"):
         registry.lookup("mine")
+    with pytest.raises(ValueError, match=r"registry\.reserved_name"):
+        registry.register("add_validation_feedback", same)
+
+
+async def test_feedback_falls_back_to_the_message_and_leaves_other_payloads_alone() -> None:
+    told = await respond(step("s", raising(BlockInputError("input.x", "no", details={"message": "too short"}))))
+    plain = await respond(step("s", raising(BlockInputError("input.x", "the text itself"))))
+    assert "too short" in add_validation_feedback(Request(BlockValue.of("p")), told).payload.text()
+    assert "the text itself" in add_validation_feedback(Request(BlockValue.of("p")), plain).payload.text()
+    assert add_validation_feedback(Request(BlockValue.of([1])), plain).payload == BlockValue.of([1])
+
+
+async def test_a_class_stamped_nowhere_is_the_declared_one() -> None:
+    class Bare(Recorder):
+        """Answers without saying which class the attempt had."""
+
+        async def attempt(self, call: Any) -> Response:
+            self.calls.append(call)
+            return recorded_response(call.request, code="demo.broken", message="told again")
+
+    for effects, count in (("none", 2), ("non_idempotent", 1)):
+        runner = Bare()
+        await respond(single(step("s", effects=effects), retry=RetryPolicy(2)), runner=runner)
+        assert len(runner.calls) == count
 
 
 # -- stacks ---------------------------------------------------------------------------------------------------------
@@ -706,6 +731,12 @@ async def test_a_failing_fallback_fails_the_node_or_lets_it_degrade() -> None:
     response = await respond(workflow)
     assert response.success
     assert response.data.is_null
+
+
+async def test_a_fallback_that_skips_skips_its_node() -> None:
+    workflow = Workflow("w").add(failing("f")).add(step("other", raising(BlockSkip()))).set_entry("f")
+    workflow.configure("f", fallback="other", optional=True)
+    assert (await respond(workflow)).skipped
 
 
 async def test_two_nodes_may_share_a_fallback_in_one_level() -> None:

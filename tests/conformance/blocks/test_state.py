@@ -229,6 +229,7 @@ async def test_approvals_that_overlap_pause_until_the_last_is_given() -> None:
 
     async def action(value: Any, ctx: BlockContext) -> None:
         contexts.append(ctx)
+        before = ctx.deadline
         calls = [asyncio.create_task(ctx.operate("tool_invoke", {}, key=key)) for key in gates]
         await turns()
         gates["a"].set()
@@ -237,6 +238,9 @@ async def test_approvals_that_overlap_pause_until_the_last_is_given() -> None:
         gates["b"].set()
         await asyncio.wait(calls)
         phases.append((block.block_phase, None))
+        assert before is not None
+        assert ctx.deadline is not None
+        assert ctx.deadline - before < 1, "what was left when the first began"
         assert all(call.exception() for call in calls)
 
     contexts: list[BlockContext] = []
@@ -282,6 +286,10 @@ async def test_nobody_can_answer_without_a_handle() -> None:
     assert (await respond(workflow)).code == "runtime.no_operator"
     with pytest.raises(WorkflowRunFailed, match=r"runtime\.no_operator"):
         await workflow.run_async()
+    unattended = RunHandle(workflow, Request(), None, None, scope(), attended=False)
+    with pytest.raises(WaitRefused, match=r"wait\.unknown"):
+        unattended.answer("any", "yes")
+    assert (await unattended.result()).response.code == "runtime.no_operator"
 
 
 async def test_a_host_answers_before_the_handle() -> None:
@@ -325,6 +333,15 @@ async def test_a_block_may_give_up_waiting_and_goes_on_busy() -> None:
 
     block = step("s", action)
     assert (await Workflow("w").add(block).start().result()).value == BlockValue.of("busy")
+
+
+async def test_a_question_that_comes_after_the_attempt_is_refused() -> None:
+    contexts: list[BlockContext] = []
+    handle = Workflow("w").add(step("s", lambda value, ctx: contexts.append(ctx))).start()
+    await handle.result()
+    with pytest.raises(Halted):
+        await contexts[0].wait("too late?")
+    assert handle.waits == ()
 
 
 async def test_refusals_of_a_human_end_the_run() -> None:

@@ -29,7 +29,7 @@ __all__ = ["AttemptHost", "DirectRunner", "NodeCall", "NodeOptions", "NodeRunner
 
 _NOTHING: Final[Mapping[str, object]] = {}
 
-#: Receives ``(event, fields)`` synchronously; it must be quick and must not raise.
+#: Receives ``(event, fields)`` synchronously and must be quick. What it raises is logged and changes nothing.
 Observer = Callable[[str, Mapping[str, Any]], None]
 
 

@@ -11,20 +11,17 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from runtime.blocks.block import Block
-from runtime.blocks.conditions import otherwise
 from runtime.blocks.debug import DebugSession
 from runtime.blocks.errors import BlockRuntimeError, BlockSkip
-from runtime.blocks.policies import DebugPolicy, RepairPolicy, RetryPolicy
-from runtime.blocks.report import RunHandle
+from runtime.blocks.policies import DebugPolicy, RetryPolicy
 from runtime.blocks.running import Scope
 from runtime.blocks.workflow import Workflow
 from runtime.kernel.clock import ManualClock
 from runtime.kernel.errors import Halted
 from tests.support.blocks_kit import Events, Threaded, failing, raising, scope, step, stuck
 from tests.support.loop_time import leap, turns
+from tests.support.random_workflows import SECRET, driven, told, turns_to_live, waits_once, workflows
 
 #: The table of §19.1; ticks and packs have tests of their own.
 NAMES = {
@@ -40,92 +37,15 @@ NAMES = {
     *("on_error.handler_failed", "on_error.dispatch_completed"),
 }
 TERMINAL = ("run.succeeded", "run.failed", "run.timed_out", "run.canceled", "run.skipped")
-SECRET = "what flows through the run"
-Told = list[Mapping[str, Any]]
-
-
-def told(handle: RunHandle) -> asyncio.Task[Told]:
-    """Every event of a run from now to its end."""
-    stream = handle.events()
-
-    async def read() -> Told:
-        return [event async for event in stream]
-
-    return asyncio.create_task(read())
 
 
 # -- well-formed, whatever happens ----------------------------------------------------------------------------------
 
 
-def waits_once(value: Any, ctx: Any) -> Any:
-    return ctx.wait("go on?", kinds=("string",))
-
-
-def behaving(name: str, how: str) -> Block:
-    if how == "fails once":
-        return failing(name, 1, details={"message": SECRET})
-    if how == "fails":
-        return failing(name, effects="non_idempotent")
-    actions: dict[str, Any] = {
-        "skips": raising(BlockSkip(SECRET)),
-        "waits": waits_once,
-        "sticks": stuck,
-        "faults": raising(KeyError(SECRET)),
-    }
-    return step(name, actions[how]) if how in actions else step(name)
-
-
-HOW = st.sampled_from(["passes", "passes", "fails once", "fails", "skips", "waits", "sticks", "faults"])
-RECOVERY = st.sampled_from(
-    [
-        {},
-        {"retry": RetryPolicy(2)},
-        {"optional": True},
-        {"recovery": {Exception: (RepairPolicy(lambda request, failure: request), DebugPolicy())}},
-        {"recovery": {Exception: (DebugPolicy(lambda session: "resume"),)}},
-    ]
-)
-
-
-@st.composite
-def workflows(draw: st.DrawFn, name: str = "w", depth: int = 1) -> Workflow:
-    workflow = Workflow(name)
-    start, routed = step(f"{name}0"), draw(st.booleans())
-    workflow.add(start)
-    names = [f"{name}0"]
-    for number in range(1, draw(st.integers(1, 4)) + 1):
-        own = f"{name}{number}"
-        nested = depth > 0 and draw(st.integers(0, 4)) == 0
-        block = draw(workflows(own, depth - 1)) if nested else behaving(own, draw(HOW))
-        if routed:
-            workflow.branch(names[-1], otherwise(block))
-        else:
-            workflow.link(draw(st.sampled_from(names)), block)
-        workflow.configure(block, side_effects=draw(st.sampled_from(["none", "non_idempotent"])), **draw(RECOVERY))
-        names.append(own)
-        if draw(st.booleans()):
-            workflow.on_error(block, behaving(f"{own}h", draw(st.sampled_from(["passes", "fails", "waits"]))))
-    return workflow
-
-
-async def driven(workflow: Workflow, end: int) -> Told:
-    """Run, answering what is asked; what still runs after ``end`` turns is cancelled."""
-    handle = workflow.start(SECRET, scope=scope())
-    collecting = told(handle)
-    for _ in range(end):
-        await asyncio.sleep(0)
-        for ticket in handle.waits:
-            handle.answer(ticket.wait_id, SECRET)
-    handle.cancel()
-    await handle.result()
-    async with asyncio.timeout(5):
-        return await collecting
-
-
 @settings(deadline=None, max_examples=100)
-@given(workflows(), st.sampled_from([1, 2, 3, 5, 8, 12, 20, 40, 120, 120, 120, 120, 120]))
+@given(workflows(), turns_to_live)
 def test_streams_are_well_formed_under_any_course_of_events(workflow: Workflow, end: int) -> None:
-    events = asyncio.run(driven(workflow, end))
+    _, events = asyncio.run(driven(workflow, end))
     names = [event["event"] for event in events]
     assert set(names) <= NAMES
     assert names[0] == "run.created"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -15,6 +16,7 @@ from runtime.blocks.ledger import CHECKPOINT_WINDOW, Ledger, LedgerOpKind, repla
 from runtime.blocks.values import BlockValue
 from runtime.blocks.workflow import Workflow
 from tests.support.blocks_kit import failing, raising, respond, scope, step
+from tests.support.random_workflows import driven, turns_to_live, workflows
 
 keys = st.sampled_from(["a", "b", "c"])
 
@@ -260,6 +262,22 @@ async def test_a_block_cannot_change_the_ledger() -> None:
         assert report.response.code == "runtime.ledger_not_owner"
         assert report.ledger is not None
         assert list(report.ledger) == ["$input", "seeded"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(workflows(), turns_to_live)
+def test_the_ledger_of_any_run_replays_to_its_state(workflow: Workflow, life: int) -> None:
+    report, _ = asyncio.run(driven(workflow, life))
+    if report.ledger is None:
+        assert life == 0
+        return
+    log = report.ledger.log()
+    assert [op.seq for op in log] == list(range(1, len(log) + 1))
+    assert {key: entry.value for key, entry in replay(log).items()} == report.ledger.snapshot()
+    sources = {op.entry.source_block_id for op in log if op.entry is not None}
+    assert sources <= {"$input", "$recovery", *report.nodes}
+    if report.status == "succeeded":
+        assert report.ledger._ledger.checkpoints == ()
 
 
 async def test_two_runs_of_one_workflow_do_not_share_a_ledger() -> None:

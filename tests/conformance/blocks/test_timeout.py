@@ -151,6 +151,40 @@ async def test_what_an_abandoned_thread_had_posted_is_cancelled() -> None:
     assert cancelled.is_set()
 
 
+async def test_what_a_thread_posts_while_it_is_being_abandoned_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, go, posted = threading.Event(), threading.Event(), threading.Event()
+    loop, outcome = asyncio.get_running_loop(), []
+    post = loop.call_soon_threadsafe
+
+    def noted(*args: Any, **options: Any) -> asyncio.Handle:
+        handle = post(*args, **options)
+        posted.set()
+        return handle
+
+    def action(value: Any, ctx: BlockingContext) -> None:
+        started.set()
+        go.wait(5)
+        try:
+            ctx.operate("tool_invoke", {})
+        except Halted as halted:
+            outcome.append(halted.code)
+
+    host = FakeHost([operation()])
+    work = asyncio.create_task(respond(Threaded(action=action), host=host))
+    while not started.is_set():
+        await asyncio.sleep(0)
+    monkeypatch.setattr(loop, "call_soon_threadsafe", noted)
+    work.cancel()
+    go.set()
+    assert posted.wait(5)  # the loop stands still here, so that what was posted meets the cancellation
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    async with asyncio.timeout(5):
+        while not outcome:
+            await asyncio.sleep(0)
+    assert (outcome, host.operations) == (["runtime.canceled"], [])
+
+
 @pytest.mark.parametrize(("effects", "attempts"), [("non_idempotent", 1), (None, 1), ("idempotent", 2), ("none", 2)])
 async def test_after_a_timeout_only_what_is_safe_runs_again(effects: str | None, attempts: int) -> None:
     runner = Recorder()

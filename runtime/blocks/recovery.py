@@ -30,7 +30,11 @@ _VETOES: Final = frozenset({"never", "manual"})
 async def execute_with_recovery(visit: Visit) -> Response:
     """One visit of a node to its end: all attempts, then what the node's options make of a failure."""
     response = await visit.attempt_once()
-    if not response.success and not response.skipped and not response.ends_run:
+    if response.success:
+        return _wrapped(visit, response) if visit.node.options.accept else response
+    if response.skipped:
+        return response
+    if not response.ends_run:
         stack = _policy_stack(visit, response)
         if stack:
             return await _with_stack(visit, stack, response)

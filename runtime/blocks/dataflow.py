@@ -30,7 +30,6 @@ async def run_dataflow(graph: GraphRun) -> Response:
     deliveries: Deliveries = {}
     kept: dict[str, Response] = {}
     for index, level in enumerate(plan.levels):
-        graph.level_floor = graph.ledger.length
         graph.observe("level.started", {"index": index, "nodes": list(level)})
         responses = await _run_level(graph, level, deliveries)
         ended = _settle_level(graph, level, responses, deliveries)
@@ -44,6 +43,8 @@ async def run_dataflow(graph: GraphRun) -> Response:
 
 
 async def _run_level(graph: GraphRun, level: Sequence[str], deliveries: Deliveries) -> dict[str, Response]:
+    graph.level_floor = graph.ledger.length
+
     def start(name: str) -> Coroutine[Any, Any, Response]:
         value, sources = _input(graph, graph.plan.nodes[name], deliveries)
         return graph.execute_node(name, value, sources)

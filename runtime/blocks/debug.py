@@ -42,6 +42,7 @@ class DebugSession:
         self.failure = visit.last
         self.request: Request = visit.request
         self.side_effects = effect
+        self.changed = False  # the ledger, by this session
         self.external_effects = False
         self.prompt = f"{visit.path} failed with {visit.last.code}; go on?"
         self.kinds: Sequence[str] = ()
@@ -71,12 +72,14 @@ class DebugSession:
         wanted = checkpoint or self._policy.rollback_to
         remain = self._effect is not SideEffects.NONE
         self._visit.roll_back(self._visit.checkpoint if wanted == PRE_NODE else wanted, external_effects=remain)
+        self.changed = True
         self.external_effects = self.external_effects or remain
 
     def patch(self, key: str, value: object) -> None:
         """Store a value in the ledger under ``key``, with source ``$recovery``."""
         self._check()
         self._visit.patch(key, BlockValue.of(value))
+        self.changed = True
 
     def replace_payload(self, value: object) -> None:
         """Give the resumed attempt another input."""
@@ -110,7 +113,7 @@ async def debug(visit: Visit, policy: DebugPolicy, failure: Response) -> Respons
         return _noted(session, _breakpoint(visit))
     if await visit.effective() is SideEffects.NON_IDEMPOTENT:
         return _noted(session, unsafe(visit, "debug"))
-    visit.renew(session.payload)
+    visit.renew(session.payload, fresh=session.changed)
     return _noted(session, await visit.attempt_once())
 
 

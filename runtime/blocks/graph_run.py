@@ -6,9 +6,9 @@ Only this object writes the ledger. It lives until the report is built and knows
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from runtime.blocks.effects import SideEffects, worst
 from runtime.blocks.envelope import EMPTY, Request, Response, failed, succeeded
@@ -25,14 +25,6 @@ from runtime.kernel.clock import timestamp
 if TYPE_CHECKING:
     from runtime.blocks.execute import Attempt
     from runtime.blocks.workflow import Workflow
-
-
-_PROVENANCE: Final = ("trace_id", "run_id", "span_id", "block_name", "node_name", "attempt", "visit", "tick")
-
-
-def _provenance(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Where a value came from, as far as its attempt's metadata tells."""
-    return MappingProxyType({key: given[key] for key in _PROVENANCE if key in given})
 
 
 @dataclass(slots=True)
@@ -88,14 +80,14 @@ class GraphRun:
     ) -> Response:
         """One visit of a node: checkpoint, all attempts, what its options make of a failure."""
         node = self.plan.nodes[name]
-        request = Request(value, self.context_of(node), EMPTY, sources, kind == "handler")
+        request = Request(value, self._context(node), EMPTY, sources, kind == "handler")
         return await self._visit(node, request, kind)
 
     async def stand_in(self, name: str, primary: Visit) -> Response:
         """Run a fallback node with the input its primary had (ruling R30). Its own fallback is not followed."""
         node = self.plan.nodes[name]
         original = primary.template
-        request = Request(original.payload, self.context_of(node), EMPTY, original.sources)
+        request = Request(original.payload, self._context(node), EMPTY, original.sources)
         return await self._visit(node, request, "node", standing_in=True)
 
     async def _visit(self, node: PlanNode, request: Request, kind: str, *, standing_in: bool = False) -> Response:
@@ -121,9 +113,13 @@ class GraphRun:
 
     def patch(self, key: str, value: BlockValue, metadata: Mapping[str, Any]) -> None:
         """Store what recovery put in place of a node's value."""
-        self.ledger.set(key, value, RECOVERY, _provenance(metadata))
+        self.ledger.set(key, value, RECOVERY, metadata)
 
-    def context_of(self, node: PlanNode) -> Mapping[str, BlockValue]:
+    def renewed(self, node: PlanNode, request: Request) -> Request:
+        """``request`` with what the ledger holds now."""
+        return replace(request, context=self._context(node))
+
+    def _context(self, node: PlanNode) -> Mapping[str, BlockValue]:
         if not node.reads:
             return EMPTY
         view = self.ledger.view
@@ -140,7 +136,10 @@ class GraphRun:
     def commit(self, name: str, response: Response) -> None:
         """Store a node's data under its key, with where it came from."""
         node = self.plan.nodes[name]
-        self.ledger.set(node.store_key, response.data, self.path_of(name), _provenance(response.metadata))
+        keys = ("trace_id", "run_id", "span_id", "block_name", "node_name", "attempt", "visit", "tick")
+        given = response.metadata
+        provenance = MappingProxyType({key: given[key] for key in keys if key in given})
+        self.ledger.set(node.store_key, response.data, self.path_of(name), provenance)
 
     # -- ending -------------------------------------------------------------------------------------------------
 

@@ -109,6 +109,23 @@ class Visit:
         """Run the fallback node with this node's original input."""
         return await self._graph.stand_in(name, self)
 
+    async def sleep(self, seconds: float) -> None:
+        await self._graph.scope.services.clock.sleep(seconds)
+
+    @property
+    def repairs(self) -> RepairRegistry:
+        return self._graph.workflow.repairs
+
+    @property
+    def seed(self) -> str:
+        """What the randomness of a backoff depends on."""
+        return f"{self._base['run_id']}|{self.path}|{self.number}|{self.attempt}"
+
+    def observe(self, event: str, fields: Mapping[str, Any]) -> None:
+        scope = self._graph.scope
+        if scope.observer is not None:
+            emit(scope, event, self.request.metadata, fields, block_type=self.node.block.spec.type_id)
+
     # -- for a debug session --------------------------------------------------------------------------------------
 
     @property
@@ -135,12 +152,12 @@ class Visit:
         """Store a value as recovery's own."""
         self._graph.patch(key, value, self.request.metadata)
 
-    def renew(self, payload: BlockValue | None) -> None:
-        """Let the next attempt see the ledger as it is now, and ``payload`` instead of its input."""
-        context = self._graph.context_of(self.node)
-        self.template = replace(
-            self.template, payload=self.template.payload if payload is None else payload, context=context
-        )
+    def renew(self, payload: BlockValue | None, *, fresh: bool) -> None:
+        """Give the next attempt ``payload`` unless that is None, and with ``fresh`` the ledger as it is now."""
+        if payload is not None:
+            self.template = replace(self.template, payload=payload)
+        if fresh:
+            self.template = self._graph.renewed(self.node, self.template)
 
     async def ask(self, prompt: str, kinds: Sequence[str], choices: Sequence[str]) -> BlockValue:
         """Ask the operator about this node. Raises `BlockRuntimeError` ``runtime.no_operator``."""
@@ -150,24 +167,7 @@ class Visit:
         with suspended(scope):
             return await put(scope, host, wait_id, self.path, prompt, kinds, choices)
 
-    # ---------------------------------------------------------------------------------------------------------------
-
-    async def sleep(self, seconds: float) -> None:
-        await self._graph.scope.services.clock.sleep(seconds)
-
-    @property
-    def repairs(self) -> RepairRegistry:
-        return self._graph.workflow.repairs
-
-    @property
-    def seed(self) -> str:
-        """What the randomness of a backoff depends on."""
-        return f"{self._base['run_id']}|{self.path}|{self.number}|{self.attempt}"
-
-    def observe(self, event: str, fields: Mapping[str, Any]) -> None:
-        scope = self._graph.scope
-        if scope.observer is not None:
-            emit(scope, event, self.request.metadata, fields, block_type=self.node.block.spec.type_id)
+    # -- inside ---------------------------------------------------------------------------------------------------
 
     def _request(self) -> Request:
         services = self._graph.scope.services

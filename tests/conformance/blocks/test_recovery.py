@@ -507,6 +507,20 @@ async def test_a_resume_is_one_more_attempt_and_a_failing_one_exhausts_the_polic
     assert (response.code, seen, asked) == ("demo.broken", [1, 2], ["demo.broken"])
 
 
+async def test_a_resume_without_changes_repeats_the_last_request_repairs_included() -> None:
+    def repair(request: Request, failure: Response) -> Request:
+        return Request(BlockValue.of("repaired"), {"told": BlockValue.of(1)})
+
+    runner = Recorder()
+    policies = (RepairPolicy(repair), DebugPolicy(lambda session: "resume"))
+    await attempts(failing("f"), *policies, runner=runner)
+    assert [(call.request.payload.to_python(), dict(call.request.context)) for call in runner.calls] == [
+        (None, {}),
+        ("repaired", {"told": BlockValue.of(1)}),
+        ("repaired", {"told": BlockValue.of(1)}),
+    ]
+
+
 async def test_giving_up_is_a_breakpoint() -> None:
     response, seen = await attempts(failing("f"), DebugPolicy(lambda session: "give_up"))
     assert (response.reason, seen) == ("debug_breakpoint_hit", [1])

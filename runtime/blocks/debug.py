@@ -16,7 +16,7 @@ from runtime.blocks.errors import LedgerOwnershipError, RecoveryError, engine_er
 from runtime.blocks.ledger import LedgerView
 from runtime.blocks.policies import PRE_NODE, DebugAction, DebugHook, DebugPolicy
 from runtime.blocks.sanitise import clean_text
-from runtime.blocks.setbacks import repair_failed, setback, setback_from, unsafe
+from runtime.blocks.setbacks import repair_failed, setback, unsafe
 from runtime.blocks.values import BlockValue
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: Metadata of a response whose ledger was rolled back although the failed attempt may have changed the world.
 EXTERNAL_EFFECTS: Final = "recovery.external_effects"
+_REFUSED: Final = "recovery.rollback_unsafe"
 
 
 class DebugSession:
@@ -64,7 +65,7 @@ class DebugSession:
         if self._effect is SideEffects.NON_IDEMPOTENT and not logical_only:
             raise engine_error(
                 RecoveryError,
-                "recovery.rollback_unsafe",
+                _REFUSED,
                 f"{self._visit.path} may have changed something a rollback does not take back;"
                 " pass logical_only=True to restore the ledger all the same",
                 details={"side_effect_class": self._effect.value, "failure_code": self.failure.code},
@@ -101,9 +102,9 @@ async def debug(visit: Visit, policy: DebugPolicy, failure: Response) -> Respons
     session = DebugSession(visit, policy, await visit.effective())
     try:
         resume = await _consult(visit, session, policy.hook)
-    except RecoveryError as refused:
-        return _noted(session, setback_from(visit, refused))
     except Exception as error:  # noqa: BLE001 - whatever a hook raises is its failure, not the run's
+        if isinstance(error, RecoveryError) and error.code == _REFUSED:
+            return _noted(session, setback(visit, _REFUSED, error.message, {**error.details, **_original(visit)}))
         name = getattr(policy.hook, "__name__", type(policy.hook).__name__)
         why = f"{type(error).__name__}: {clean_text(str(error))}"
         return _noted(session, repair_failed(visit, name, why, failure, stage="debug"))
@@ -128,11 +129,13 @@ async def _consult(visit: Visit, session: DebugSession, hook: DebugHook) -> bool
 
 
 def _breakpoint(visit: Visit) -> Response:
-    failure = visit.last
+    text = f"{visit.node.name} stopped at a debug breakpoint: {visit.last.message or visit.last.code}"
+    return setback(visit, "recovery.debug_breakpoint", text, _original(visit))
+
+
+def _original(visit: Visit) -> dict[str, object]:
     # Details in full: a later repair reads them, and they are redacted when the response leaves (ruling R46).
-    original = {**failure.record(), "details": failure.details}
-    text = f"{visit.node.name} stopped at a debug breakpoint: {failure.message or failure.code}"
-    return setback(visit, "recovery.debug_breakpoint", text, {"original_error": original})
+    return {"original_error": {**visit.last.record(), "details": visit.last.details}}
 
 
 def _noted(session: DebugSession, response: Response) -> Response:

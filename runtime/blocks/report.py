@@ -76,6 +76,7 @@ class RunHandle:
         self._scope = scope
         services = scope.services
         scope.workflow_id = scope.workflow_id or workflow.block_name
+        scope.root, scope.stop_requested = None, False  # a scope that served an earlier run starts anew
         if attended and scope.desk is None:
             scope.desk = WaitDesk(services.clock)
         metadata = completed_metadata(request, workflow, services.clock, services.ids)
@@ -175,6 +176,8 @@ class RunHandle:
             self._tell(f"run.{status}", status=status, reason=reason, code=code, duration_ms=self._duration())
         if self._feed is not None:
             self._feed.close()
+            if self._scope.observer is self._feed:
+                self._scope.observer = self._feed.before
 
     def _tell(self, event: str, **fields: Any) -> None:
         emit(self._scope, event, self._request.metadata, fields, block_type=self._workflow.spec.type_id)

@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 def setback(visit: Visit, code: str, message: str, details: Mapping[str, Any]) -> Response:
     """A failure of recovery with the metadata of the attempt that failed."""
-    return setback_from(visit, engine_error(RecoveryError, code, message, details=details))
-
-
-def setback_from(visit: Visit, error: RecoveryError) -> Response:
-    """Like `setback`, for an error that was raised."""
+    error = engine_error(RecoveryError, code, message, details=details)
     metadata = {key: value for key, value in visit.last.metadata.items() if key != "phase"}
     return failed(metadata, error, "recovery")
 

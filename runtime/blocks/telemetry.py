@@ -109,7 +109,7 @@ class Feed:
     """An observer that fills every open stream and then tells the observer that was there before."""
 
     def __init__(self, before: Observer | None) -> None:
-        self._before = before
+        self.before = before
         self._streams: list[EventStream] = []
 
     def open(self, limit: int) -> EventStream:
@@ -124,5 +124,5 @@ class Feed:
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         for stream in self._streams:
             stream.put(fields)
-        if self._before is not None:
-            self._before(event, fields)
+        if self.before is not None:
+            self.before(event, fields)

@@ -281,6 +281,21 @@ async def test_a_reader_that_comes_late_reads_the_rest_and_one_after_the_end_rea
     assert await told(handle) == []
 
 
+async def test_a_scope_may_serve_one_run_after_another() -> None:
+    events = Events()
+    shared = scope(observer=events)
+    for name in ("first", "second"):
+        handle = Workflow(name).add(step(name)).start(scope=shared)
+        handle.stop()
+        read = await told(handle)
+        report = await handle.result()
+        assert list(report.nodes) == [name]
+        assert report.ledger is not None
+        assert list(report.ledger) == ["$input", name]
+        assert {event["run_id"] for event in read} == {report.run_id}
+        assert shared.observer is events
+
+
 async def test_without_anybody_listening_nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: Any, **options: Any) -> Any:
         raise AssertionError("an event was built")

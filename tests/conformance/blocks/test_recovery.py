@@ -539,6 +539,13 @@ async def test_a_hook_looks_at_the_attempt_that_failed_not_at_what_recovery_made
     assert response.details.path("original_error.code") == BlockValue.of("demo.broken")
 
 
+def raising_hook(error: Exception) -> Any:
+    def hook(session: DebugSession) -> str:
+        raise error
+
+    return hook
+
+
 def raises(session: DebugSession) -> str:
     session.patch("kept", 1)
     raise ValueError("Bearer abcdefgh12345678")
@@ -553,6 +560,7 @@ def raises(session: DebugSession) -> str:
         (lambda session: session.rollback("nowhere"), "ledger.unknown_checkpoint"),
         (lambda session: session.patch("k", object()), "value.unsupported_type"),
         (lambda session: "wait", "runtime.no_operator"),
+        (raising_hook(RecoveryError("demo.own", "mine")), "demo.own"),
     ],
 )
 async def test_a_hook_that_fails_is_a_failed_repair_of_stage_debug(hook: Any, why: str) -> None:

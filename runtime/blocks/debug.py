@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Metadata of a response whose ledger was rolled back although the failed attempt may have changed the world.
 EXTERNAL_EFFECTS: Final = "recovery.external_effects"
+#: Questions one hook may ask before it decides; a host may answer at once, and then nothing else would end it.
+MAX_WAITS: Final = 100
 _REFUSED: Final = "recovery.rollback_unsafe"
 
 
@@ -38,11 +40,10 @@ class DebugSession:
     def __init__(self, visit: Visit, policy: DebugPolicy, effect: SideEffects) -> None:
         self._visit = visit
         self._policy = policy
-        self._effect = effect
         self._open = True
         self.failure = visit.last
         self.request: Request = visit.request
-        self.side_effects = effect
+        self._effect = effect
         self.changed = False  # the ledger, by this session
         self.external_effects = False
         self.prompt = f"{visit.path} failed with {visit.last.code}; go on?"
@@ -50,6 +51,11 @@ class DebugSession:
         self.choices: Sequence[str] = ()
         self.answer: BlockValue | None = None
         self.payload: BlockValue | None = None
+
+    @property
+    def side_effects(self) -> SideEffects:
+        """What is left of the failed attempt, after what could be undone was."""
+        return self._effect
 
     @property
     def ledger(self) -> LedgerView:
@@ -120,12 +126,13 @@ async def debug(visit: Visit, policy: DebugPolicy, failure: Response) -> Respons
 
 async def _consult(visit: Visit, session: DebugSession, hook: DebugHook) -> bool:
     """Ask the hook until it decides; True to resume."""
-    while True:
+    for _ in range(MAX_WAITS + 1):
         said = hook(session)
         action = DebugAction(await said if inspect.isawaitable(said) else said)
         if action is not DebugAction.WAIT:
             return action is DebugAction.RESUME
         session.answer = await visit.ask(session.prompt, session.kinds, session.choices)
+    raise RecoveryError("recovery.repair_failed", f"it asked {MAX_WAITS} times and did not decide")
 
 
 def _breakpoint(visit: Visit) -> Response:

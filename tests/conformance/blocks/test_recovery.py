@@ -598,6 +598,15 @@ async def test_a_hook_may_wait_for_the_operator_and_is_asked_again() -> None:
     assert (report.status, answers) == ("succeeded", [None, 1, 2])
 
 
+async def test_a_hook_that_never_decides_is_a_failed_repair() -> None:
+    host = FakeHost(answer="again")
+    workflow = single(failing("f"), recovery=stack(DebugPolicy(lambda session: "wait")))
+    response = await workflow.execute(Request(), host=host)
+    assert (response.code, response.details["stage"]) == ("recovery.repair_failed", BlockValue.of("debug"))
+    assert "did not decide" in response.message
+    assert 1 < len(host.questions) < 1000
+
+
 async def test_a_session_ends_with_its_hook() -> None:
     kept: list[DebugSession] = []
 

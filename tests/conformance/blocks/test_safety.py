@@ -296,7 +296,12 @@ async def test_the_runner_that_undoes_decides_the_class_for_rollback_and_resume(
     response, _ = await rolled("none", undone=SideEffects.NON_IDEMPOTENT)
     assert response.code == "recovery.rollback_unsafe"
     runner = Recorder(undone=SideEffects.NON_IDEMPOTENT)
-    response, seen = await attempts(failing("f"), DebugPolicy(lambda session: "resume"), runner=runner)
+
+    def resume(session: DebugSession) -> str:
+        assert session.side_effects is SideEffects.NON_IDEMPOTENT
+        return "resume"
+
+    response, seen = await attempts(failing("f"), DebugPolicy(resume), runner=runner)
     assert (response.details["blocked_policy"].payload, seen, runner.undone) == ("debug", [1], [("f", 1)])
 
 

@@ -221,3 +221,17 @@ def raising(error: BaseException) -> Callable[[Any, Any], Any]:
 async def stuck(value: Any, ctx: Any) -> None:
     """An action that only ends by cancellation."""
     await asyncio.Event().wait()
+
+
+def stack(*policies: object) -> Mapping[type[Exception], Sequence[object]]:
+    """A recovery mapping for every failure."""
+    return {Exception: policies}
+
+
+async def attempts(
+    block: Block, *policies: object, runner: Recorder | None = None, **options: Any
+) -> tuple[Response, list[int]]:
+    """The last word of a node with these policies, and the attempts of that node (not of what is inside it)."""
+    runner = runner or Recorder()
+    response = await respond(single(block, recovery=stack(*policies), **options), runner=runner)
+    return response, [call.attempt for call in runner.calls if "/" not in call.node_path]

@@ -20,21 +20,12 @@ from runtime.blocks.policies import DebugPolicy, Policy, RepairPolicy, RetryPoli
 from runtime.blocks.values import BlockValue
 from runtime.blocks.workflow import Workflow
 from runtime.kernel.errors import Halted
-from tests.support.blocks_kit import Recorder, failing, respond, single, step, stuck
+from tests.support.blocks_kit import Recorder, attempts, failing, respond, step, stuck
 from tests.support.loop_time import leap, turns
 
 
 def same(request: Request, failure: Response) -> Request:
     return request
-
-
-async def attempts(
-    block: Block, *policies: object, runner: Recorder | None = None, **options: Any
-) -> tuple[Response, list[int]]:
-    """The last word of a node with these policies, and the attempts of that node (not of what is inside it)."""
-    runner = runner or Recorder()
-    response = await respond(single(block, recovery={Exception: policies}, **options), runner=runner)
-    return response, [call.attempt for call in runner.calls if "/" not in call.node_path]
 
 
 # -- the matrix: class × policy × phase × effects -------------------------------------------------------------------

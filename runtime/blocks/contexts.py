@@ -7,27 +7,23 @@ hold no state of their own.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from runtime.blocks.definition import RunStyle
 from runtime.blocks.errors import (
-    BlockError,
     BlockRuntimeError,
     BlockValidationError,
     LedgerOwnershipError,
     OperationFailed,
-    engine_error,
 )
 from runtime.blocks.faces import Offered, OfferedBlocking
 from runtime.blocks.sanitise import clean_text, redact
 from runtime.blocks.services import AttemptServices, BlockingServices
-from runtime.blocks.state import BlockPhase
 from runtime.blocks.values import BlockValue
+from runtime.blocks.waits import ask, waiting
 from runtime.kernel.errors import Halted, JournalError, ModelError
 from runtime.kernel.model import OperationResult, OperationStatus, thawed
 from runtime.kernel.outcomes import block_code
@@ -385,7 +381,7 @@ async def perform(
         )
     try:
         result = await attempt.host.operate(
-            operation_type, params, key=key, compensation=compensation, waiting=partial(_waiting, attempt)
+            operation_type, params, key=key, compensation=compensation, waiting=partial(waiting, attempt)
         )
     except ModelError as error:
         raise BlockValidationError(block_code(error.code), error.message, effects="none") from error
@@ -415,57 +411,3 @@ def operation_failure(result: OperationResult, output: BlockValue) -> OperationF
         provider_status=None if status is None else clean_text(str(status)),
         effects="none" if found.get("effects") == "none" else "unknown",
     )
-
-
-async def ask(
-    attempt: Attempt, prompt: str, kinds: Sequence[str], choices: Sequence[str], subject: object
-) -> BlockValue:
-    """One question through the host."""
-    _still_open(attempt)
-    if attempt.host is None:
-        raise _no_operator(attempt)
-    with _waiting(attempt, prompt):
-        return await attempt.host.wait(
-            prompt, kinds=kinds, choices=choices, subject=None if subject is None else BlockValue.of(subject)
-        )
-
-
-@contextmanager
-def _waiting(attempt: Attempt, prompt: str) -> Iterator[None]:
-    """The block is WAITING and its deadline paused while a person thinks."""
-    state, remaining = attempt.block.shared_state, _pause(attempt)
-    state.phase = BlockPhase.WAITING
-    attempt.observe("block.waiting", {"prompt": clean_text(prompt, 256)})
-    try:
-        yield
-    finally:
-        if attempt.open:
-            state.phase = BlockPhase.BUSY
-            _resume(attempt, remaining)
-    attempt.observe("block.resumed")
-
-
-def _no_operator(attempt: Attempt) -> BlockError:
-    return engine_error(
-        BlockRuntimeError,
-        "runtime.no_operator",
-        f"{attempt.block.block_name} asks a question, but nobody can answer here",
-    )
-
-
-def _pause(attempt: Attempt) -> float | None:
-    timeout = attempt.deadline
-    when = None if timeout is None else timeout.when()
-    if timeout is None or when is None or timeout.expired():
-        return None
-    timeout.reschedule(None)
-    return when - _loop_time()
-
-
-def _resume(attempt: Attempt, remaining: float | None) -> None:
-    if remaining is not None and attempt.deadline is not None:
-        attempt.deadline.reschedule(_loop_time() + remaining)
-
-
-def _loop_time() -> float:
-    return asyncio.get_running_loop().time()

@@ -45,6 +45,8 @@ async def run_dataflow(graph: GraphRun) -> Response:
 
 
 async def _run_level(graph: GraphRun, level: Sequence[str], deliveries: Deliveries) -> dict[str, Response]:
+    graph.level_floor = graph.ledger.length
+
     def start(name: str) -> Coroutine[Any, Any, Response]:
         value, sources = _input(graph, graph.plan.nodes[name], deliveries)
         return graph.execute_node(name, value, sources)

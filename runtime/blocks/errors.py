@@ -52,6 +52,7 @@ ENGINE_REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "runtime.canceled": "canceled",
         "recovery.unsafe_to_retry": "unsafe_to_retry",
         "recovery.repair_failed": "repair_execution_failed",
+        "recovery.debug_breakpoint": "debug_breakpoint_hit",
         "recovery.rollback_unsafe": "rollback_not_supported_for_side_effects",
         "recovery.unknown_policy": "unknown_policy_type",
     }
@@ -254,6 +255,10 @@ class WorkflowWiringError(_Coded, ValueError):
 
 class LedgerOwnershipError(_Coded):
     """Somebody other than the owning workflow tried to change its ledger."""
+
+
+class WaitRefused(_Coded, ValueError):
+    """An answer does not fit the question it was given to; the question stays open."""
 
 
 class WorkflowValidationFailed(_Coded):

@@ -33,8 +33,10 @@ from runtime.blocks.results import BlockRunResult, Recurring, normalise
 from runtime.blocks.running import AttemptHost, NodeRunner, Scope
 from runtime.blocks.sanitise import clean_text
 from runtime.blocks.state import BlockPhase
+from runtime.blocks.telemetry import emit, sizes
 from runtime.blocks.threads import ThreadBridge
 from runtime.blocks.values import BlockValue
+from runtime.blocks.waits import AttemptWaits
 
 if TYPE_CHECKING:
     from runtime.blocks.block import Block
@@ -62,6 +64,7 @@ class Attempt:
         "request",
         "runner",
         "scope",
+        "waits",
     )
 
     def __init__(
@@ -84,13 +87,12 @@ class Attempt:
         self.deadline: asyncio.Timeout | None = None
         self.bridge: ThreadBridge | None = None
         self.open = True
+        self.waits: AttemptWaits | None = None
 
     def observe(self, event: str, fields: Mapping[str, Any] | None = None) -> None:
         """Tell the observer, if there is one; payloads never appear here."""
         if self.scope.observer is not None:
-            keys = ("run_id", "trace_id", "span_id", "node_path", "block_name", "attempt", "visit", "tick")
-            base = {key: self.metadata[key] for key in keys if key in self.metadata}
-            self.scope.observer(event, {**base, "block_type": self.block.spec.type_id, **(fields or {})})
+            emit(self.scope, event, self.metadata, fields, block_type=self.block.spec.type_id)
 
 
 async def execute(
@@ -107,7 +109,7 @@ async def execute(
     state.phase = BlockPhase.BUSY
     started = services.clock.monotonic()
     if scope.observer is not None:
-        attempt.observe("block.started", {"input_kind": request.payload.kind.name.lower()})
+        attempt.observe("block.started", sizes("input", request.payload))
     try:
         ended = await block._attempt(attempt)
     except BaseException:
@@ -300,7 +302,7 @@ def _observe_end(attempt: Attempt, response: Response) -> None:
         {
             "reason": response.reason,
             "code": response.code,
-            "output_kind": response.data.kind.name.lower(),
+            **sizes("output", response.data),
             "duration_ms": response.metadata["duration_ms"],
         },
     )

@@ -6,14 +6,14 @@ Only this object writes the ledger. It lives until the report is built and knows
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from runtime.blocks.effects import SideEffects, worst
 from runtime.blocks.envelope import EMPTY, Request, Response, failed, succeeded
 from runtime.blocks.errors import BlockError, BlockSkip
-from runtime.blocks.ledger import INPUT, Ledger
+from runtime.blocks.ledger import INPUT, RECOVERY, Ledger
 from runtime.blocks.plan import Plan, PlanNode
 from runtime.blocks.recovery import execute_with_recovery
 from runtime.blocks.results import Once
@@ -55,6 +55,7 @@ class GraphRun:
         self.ledger.set(INPUT, attempt.request.payload, INPUT)
         self.outcomes: dict[str, NodeOutcome] = {}
         self.worst_effect = SideEffects.NONE
+        self.level_floor = 0  # length of the ledger's log when the current level began; routed runs have no levels
         own = attempt.metadata
         self._prefix = f"{own['node_path']}/" if own.get("node_path") else ""
         extras = {key: own[key] for key in workflow.propagate if "." in key and key in own}
@@ -94,12 +95,30 @@ class GraphRun:
             outcome = self.outcomes[node.name] = NodeOutcome()
         outcome.visits += 1
         number = outcome.visits
-        self.ledger.create_checkpoint(f"pre:{node.name}:{number}")
+        checkpoint = self.ledger.create_checkpoint(self.checkpoint_before(node.name, number))
+        if self.scope.observer is not None:
+            self.observe("ledger.checkpoint_created", {"checkpoint_id": checkpoint})
         response = await execute_with_recovery(Visit(self, node, request, number, kind, standing_in=standing_in))
         outcome.status = "succeeded" if response.success else "skipped" if response.skipped else "failed"
         outcome.code = response.code
         outcome.recovered_by = response.metadata.get("recovered_by")
         return response
+
+    def checkpoint_before(self, name: str, visit: int) -> str:
+        """The id of the checkpoint taken before that visit of a node."""
+        return f"pre:{name}:{visit}"
+
+    def roll_back(self, checkpoint: str) -> None:
+        """Restore the ledger. In dataflow an older level's checkpoint would erase what finished nodes delivered."""
+        self.ledger.rollback(checkpoint, self.level_floor)
+
+    def patch(self, key: str, value: BlockValue, metadata: Mapping[str, Any]) -> None:
+        """Store what recovery put in place of a node's value."""
+        self.ledger.set(key, value, RECOVERY, metadata)
+
+    def renewed(self, node: PlanNode, request: Request) -> Request:
+        """``request`` with what the ledger holds now."""
+        return replace(request, context=self._context(node))
 
     def _context(self, node: PlanNode) -> Mapping[str, BlockValue]:
         if not node.reads:

@@ -30,7 +30,9 @@ async def run_handlers(graph: GraphRun, name: str, failure: Response) -> None:
     for handler in node.handlers:
         if responses[handler].success:
             graph.commit(handler, responses[handler])
-    graph.observe("on_error.dispatch_completed", {"source": name, "count": len(node.handlers)})
+    succeeded = sum(response.success for response in responses.values())
+    counts = {"count": len(node.handlers), "succeeded": succeeded, "failed": len(node.handlers) - succeeded}
+    graph.observe("on_error.dispatch_completed", {"source": name, **counts})
 
 
 async def _run_one(graph: GraphRun, source: str, handler: str, envelope: BlockValue) -> Response:

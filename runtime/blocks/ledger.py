@@ -22,6 +22,7 @@ CHECKPOINT_WINDOW: Final = 32
 
 SEED: Final = "$seed"
 INPUT: Final = "$input"
+RECOVERY: Final = "$recovery"
 
 
 class LedgerOpKind(Enum):
@@ -114,8 +115,9 @@ class Ledger:
         if self._state.pop(key, None) is not None:
             self._record(LedgerOpKind.DELETE, key, None)
 
-    def create_checkpoint(self, checkpoint_id: str) -> str:
-        """Remember this moment; raises ``ledger.duplicate_checkpoint``."""
+    def create_checkpoint(self, checkpoint_id: str | None = None) -> str:
+        """Remember this moment, under its place in the log if unnamed; raises ``ledger.duplicate_checkpoint``."""
+        checkpoint_id = checkpoint_id or f"op:{len(self._log) + 1}"
         if checkpoint_id in self._used:
             raise BlockRuntimeError("ledger.duplicate_checkpoint", f"checkpoint {checkpoint_id!r} exists already")
         self._used.add(checkpoint_id)
@@ -125,10 +127,13 @@ class Ledger:
             del self._checkpoints[next(iter(self._checkpoints))]
         return checkpoint_id
 
-    def rollback(self, checkpoint_id: str) -> None:
-        """Restore the state at a checkpoint; raises ``ledger.unknown_checkpoint``. Newer checkpoints become invalid."""
+    def rollback(self, checkpoint_id: str, not_before: int = 0) -> None:
+        """Restore the state at a checkpoint; newer checkpoints become invalid.
+
+        Raises ``ledger.unknown_checkpoint``, also for one taken before the log had ``not_before`` operations.
+        """
         position = self._checkpoints.get(checkpoint_id)
-        if position is None:
+        if position is None or position <= not_before:
             raise BlockRuntimeError("ledger.unknown_checkpoint", f"no checkpoint {checkpoint_id!r} to roll back to")
         for index in range(position, len(self._log)):
             if self._log[index].op in _VALUE_OPS:
@@ -147,6 +152,11 @@ class Ledger:
     def checkpoints(self) -> tuple[str, ...]:
         """Valid checkpoint ids, oldest first."""
         return tuple(self._checkpoints)
+
+    @property
+    def length(self) -> int:
+        """How many operations the log has."""
+        return len(self._log)
 
     @property
     def view(self) -> LedgerView:

@@ -6,8 +6,9 @@ The randomness of a backoff is derived from the attempt's identity, so a replaye
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,7 @@ from runtime.blocks.errors import BlockValidationError, RegistryError
 from runtime.blocks.values import BlockValue, BlockValueKind
 
 if TYPE_CHECKING:
+    from runtime.blocks.debug import DebugSession
     from runtime.blocks.envelope import Request, Response
 
 #: Spec §14.1: a cap below one millisecond would turn a backoff into a busy loop.
@@ -109,6 +111,32 @@ class RepairPolicy(Policy):
     name = "repair"
 
 
+class DebugAction(StrEnum):
+    """What a debug hook decides; the plain words will do."""
+
+    RESUME = "resume"  # one more attempt, if it is safe
+    GIVE_UP = "give_up"
+    WAIT = "wait"  # ask the operator, then ask the hook again
+
+
+DebugHook = Callable[["DebugSession"], "str | Awaitable[str]"]
+#: The checkpoint taken right before the visit that failed.
+PRE_NODE: Final = "pre_node"
+
+
+@dataclass(frozen=True, slots=True)
+class DebugPolicy(Policy):
+    """A breakpoint. Without ``hook`` the failure becomes ``debug_breakpoint_hit``; with one it may mend and resume.
+
+    ``hook`` gets a `DebugSession` and returns a `DebugAction`, directly or as an awaitable. ``rollback_to`` is where a
+    rollback goes that names no checkpoint.
+    """
+
+    hook: DebugHook | None = None
+    rollback_to: str = PRE_NODE
+    name = "debug"
+
+
 @dataclass(frozen=True, slots=True)
 class BubblePolicy(Policy):
     """Stop here and hand the current failure up unchanged. Closes every stack implicitly."""
@@ -122,7 +150,9 @@ RecoveryMap = Mapping[type[Exception], PolicyStack]
 
 def reexecutes(policy: object) -> bool:
     """Could this policy run the block a second time?"""
-    return isinstance(policy, RepairPolicy) or (isinstance(policy, RetryPolicy) and policy.max_attempts > 1)
+    if isinstance(policy, RetryPolicy):
+        return policy.max_attempts > 1
+    return isinstance(policy, RepairPolicy) or (isinstance(policy, DebugPolicy) and policy.hook is not None)
 
 
 class RepairRegistry:

@@ -7,16 +7,17 @@ Refusals that end the run pass straight through to the node's ``accept`` list (r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from runtime.blocks.debug import debug
 from runtime.blocks.effects import SideEffects
-from runtime.blocks.envelope import Request, Response, failed, succeeded
-from runtime.blocks.errors import RecoveryError, RegistryError, class_for_code, engine_error
-from runtime.blocks.policies import BubblePolicy, PolicyStack, RepairPolicy, RetryPolicy
+from runtime.blocks.envelope import Request, Response, succeeded
+from runtime.blocks.errors import RegistryError, class_for_code
+from runtime.blocks.policies import BubblePolicy, DebugPolicy, PolicyStack, RepairPolicy, RetryPolicy
 from runtime.blocks.results import Once
 from runtime.blocks.sanitise import clean_text
+from runtime.blocks.setbacks import repair_failed, setback, unsafe
 from runtime.blocks.values import NULL, BlockValue
 from runtime.kernel.outcomes import acceptable
 
@@ -29,19 +30,26 @@ _VETOES: Final = frozenset({"never", "manual"})
 async def execute_with_recovery(visit: Visit) -> Response:
     """One visit of a node to its end: all attempts, then what the node's options make of a failure."""
     response = await visit.attempt_once()
-    if not response.success and not response.skipped and not response.ends_run:
-        response = await _recover(visit, response)
     if response.success:
         return _wrapped(visit, response) if visit.node.options.accept else response
     if response.skipped:
         return response
+    if not response.ends_run:
+        stack = _policy_stack(visit, response)
+        if stack:
+            return await _with_stack(visit, stack, response)
     return await _conclude(visit, response)
 
 
-async def _recover(visit: Visit, failure: Response) -> Response:
-    stack = _policy_stack(visit, failure)
-    if stack:
-        visit.observe("recovery.started", {"code": failure.code})
+async def _with_stack(visit: Visit, stack: PolicyStack, failure: Response) -> Response:
+    visit.observe("recovery.started", {"code": failure.code})
+    response = await _conclude(visit, await _recover(visit, stack, failure))
+    if not response.success and not response.skipped:
+        visit.observe("recovery.failed", {"code": response.code})
+    return response
+
+
+async def _recover(visit: Visit, stack: PolicyStack, failure: Response) -> Response:
     for position, policy in enumerate(stack):
         if isinstance(policy, BubblePolicy):
             return failure
@@ -62,7 +70,9 @@ async def _apply(visit: Visit, policy: object, failure: Response) -> Response:
         return await _retry(visit, policy, failure)
     if isinstance(policy, RepairPolicy):
         return await _repair(visit, policy, failure)
-    return _engine_failure(
+    if isinstance(policy, DebugPolicy):
+        return await debug(visit, policy, failure)
+    return setback(
         visit,
         "recovery.unknown_policy",
         f"{type(policy).__name__} is not a recovery policy",
@@ -83,10 +93,11 @@ def _policy_stack(visit: Visit, failure: Response) -> PolicyStack:
 async def _retry(visit: Visit, policy: RetryPolicy, failure: Response) -> Response:
     retries = 0
     while visit.attempt < policy.max_attempts:
-        if _vetoed(failure) or not policy.covers(failure.code):
+        # A veto outlives the policies in between: the block said so, whatever a breakpoint or a repair made of it.
+        if _vetoed(visit.last) or not policy.covers(failure.code):
             return failure
         if await visit.effective() is SideEffects.NON_IDEMPOTENT:
-            return _unsafe(visit, "retry")
+            return unsafe(visit, "retry")
         retries += 1
         delay = policy.delay(retries, visit.seed)
         fields = {"backoff_ms": delay * 1000.0, "next_attempt": visit.attempt + 1, "code": failure.code}
@@ -108,57 +119,29 @@ async def _repair(visit: Visit, policy: RepairPolicy, failure: Response) -> Resp
     if effective is SideEffects.NON_IDEMPOTENT or (
         effective is SideEffects.IDEMPOTENT and not policy.assume_idempotent
     ):
-        return _unsafe(visit, "repair")
+        return unsafe(visit, "repair")
     name = policy.repair if isinstance(policy.repair, str) else getattr(policy.repair, "__name__", "repair")
     try:
         repaired: object = visit.repairs.lookup(policy.repair)(visit.template, failure)
     except RegistryError as error:
-        return _repair_failed(visit, name, error.message, failure)
+        return repair_failed(visit, name, error.message, failure)
     except Exception as error:  # noqa: BLE001 - whatever a repair function raises is its failure, not the run's
-        return _repair_failed(visit, name, f"{type(error).__name__}: {clean_text(str(error))}", failure)
+        return repair_failed(visit, name, f"{type(error).__name__}: {clean_text(str(error))}", failure)
     if not isinstance(repaired, Request):
-        return _repair_failed(visit, name, f"it returned {type(repaired).__name__}, not a request", failure)
+        return repair_failed(visit, name, f"it returned {type(repaired).__name__}, not a request", failure)
     # Correlation keys are stamped again per attempt; sources and role stay what the graph says.
     visit.template = replace(visit.template, payload=repaired.payload, context=repaired.context)
     return await visit.attempt_once()
-
-
-def _repair_failed(visit: Visit, name: str, why: str, failure: Response) -> Response:
-    details = {"function": name, "error": why, "original": _summary(failure)}
-    return _engine_failure(visit, "recovery.repair_failed", f"the repair {name!r} failed: {why}", details)
-
-
-def _unsafe(visit: Visit, policy: str) -> Response:
-    """The failed attempt may have changed something: say so instead of running it again (blocks spec §15.3)."""
-    failure = visit.last
-    details = {
-        "side_effect_class": visit.known_effect.value,
-        "blocked_policy": policy,
-        "cause": "non_idempotent_side_effect",
-        "failure_reason": failure.reason,
-        "failure_code": failure.code,
-        "failure_error_type": None if failure.error_type is None else failure.error_type.__name__,
-        "failure_details": failure.details,
-    }
-    text = f"{visit.node.name} may not run again: {failure.message or failure.code}"
-    response = _engine_failure(visit, "recovery.unsafe_to_retry", text, details)
-    return replace(response, error_type=failure.error_type)
-
-
-def _engine_failure(visit: Visit, code: str, message: str, details: Mapping[str, Any]) -> Response:
-    error = engine_error(RecoveryError, code, message, details=details)
-    metadata = {key: value for key, value in visit.last.metadata.items() if key != "phase"}
-    return failed(metadata, error, "recovery")
-
-
-def _summary(failure: Response) -> dict[str, Any]:
-    return {"reason": failure.reason, "code": failure.code, "details": failure.details}
 
 
 # -- what the node's options make of a failure --------------------------------------------------------------------
 
 
 async def _conclude(visit: Visit, failure: Response) -> Response:
+    if failure.success:
+        return _wrapped(visit, failure)
+    if failure.skipped:
+        return failure
     options = visit.node.options
     code = visit.last.code or ""
     if code in options.accept and acceptable(code):

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from runtime.blocks.graph_run import GraphRun
     from runtime.blocks.state import BlockState
     from runtime.blocks.values import BlockValue
+    from runtime.blocks.waits import WaitDesk
 
 __all__ = ["AttemptHost", "DirectRunner", "NodeCall", "NodeOptions", "NodeRunner", "Observer", "Scope", "SideEffects"]
 
 _NOTHING: Final[Mapping[str, object]] = {}
 
-#: Receives ``(event, fields)`` synchronously; it must be quick and must not raise.
+#: Receives ``(event, fields)`` synchronously and must be quick. What it raises is logged and changes nothing.
 Observer = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -95,7 +96,17 @@ class AttemptHost(Protocol):
 class Scope:
     """What one root execution shares with everything inside it; created once per root `execute`."""
 
-    __slots__ = ("_turns", "attempts", "executor", "observer", "root", "services", "workflow_id")
+    __slots__ = (
+        "_turns",
+        "attempts",
+        "desk",
+        "executor",
+        "observer",
+        "root",
+        "services",
+        "stop_requested",
+        "workflow_id",
+    )
 
     def __init__(
         self,
@@ -112,7 +123,13 @@ class Scope:
         self.executor = executor  # None: the loop's default pool, which is bounded
         self.workflow_id = workflow_id
         self.root: GraphRun | None = None  # set by the outermost workflow; reports are built from it
+        self.desk: WaitDesk | None = None  # set by a run's handle; whoever holds one can answer questions
+        self.stop_requested = False
         self._turns: dict[BlockState, deque[asyncio.Future[None]] | None] = {}
+
+    def request_stop(self) -> None:
+        """End a recurring run after its current tick (blocks spec §13)."""
+        self.stop_requested = True
 
     def take_turn(self, block: Block) -> Awaitable[None] | None:
         """Claim a block instance, which may occupy several spots of a run (blocks spec §8.2), for one attempt.

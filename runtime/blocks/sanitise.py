@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from runtime.blocks.errors import BlockInputError
 from runtime.blocks.values import BlockValue
 
 REDACTED: Final = "<redacted>"
@@ -53,8 +52,8 @@ def _scrubbed(value: object, room: int) -> Any:
         if room <= 0:
             return REDACTED
         return {
-            _text(str(key)): REDACTED if _SECRET_KEYS.search(str(key)) else _scrubbed(item, room - 1)
-            for key, item in value.items()
+            name: REDACTED if _SECRET_KEYS.search(name) else _scrubbed(item, room - 1)
+            for name, item in ((_name(key), item) for key, item in value.items())
         }
     if isinstance(value, list | tuple):
         return [_scrubbed(item, room - 1) for item in value] if room > 0 else REDACTED
@@ -79,12 +78,19 @@ def _redacted_map(value: Mapping[Any, Any], room: int) -> Any:
         return REDACTED
     result: dict[str, Any] = {}
     for key, item in list(value.items())[:MAX_ITEMS]:
-        name = _text(str(key))
+        name = _name(key)
         hidden = name not in _ENGINE_KEYS and (_SECRET_KEYS.search(name) or _CONTENT_KEYS.search(name))
         result[name] = REDACTED if hidden else _redacted(item, room - 1)
     if len(value) > MAX_ITEMS:
         result["_truncated"] = len(value) - MAX_ITEMS
     return result
+
+
+def _name(key: object) -> str:
+    try:
+        return _text(str(key))
+    except Exception:  # noqa: BLE001 - an author's own key class; sanitising never fails
+        return f"<{type(key).__name__}>"
 
 
 def _text(text: str) -> str:
@@ -94,5 +100,5 @@ def _text(text: str) -> str:
 def _plain(value: object) -> Any:
     try:
         return BlockValue.of(value).to_python()
-    except BlockInputError:
+    except Exception:  # noqa: BLE001 - `BlockValue.of` asks objects for their own form
         return f"<{type(value).__name__}>"

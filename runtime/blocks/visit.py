@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,15 @@ from runtime.blocks.plan import PlanNode
 from runtime.blocks.policies import RepairRegistry
 from runtime.blocks.running import NodeCall
 from runtime.blocks.sanitise import clean_text
+from runtime.blocks.telemetry import emit
+from runtime.blocks.values import BlockValue
+from runtime.blocks.waits import put, suspended, wait_id_of
 from runtime.kernel.clock import timestamp
 
 if TYPE_CHECKING:
     from runtime.blocks.block import Block
     from runtime.blocks.graph_run import GraphRun
+    from runtime.blocks.ledger import LedgerView
 
 
 class Visit:
@@ -29,6 +34,7 @@ class Visit:
         "_call",
         "_effective",
         "_graph",
+        "asked",
         "attempt",
         "kind",
         "last",
@@ -52,6 +58,7 @@ class Visit:
         self.kind = kind
         self.standing_in = standing_in
         self.attempt = 0
+        self.asked = 0
         self.path = graph.path_of(node.name)
         self._effective: SideEffects | None = None
         self._base = {
@@ -119,14 +126,52 @@ class Visit:
         return f"{self._base['run_id']}|{self.path}|{self.number}|{self.attempt}"
 
     def observe(self, event: str, fields: Mapping[str, Any]) -> None:
-        if self._graph.scope.observer is not None:
-            base = {
-                "run_id": self._base["run_id"],
-                "node_path": self.path,
-                "attempt": self.attempt,
-                "visit": self.number,
-            }
-            self._graph.scope.observer(event, {**base, **fields})
+        scope = self._graph.scope
+        if scope.observer is not None:
+            emit(scope, event, self.request.metadata, fields, block_type=self.node.block.spec.type_id)
+
+    # -- for a debug session --------------------------------------------------------------------------------------
+
+    @property
+    def request(self) -> Request:
+        """What the latest attempt was given."""
+        return self._call.request
+
+    @property
+    def ledger(self) -> LedgerView:
+        return self._graph.ledger.view
+
+    @property
+    def checkpoint(self) -> str:
+        """The checkpoint taken before this visit."""
+        return self._graph.checkpoint_before(self.node.name, self.number)
+
+    def roll_back(self, checkpoint: str, *, external_effects: bool) -> None:
+        """Restore the ledger; raises `BlockRuntimeError` ``ledger.unknown_checkpoint``."""
+        self._graph.roll_back(checkpoint)
+        told = {"external_effects": "remain"} if external_effects else {}
+        self.observe("ledger.rolled_back", {"checkpoint_id": checkpoint, **told})
+
+    def patch(self, key: str, value: BlockValue) -> None:
+        """Store a value as recovery's own."""
+        self._graph.patch(key, value, self.request.metadata)
+
+    def renew(self, payload: BlockValue | None, *, fresh: bool) -> None:
+        """Give the next attempt ``payload`` unless that is None, and with ``fresh`` the ledger as it is now."""
+        if payload is not None:
+            self.template = replace(self.template, payload=payload)
+        if fresh:
+            self.template = self._graph.renewed(self.node, self.template)
+
+    async def ask(self, prompt: str, kinds: Sequence[str], choices: Sequence[str]) -> BlockValue:
+        """Ask the operator about this node. Raises `BlockRuntimeError` ``runtime.no_operator``."""
+        scope, host = self._graph.scope, self._graph.attempt.host
+        wait_id = wait_id_of(self.request.metadata, f"debug{self.asked}")
+        self.asked += 1
+        with suspended(scope):
+            return await put(scope, host, wait_id, self.path, prompt, kinds, choices)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
 
     def _request(self) -> Request:
         services = self._graph.scope.services

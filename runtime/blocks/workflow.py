@@ -290,7 +290,8 @@ class Workflow(Block, _engine=True):
         scope: Scope | None = None,
     ) -> RunReport:
         """Run to the end on the current loop. Raises `WorkflowValidationFailed`, `WorkflowRunFailed`."""
-        return await self.start(input, runner=runner, host=host, scope=scope).report()
+        # Nobody holds this handle, so nobody could answer a question: it fails instead of waiting for ever.
+        return await self._launch(input, runner, host, scope, attended=False).report()
 
     def start(
         self,
@@ -301,12 +302,17 @@ class Workflow(Block, _engine=True):
         scope: Scope | None = None,
     ) -> RunHandle:
         """Start running; the handle owns the task. Raises `WorkflowValidationFailed` before anything runs."""
+        return self._launch(input, runner, host, scope, attended=True)
+
+    def _launch(
+        self, input: object, runner: NodeRunner | None, host: AttemptHost | None, scope: Scope | None, *, attended: bool
+    ) -> RunHandle:
         value = BlockValue.of(input)
         self.validate()
         issue = entry_issue(self.plan(), value)
         if issue is not None:
             raise WorkflowValidationFailed((issue,))
-        return RunHandle(self, Request(value), runner, host, scope or Scope())
+        return RunHandle(self, Request(value), runner, host, scope or Scope(), attended=attended)
 
 
 def _refusal(attempt: Attempt, plan: Plan) -> Response | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runtime.blocks.block import Block
-from runtime.blocks.contexts import BlockContext, BlockValidateContext
+from runtime.blocks.contexts import BlockContext, BlockingContext, BlockValidateContext
 from runtime.blocks.contracts import BlockValueContract, multiple
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.envelope import Request, Response
@@ -195,3 +196,42 @@ async def respond(block: Block, value: object = None, **options: Any) -> Respons
 def single(block: Block, **options: Any) -> Workflow:
     """A workflow of one block, configured with ``options``."""
     return Workflow("one").add(block).configure(block, **options)
+
+
+class Threaded(Block, local=True):
+    """A plain run, in a worker thread."""
+
+    action: Callable[[BlockValue, BlockingContext], Any]
+
+    def validate(self, input: BlockValue, ctx: BlockValidateContext) -> None: ...
+
+    def run(self, input: BlockValue, ctx: BlockingContext) -> Any:
+        return self.action(input, ctx)
+
+
+def raising(error: BaseException) -> Callable[[Any, Any], Any]:
+    """An action that raises."""
+
+    def action(value: Any, ctx: Any) -> Any:
+        raise error
+
+    return action
+
+
+async def stuck(value: Any, ctx: Any) -> None:
+    """An action that only ends by cancellation."""
+    await asyncio.Event().wait()
+
+
+def stack(*policies: object) -> Mapping[type[Exception], Sequence[object]]:
+    """A recovery mapping for every failure."""
+    return {Exception: policies}
+
+
+async def attempts(
+    block: Block, *policies: object, runner: Recorder | None = None, **options: Any
+) -> tuple[Response, list[int]]:
+    """The last word of a node with these policies, and the attempts of that node (not of what is inside it)."""
+    runner = runner or Recorder()
+    response = await respond(single(block, recovery=stack(*policies), **options), runner=runner)
+    return response, [call.attempt for call in runner.calls if "/" not in call.node_path]

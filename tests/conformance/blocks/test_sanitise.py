@@ -14,7 +14,7 @@ from runtime.blocks.sanitise import MAX_ITEMS, MAX_TEXT, REDACTED, clean_text, r
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.builds(object),
     lambda inner: st.lists(inner, max_size=30) | st.dictionaries(st.text() | st.integers(), inner, max_size=30),
-    max_leaves=40,
+    max_leaves=15,
 )
 
 
@@ -54,3 +54,40 @@ def test_size_and_depth_are_bounded() -> None:
 
 def test_issues_keep_their_messages_container() -> None:
     assert redact({"issues": [{"code": "graph.cycle"}]}) == {"issues": [{"code": "graph.cycle"}]}
+
+
+class Rude:
+    """Fails whenever it is asked for text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+    @property
+    def __block_value__(self) -> Any:
+        raise RuntimeError("no")
+
+
+def test_objects_that_fail_when_looked_at_are_named_by_their_class() -> None:
+    for strength in (lambda details: scrub(details).to_python(), redact):
+        assert strength({"rude": Rude(), "list": [Rude()]}) == {"rude": "<Rude>", "list": ["<Rude>"]}
+        assert strength({Rude(): 1}) == {"<Rude>": 1}
+
+
+def test_text_is_cut_with_a_marker_at_256_characters_and_not_before() -> None:
+    assert redact("x" * 256) == "x" * 256
+    assert redact("x" * 300) == "x" * 256 + "… [44 more]"
+    assert clean_text("x" * 300) == "x" * 300, "recovery reads the whole text (ruling R46)"
+
+
+def test_the_25th_item_stays_and_the_next_are_flagged() -> None:
+    assert redact([0] * 25) == [0] * 25
+    assert redact([0] * 26) == [0] * 25 + [{"_truncated": 1}]
+
+
+def test_a_secret_that_the_cut_would_split_is_removed_first() -> None:
+    assert "abcdefgh" not in redact("x" * 245 + " Bearer abcdefghijklmnop")
+
+
+def test_engine_keys_are_sanitised_inside_not_dropped() -> None:
+    details = {"failure_details": {"prompt": "p", "n": 1}, "original_error": {"code": "demo.x"}}
+    assert redact(details) == {"failure_details": {"prompt": REDACTED, "n": 1}, "original_error": {"code": "demo.x"}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -12,10 +11,18 @@ from hypothesis import strategies as st
 
 from runtime.blocks.block import Block
 from runtime.blocks.effects import SideEffects
-from runtime.blocks.envelope import Request, Response
-from runtime.blocks.errors import BlockInputError, BlockRuntimeError, BlockSkip, BlockValidationError, OperationFailed
+from runtime.blocks.envelope import Request, Response, recorded_response
+from runtime.blocks.errors import (
+    BlockError,
+    BlockInputError,
+    BlockRuntimeError,
+    BlockSkip,
+    BlockValidationError,
+    OperationFailed,
+)
 from runtime.blocks.policies import (
     BubblePolicy,
+    DebugPolicy,
     RepairPolicy,
     RepairRegistry,
     RetryPolicy,
@@ -25,24 +32,26 @@ from runtime.blocks.policies import (
 from runtime.blocks.values import BlockValue
 from runtime.blocks.workflow import Workflow
 from runtime.kernel.clock import ManualClock
-from runtime.kernel.errors import Halted
-from tests.support.blocks_kit import Events, FakeHost, Recorder, failing, operation, respond, scope, single, step
+from tests.support.blocks_kit import (
+    Events,
+    FakeHost,
+    Recorder,
+    attempts,
+    failing,
+    operation,
+    raising,
+    respond,
+    scope,
+    single,
+    stack,
+    step,
+    stuck,
+)
+from tests.support.loop_time import turns
 
 
 def same(request: Request, failure: Response) -> Request:
     return request
-
-
-def stack(*policies: object) -> Mapping[type[Exception], Sequence[object]]:
-    return {Exception: policies}
-
-
-async def attempts(
-    block: Block, *policies: object, runner: Recorder | None = None, **options: Any
-) -> tuple[Response, list[int]]:
-    runner = runner or Recorder()
-    response = await respond(single(block, recovery=stack(*policies), **options), runner=runner)
-    return response, [call.attempt for call in runner.calls]
 
 
 @pytest.mark.parametrize(
@@ -54,12 +63,17 @@ async def attempts(
         ((), [1]),
         ((BubblePolicy(), RetryPolicy(9)), [1]),
         ((RetryPolicy.none(),), [1]),
+        ((DebugPolicy(),), [1]),
+        ((DebugPolicy(), RetryPolicy(2)), [1, 2]),
+        ((DebugPolicy(lambda session: "resume"), RetryPolicy(4)), [1, 2, 3, 4]),
+        ((DebugPolicy(lambda session: "give_up"), BubblePolicy()), [1]),
     ],
 )
 async def test_worked_examples(policies: tuple[object, ...], expected: list[int]) -> None:
     response, seen = await attempts(failing("f"), *policies)
     assert seen == expected
-    assert response.code == "demo.broken"
+    left = [policy for policy in policies if isinstance(policy, DebugPolicy)] and len(expected) == 1
+    assert response.code == ("recovery.debug_breakpoint" if left else "demo.broken")
 
 
 async def test_a_repair_that_helps_ends_the_stack() -> None:
@@ -69,14 +83,15 @@ async def test_a_repair_that_helps_ends_the_stack() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(["retry1", "retry2", "retry4", "repair", "bubble"]), max_size=5))
+@given(st.lists(st.sampled_from(["retry1", "retry2", "retry4", "repair", "resume", "break", "bubble"]), max_size=5))
 def test_executions_are_bounded_and_numbered_without_gaps(names: list[str]) -> None:
-    made = {"repair": RepairPolicy(same), "bubble": BubblePolicy()}
+    made: dict[str, object] = {"repair": RepairPolicy(same), "bubble": BubblePolicy(), "break": DebugPolicy()}
+    made["resume"] = DebugPolicy(lambda session: "resume")
     policies = [made.get(name) or RetryPolicy(int(name[-1])) for name in names]
     _, seen = asyncio.run(attempts(failing("f"), *policies))
     largest = max([policy.max_attempts for policy in policies if isinstance(policy, RetryPolicy)], default=1)
     assert seen == list(range(1, len(seen) + 1))
-    assert len(seen) <= largest + names.count("repair")
+    assert len(seen) <= largest + names.count("repair") + names.count("resume")
 
 
 async def test_every_attempt_has_its_own_envelope_and_shares_the_run() -> None:
@@ -94,6 +109,23 @@ async def test_globs_and_vetoes_stop_a_retry() -> None:
     for disposition in ("never", "manual"):
         _, seen = await attempts(failing("f", retry_disposition=disposition), RetryPolicy(3))
         assert seen == [1]
+
+
+async def test_a_veto_outlives_the_policies_in_between() -> None:
+    vetoed = failing("f", retry_disposition="never")
+    for between in (DebugPolicy(), RepairPolicy("no_such_repair")):
+        _, seen = await attempts(vetoed, between, RetryPolicy(3))
+        assert seen == [1]
+
+
+async def test_a_busy_block_is_not_tried_again() -> None:
+    shared, runner = step("shared", stuck), Recorder()
+    using = asyncio.create_task(respond(shared))
+    await turns()
+    response = await respond(single(shared, retry=RetryPolicy(3)), runner=runner)
+    assert (response.code, len(runner.calls)) == ("runtime.block_busy", 1)
+    using.cancel()
+    await asyncio.wait([using])
 
 
 async def test_a_skip_is_never_recovered() -> None:
@@ -116,6 +148,22 @@ async def test_backoff_sequence_on_a_manual_clock() -> None:
     assert clock.slept == [1.0, 2.0, 3.0, 3.0]
 
 
+async def test_a_run_told_again_waits_the_same_time() -> None:
+    async def slept(node: str) -> list[float]:
+        clock = ManualClock()
+        workflow = single(failing(node), retry=RetryPolicy.exponential(3, jitter=1.0))
+        task = asyncio.create_task(workflow.execute(Request(), scope=scope(clock)))
+        while not task.done():
+            await turns()
+            clock.advance(30.0)
+        return clock.slept
+
+    first = await slept("f")
+    assert first == await slept("f")
+    assert first != await slept("g")
+    assert len(set(first)) == 3
+
+
 @given(st.text(), st.floats(0, 1), st.integers(1, 8))
 def test_jitter_is_bounded_and_reproducible(seed: str, jitter: float, retry: int) -> None:
     policy = RetryPolicy(initial=0.5, factor=2.0, cap=10.0, jitter=jitter)
@@ -129,8 +177,9 @@ def test_jitter_is_bounded_and_reproducible(seed: str, jitter: float, retry: int
 def test_exponential_counts_retries_and_mends_bad_numbers() -> None:
     policy = RetryPolicy.exponential(2, initial=-1, factor=0, cap=0)
     assert (policy.max_attempts, policy.initial, policy.factor, policy.cap) == (3, 1.0, 2.0, 0.001)
-    with pytest.raises(BlockValidationError):
-        RetryPolicy(0)
+    for bad in ({"max_attempts": 0}, {"initial": -1.0}, {"factor": 0.0}, {"jitter": 1.1}):
+        with pytest.raises(BlockValidationError, match=r"validation\.bad_config"):
+            RetryPolicy(**bad)
 
 
 # -- repair ---------------------------------------------------------------------------------------------------------
@@ -191,6 +240,30 @@ def test_the_shipped_repairs_survive_clear() -> None:
     assert registry.lookup("add_validation_feedback") is add_validation_feedback
     with pytest.raises(ValueError, match="mine"):
         registry.lookup("mine")
+    with pytest.raises(ValueError, match=r"registry\.reserved_name"):
+        registry.register("add_validation_feedback", same)
+
+
+async def test_feedback_falls_back_to_the_message_and_leaves_other_payloads_alone() -> None:
+    told = await respond(step("s", raising(BlockInputError("input.x", "no", details={"message": "too short"}))))
+    plain = await respond(step("s", raising(BlockInputError("input.x", "the text itself"))))
+    assert "too short" in add_validation_feedback(Request(BlockValue.of("p")), told).payload.text()
+    assert "the text itself" in add_validation_feedback(Request(BlockValue.of("p")), plain).payload.text()
+    assert add_validation_feedback(Request(BlockValue.of([1])), plain).payload == BlockValue.of([1])
+
+
+async def test_a_class_stamped_nowhere_is_the_declared_one() -> None:
+    class Bare(Recorder):
+        """Answers without saying which class the attempt had."""
+
+        async def attempt(self, call: Any) -> Response:
+            self.calls.append(call)
+            return recorded_response(call.request, code="demo.broken", message="told again")
+
+    for effects, count in (("none", 2), ("non_idempotent", 1)):
+        runner = Bare()
+        await respond(single(step("s", effects=effects), retry=RetryPolicy(2)), runner=runner)
+        assert len(runner.calls) == count
 
 
 # -- stacks ---------------------------------------------------------------------------------------------------------
@@ -206,6 +279,71 @@ async def test_the_stack_is_chosen_once_from_the_first_failure() -> None:
     runner = Recorder()
     await respond(workflow, runner=runner)
     assert len(runner.calls) == 3
+
+
+class Wide(BlockRuntimeError): ...
+
+
+class Near(Wide): ...
+
+
+STACKS = {BlockRuntimeError: (RetryPolicy(2),), Wide: (RetryPolicy(3),), BlockInputError: (RetryPolicy(4),)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"), [(Near, 3), (Wide, 3), (BlockRuntimeError, 2), (BlockInputError, 4), (BlockValidationError, 1)]
+)
+async def test_the_nearest_class_in_the_error_types_mro_wins(kind: type[BlockError], count: int) -> None:
+    runner = Recorder()
+    block = step("s", raising(kind("demo.broken", "no")))
+    await respond(single(block, recovery=STACKS, retry=RetryPolicy(9)), runner=runner)
+    assert len(runner.calls) == count, "a mapping without a match is an empty stack, whatever retry says"
+
+
+class Declared(Block, side_effects="none", retry=RetryPolicy(5)):
+    """Fails; its class declares five attempts."""
+
+    def validate(self, input: BlockValue, ctx: Any) -> None: ...
+
+    async def run(self, input: BlockValue, ctx: Any) -> None:
+        raise BlockRuntimeError("demo.broken", "no")
+
+
+@pytest.mark.parametrize(
+    ("block", "node", "count"),
+    [
+        (Declared(), {}, 5),
+        (Declared().with_retry(RetryPolicy(4)), {}, 4),
+        (Declared().with_recovery({BlockInputError: (RetryPolicy(4),)}), {}, 1),
+        (Declared().with_retry(RetryPolicy(4)), {"retry": RetryPolicy(3)}, 3),
+        (Declared().with_retry(RetryPolicy(4)), {"recovery": {BlockInputError: (RetryPolicy(3),)}}, 1),
+        (Declared(), {"retry": RetryPolicy.none()}, 1),
+    ],
+)
+async def test_the_first_level_that_declares_anything_wins_as_a_whole(
+    block: Block, node: dict[str, Any], count: int
+) -> None:
+    runner = Recorder()
+    await respond(single(block, **node), runner=runner)
+    assert len(runner.calls) == count
+
+
+@pytest.mark.parametrize(
+    ("code", "count"),
+    [("input.x", 2), ("value.x", 2), ("validation.x", 3), ("graph.x", 3), ("http.timeout", 4), ("runtime.timeout", 4)],
+)
+async def test_without_a_class_the_code_prefix_selects(code: str, count: int) -> None:
+    class Told(Recorder):
+        """Answers from a record, where classes did not survive."""
+
+        async def attempt(self, call: Any) -> Response:
+            self.calls.append(call)
+            return recorded_response(call.request, code=code, message="told again")
+
+    runner = Told(undone=SideEffects.NONE)
+    kinds = {BlockInputError: (RetryPolicy(2),), BlockValidationError: (RetryPolicy(3),)}
+    await respond(single(step("s"), recovery={**kinds, BlockRuntimeError: (RetryPolicy(4),)}), runner=runner)
+    assert len(runner.calls) == count
 
 
 class Choosy(Block, side_effects="none"):
@@ -256,135 +394,25 @@ async def test_recovery_events_tell_the_story() -> None:
     ]
 
 
-# -- safety ---------------------------------------------------------------------------------------------------------
-
-RETRY, REPAIR, STRICT = RetryPolicy(2), RepairPolicy(same), RepairPolicy(same, assume_idempotent=False)
-
-
-@pytest.mark.parametrize(
-    ("effects", "policy", "again"),
-    [
-        ("none", RETRY, True),
-        ("none", REPAIR, True),
-        ("none", STRICT, True),
-        ("idempotent", RETRY, True),
-        ("idempotent", REPAIR, True),
-        ("idempotent", STRICT, False),
-        ("non_idempotent", RETRY, False),
-        ("non_idempotent", REPAIR, False),
-        (None, RETRY, False),
-        ("mostly_harmless", RETRY, False),
-    ],
-)
-async def test_safety_matrix(effects: str | None, policy: object, again: bool) -> None:
-    response, seen = await attempts(failing("f", effects=effects), policy)
-    assert seen == ([1, 2] if again else [1])
-    if not again:
-        assert (response.reason, response.code) == ("unsafe_to_retry", "recovery.unsafe_to_retry")
-        assert response.error_type is BlockRuntimeError
-        details = response.details.to_python()
-        assert details["cause"] == "non_idempotent_side_effect"
-        assert (details["failure_code"], details["failure_error_type"]) == ("demo.broken", "BlockRuntimeError")
-        assert details["blocked_policy"] == ("retry" if isinstance(policy, RetryPolicy) else "repair")
-
-
-async def test_a_failure_that_proves_no_effect_may_be_repeated() -> None:
-    _, seen = await attempts(failing("f", effects="non_idempotent"), RetryPolicy(2))
-    assert seen == [1]
-
-    def action(value: Any, ctx: Any) -> None:
-        raise BlockRuntimeError("email.smtp.transient", "not yet", effects="none")
-
-    _, seen = await attempts(step("mail", action, effects="non_idempotent"), RetryPolicy(3))
-    assert seen == [1, 2, 3]
-
-
-async def test_a_refusal_before_run_is_safe_to_repeat() -> None:
-    class Picky(Block):
-        def validate(self, input: BlockValue, ctx: Any) -> None:
-            raise BlockInputError("input.not_object", "no")
-
-        async def run(self, input: BlockValue, ctx: Any) -> None:
-            raise AssertionError
-
-    response, seen = await attempts(Picky(), RetryPolicy(2))
-    assert seen == [1, 2]
-    assert response.code == "input.not_object"
-
-
-async def test_safety_is_only_asked_when_a_reexecution_would_happen() -> None:
-    response, seen = await attempts(failing("f", effects="non_idempotent"), RetryPolicy(3, retry_on=("http.*",)))
-    assert (seen, response.code) == ([1], "demo.broken")
-
-
-@pytest.mark.parametrize(
-    ("inner", "again"),
-    [(("none", "none"), True), (("none", "non_idempotent"), False), (("non_idempotent", "none"), False)],
-)
-async def test_a_nested_workflow_is_safe_only_if_every_attempt_inside_was(inner: tuple[str, str], again: bool) -> None:
-    nested = Workflow("inner").link(step("first", effects=inner[0]), failing("second", effects=inner[1]))
-    _, seen = await attempts(nested, RetryPolicy(2))
-    assert seen.count(2) >= 1 if again else 2 not in seen
-
-
-async def test_a_nested_node_that_never_ran_does_not_count() -> None:
-    nested = Workflow("inner").link(failing("early", 1), step("later", effects="non_idempotent"))
-    response, seen = await attempts(nested, RetryPolicy(2))
-    assert response.success
-    assert 2 in seen
-
-
-async def test_an_inner_proof_does_not_clear_the_nested_workflow() -> None:
-    def action(value: Any, ctx: Any) -> None:
-        raise BlockRuntimeError("demo.broken", "no", effects="none")
-
-    nested = Workflow("inner").link(step("sent", effects="non_idempotent"), step("late", action))
-    response, seen = await attempts(nested, RetryPolicy(2))
-    assert 2 not in seen
-    assert response.code == "recovery.unsafe_to_retry"
-
-
-async def test_a_nested_workflow_overrides_its_class() -> None:
-    nested = Workflow("inner").add(failing("f", effects="non_idempotent"))
-    _, seen = await attempts(nested, RetryPolicy(2), side_effects="idempotent")
-    assert 2 in seen
-
-
-# -- the runner undoes (ruling R14) ---------------------------------------------------------------------------------
-
-
-async def test_the_runner_undoes_each_failed_attempt_once_and_its_word_is_final() -> None:
-    runner = Recorder(undone=SideEffects.NONE)
-    _, seen = await attempts(failing("f", effects="non_idempotent"), RetryPolicy(3), runner=runner)
-    assert seen == [1, 2, 3]
-    assert runner.undone == [("f", 1), ("f", 2)]
-    runner = Recorder(undone=SideEffects.NON_IDEMPOTENT)
-    response, seen = await attempts(failing("f"), RetryPolicy(3), RepairPolicy(same), runner=runner)
-    assert (seen, response.code) == ([1], "recovery.unsafe_to_retry")
-    assert runner.undone == [("f", 1)]
-
-
-@pytest.mark.parametrize("options", [{"accept": ("demo.broken",)}, {"fallback": "other"}, {"optional": True}])
-async def test_options_undo_before_going_on(options: dict[str, Any]) -> None:
-    runner = Recorder()
-    workflow = Workflow("w").add(step("other")).add(failing("f")).set_entry("f").configure("f", **options)
-    assert (await workflow.execute(Request(), runner=runner)).success
-    assert runner.undone == [("f", 1)]
-
-
-async def test_a_failure_that_stays_one_is_not_undone_here() -> None:
-    runner = Recorder()
-    await attempts(failing("f"), runner=runner)
-    assert runner.undone == []
-
-
-async def test_an_undo_that_cannot_be_done_halts() -> None:
-    class Stuck(Recorder):
-        async def undo(self, call: Any, failure: Response) -> SideEffects | None:
-            raise Halted("COMP_FAILED")
-
-    with pytest.raises(Halted):
-        await attempts(failing("f"), RetryPolicy(2), runner=Stuck())
+async def test_a_recovery_that_fails_says_so_once_at_its_end() -> None:
+    events = Events()
+    workflow = single(failing("f"), recovery=stack(RetryPolicy(2), RepairPolicy(same)))
+    await workflow.execute(Request(), scope=scope(observer=events))
+    told = [(name, fields) for name, fields in events.seen if name.startswith("recovery.")]
+    assert [(name, fields.get("policy"), fields.get("position")) for name, fields in told] == [
+        ("recovery.started", None, None),
+        ("recovery.policy_started", "retry", 0),
+        ("recovery.policy_exhausted", "retry", 0),
+        ("recovery.policy_started", "repair", 1),
+        ("recovery.policy_exhausted", "repair", 1),
+        ("recovery.failed", None, None),
+    ]
+    assert told[-1][1]["code"] == "demo.broken"
+    scheduled = [fields for name, fields in events.seen if name == "block.retry_scheduled"]
+    assert [(item["backoff_ms"], item["next_attempt"], item["code"]) for item in scheduled] == [(0.0, 2, "demo.broken")]
+    events = Events()
+    await single(failing("f"), retry=RetryPolicy(2), optional=True).execute(Request(), scope=scope(observer=events))
+    assert events.names("recovery.")[-1] == "recovery.succeeded"
 
 
 # -- accept, fallback, optional -------------------------------------------------------------------------------------
@@ -457,6 +485,12 @@ async def test_a_failing_fallback_fails_the_node_or_lets_it_degrade() -> None:
     response = await respond(workflow)
     assert response.success
     assert response.data.is_null
+
+
+async def test_a_fallback_that_skips_skips_its_node() -> None:
+    workflow = Workflow("w").add(failing("f")).add(step("other", raising(BlockSkip()))).set_entry("f")
+    workflow.configure("f", fallback="other", optional=True)
+    assert (await respond(workflow)).skipped
 
 
 async def test_two_nodes_may_share_a_fallback_in_one_level() -> None:

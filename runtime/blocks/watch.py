@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 B = TypeVar("B", bound="Block")
 
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_CHANGES: Final = frozenset(
-    ("os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.removexattr", "os.rename", "os.rmdir")
-    + ("os.setxattr", "os.symlink", "os.truncate", "os.utime")
-)
-_PROCESSES: Final = frozenset(
-    ("os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.startfile", "os.system", "pty.spawn")
-)
+_LOOKING: Final = frozenset(("os.fwalk", "os.getxattr", "os.listdir", "os.listxattr", "os.scandir", "os.walk"))
+_PROCESSES: Final = frozenset(("os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"))
 
 _watched: ContextVar[list[BlockValidationError] | None] = ContextVar("watched_validate", default=None)
 _installed = False
@@ -35,8 +30,8 @@ _installed = False
 def watched(block: B) -> B:
     """The same block (state and all) whose ``validate`` fails with ``validation.side_effect`` when it acts.
 
-    Acting is: writing, changing or removing files, opening sockets or resolving names, starting processes. Reading
-    files is not seen, nor is what ``validate`` has another thread do.
+    Acting is: writing, changing or removing files, using sockets, resolving names, starting processes, changing the
+    process (its folder, its environment). Reading files is not seen, nor is what ``validate`` has another thread do.
     """
     global _installed
     if not _installed:
@@ -84,10 +79,10 @@ def _act(event: str, args: tuple[Any, ...]) -> str | None:
         by_flags = isinstance(flags, int) and flags & _WRITING
         by_mode = isinstance(mode, str) and set(mode) & set("wax+")
         return "write a file" if by_flags or by_mode else None
-    if event in _CHANGES or event.startswith(("shutil.", "tempfile.")):
-        return f"change files ({event})"
     if event.startswith("socket."):
         return f"use the network ({event})"
-    if event in _PROCESSES or event.startswith("subprocess."):
+    if event in _PROCESSES or event.startswith(("subprocess.", "pty.")):
         return f"start a process ({event})"
+    if event.startswith(("os.", "shutil.", "tempfile.")) and event not in _LOOKING:
+        return f"change its surroundings ({event})"
     return None

@@ -119,8 +119,8 @@ class Judge(Block, side_effects="none", local=True):
 
 ACTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "writes": (lambda folder: (folder / "x").write_text("x"), "write a file"),
-    "makes": (lambda folder: (folder / "d").mkdir(), "change files"),
-    "removes": (lambda folder: (folder / "gone").unlink(), "change files"),
+    "makes": (lambda folder: (folder / "d").mkdir(), "change its surroundings"),
+    "removes": (lambda folder: (folder / "gone").unlink(), "change its surroundings"),
     "connects": (lambda folder: socket.socket().close(), "use the network"),
     "runs": (lambda folder: subprocess.run(["true"], check=True), "start a process"),
     "shell": (lambda folder: os.system("true"), "start a process"),

@@ -267,18 +267,20 @@ def checked_recovery(recovery: Mapping[type[Exception], Sequence[object]]) -> Re
 
 
 def _refuse_reserved(cls: type) -> None:
-    taken = sorted(_OWN_NAMES & cls.__dict__.keys())
-    if taken:
-        raise BlockDefinitionError(
-            "definition.overrides_execute",
-            f"block class {cls.__name__} defines {taken[0]}; put the work into run(self, input, ctx)",
-        )
+    for name in sorted(_OWN_NAMES):
+        owner = next(kind for kind in cls.__mro__ if name in kind.__dict__)  # a mixin must not slip one in either
+        if not (owner is Block or owner.__dict__.get("_engine_class")):
+            whose = "" if owner is cls else f" through {owner.__name__}"
+            raise BlockDefinitionError(
+                "definition.overrides_execute",
+                f"block class {cls.__name__} defines {name}{whose}; put the work into run(self, input, ctx)",
+            )
     fields = {name for name, hint in inspect.get_annotations(cls).items() if not is_class_variable(hint)}
     clash = sorted(name for name in fields if hasattr(Block, name) or name in ("validate", "run"))
     if clash:
         raise BlockDefinitionError(
             "definition.bad_config",
-            f"block class {cls.__name__}: the config field {clash[0]!r} is a name of Block itself",
+            f"block class {cls.__name__}: the config field {clash[0]!r} is a name of Block itself; choose another",
         )
 
 

@@ -33,6 +33,12 @@ _SCALARS: Final[dict[object, Kinds]] = {
 }
 
 
+_USABLE: Final = (
+    "None, bool, int, float, str, bytes, list, dict[str, …], an Enum of str or a union of these,"
+    " or declare the class with local=True and give up exporting it"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigField:
     """One config field as catalogues, schemas and `BlockRegistry.create` see it."""
@@ -72,14 +78,14 @@ def config_fields(cls: type, *, local: bool) -> tuple[ConfigField, ...]:
     try:
         hints = get_type_hints(cls)
     except NameError as error:
-        raise _bad(cls, f"annotation cannot be resolved: {error}") from None
+        raise _bad(cls, f"a config annotation cannot be resolved: {error}; import it at module level") from None
     return tuple(_field(cls, item, hints[item.name]) for item in dataclasses.fields(cls))
 
 
 def _field(cls: type, item: dataclasses.Field[Any], hint: object) -> ConfigField:
     kinds, choices, items = _meaning(hint)
     if kinds.is_empty:
-        raise _bad(cls, f"field {item.name!r} has type {hint!r}, which cannot travel as a block value")
+        raise _bad(cls, f"field {item.name!r} has type {hint!r}, which cannot travel as a block value; use {_USABLE}")
     required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     default = None
     if not required:
@@ -149,4 +155,4 @@ def is_class_variable(hint: object) -> bool:
 
 
 def _bad(cls: type, why: str) -> BlockDefinitionError:
-    return BlockDefinitionError("definition.bad_config", f"{cls.__name__}: {why}")
+    return BlockDefinitionError("definition.bad_config", f"block class {cls.__name__}: {why}")

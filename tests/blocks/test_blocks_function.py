@@ -76,7 +76,7 @@ def test_it_declares_itself_registers_and_links_like_a_class() -> None:
     registry = BlockRegistry()
     registry.register(shout)
     made = registry.create("shout", {"mark": "."})
-    assert Workflow("w").link(made, shout(mark="!")).run("a").output.payload == "A.!"
+    assert Workflow("w").link(made, shout(mark="!")).run("a").value.payload == "A.!"
     assert [item.message for item in registry.problems("shout", {"marc": 1})] == ["unknown parameter 'marc'"]
 
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, dataclass_transform
 
 from runtime.blocks import execute as engine
-from runtime.blocks.config import ConfigField, config_fields, is_class_variable
+from runtime.blocks.config import ConfigField, config_fields, is_class_variable, revived
 from runtime.blocks.contracts import BlockValueContract
 from runtime.blocks.definition import BlockSpec, check_recovery_map, check_timeout, define
 from runtime.blocks.effects import SideEffects
@@ -26,6 +26,7 @@ from runtime.blocks.state import BlockPhase, BlockState
 
 if TYPE_CHECKING:
     from runtime.blocks.envelope import Request, Response
+    from runtime.blocks.registry import BlockRegistry
     from runtime.blocks.running import AttemptHost, NodeRunner, Scope
 
 
@@ -193,6 +194,13 @@ class Block:
     def declared_config(cls) -> tuple[ConfigField, ...]:
         """The fields a catalogue lists and a registry checks; free-form types describe their known parameters here."""
         return cls.spec.fields
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], registry: BlockRegistry) -> Block:
+        """Build from checked config, as registries do; a type made of other types finds those in ``registry``."""
+        if cls.free_form_field is not None:
+            return cls(**{cls.free_form_field: dict(config)})
+        return cls(**revived(cls, config))
 
     def get_policy_stack(self, error_type: type[Exception]) -> PolicyStack:
         """The recovery policies for a failure of this type. May be overridden; must be pure (blocks spec §14.2)."""

@@ -6,6 +6,7 @@ Config travels between processes and packs, so every field must be expressible a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -145,6 +146,27 @@ def _container(kind: Kinds, parts: Sequence[object]) -> tuple[Kinds, tuple[str, 
             return _NONE
         items |= meaning
     return kind, (), items or Kinds.ANY
+
+
+@functools.cache
+def _hints(cls: type) -> Mapping[str, object]:
+    return get_type_hints(cls)
+
+
+def revived(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Config as its class declares it, from the plain form it travels in: texts become members of an Enum again."""
+    hints = _hints(cls)
+    return {name: _revived(hints.get(name), value) for name, value in config.items()}
+
+
+def _revived(hint: object, value: Any) -> Any:
+    if isinstance(value, str):
+        for kind in (hint, *get_args(hint)):
+            if isinstance(kind, type) and issubclass(kind, Enum) and value in {member.value for member in kind}:
+                return kind(value)
+    if isinstance(value, list) and get_origin(hint) is tuple:
+        return tuple(value)
+    return value
 
 
 def is_class_variable(hint: object) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.blocks.conditions import otherwise, when
 from runtime.blocks.contracts import multiple, once, recurring
-from runtime.blocks.describe import describe, from_transitions
+from runtime.blocks.describe import describe
 from runtime.blocks.errors import WorkflowValidationFailed
 from runtime.blocks.workflow import Workflow
 from tests.support.blocks_kit import Step, failing, respond, step, tagged
@@ -49,7 +49,7 @@ def stream() -> Step:
 
 
 def transitions(table: Any) -> Workflow:
-    return from_transitions("w", {"spy": spy(), "b": step("b")}, "spy", table)
+    return Workflow.from_transitions("w", {"spy": spy(), "b": step("b")}, "spy", table)
 
 
 GRAPHS: dict[str, tuple[Callable[[], Workflow], str, str]] = {

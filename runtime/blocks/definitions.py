@@ -16,11 +16,11 @@ name or ``{"key", "equals"}`` or ``{"key", "contains"}``; a repair is a register
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from runtime.blocks import errors
+from runtime.blocks import errors, policies
 from runtime.blocks.block import UNSET, Block
 from runtime.blocks.conditions import CONDITIONS, Case, Condition, ConditionRegistry, KeyCase, case
 from runtime.blocks.contracts import multiple
@@ -31,7 +31,7 @@ from runtime.blocks.errors import (
     BlockValidationError,
     RegistryError,
 )
-from runtime.blocks.policies import REPAIRS, BubblePolicy, RepairPolicy, RepairRegistry, RetryPolicy
+from runtime.blocks.policies import REPAIRS, Policy, RepairRegistry, RetryPolicy
 from runtime.blocks.running import NodeOptions
 from runtime.blocks.validation import BINDINGS, CONFIG, PRESENCE, TYPES
 from runtime.blocks.values import BlockValue
@@ -45,7 +45,12 @@ W = TypeVar("W", bound=Workflow)
 
 CHILD: Final = "child_workflow"
 _DEFAULTS: Final = NodeOptions()
-_TIMES: Final = ("max_attempts", "initial", "factor", "cap", "jitter", "retry_on")
+#: The policies the engine knows, by name. One that holds a function says so when it is exported.
+_POLICIES: Final[Mapping[str, Callable[..., Policy]]] = {
+    kind.name: kind
+    for kind in vars(policies).values()
+    if isinstance(kind, type) and issubclass(kind, Policy) and kind is not Policy
+}
 #: Error classes a recovery may name in a definition; an author's own class is code and does not travel.
 _ERRORS: Final[Mapping[str, type[Exception]]] = {
     kind.__name__: kind
@@ -138,13 +143,11 @@ def _error_out(kind: type[Exception], name: str) -> str:
 
 
 def _policy_out(policy: object, name: str) -> dict[str, Any]:
-    if type(policy) is RetryPolicy:
-        return {"policy": policy.name, **asdict(policy)}
-    if type(policy) is BubblePolicy:
-        return {"policy": policy.name}
-    if type(policy) is RepairPolicy and isinstance(policy.repair, str):
-        return {"policy": policy.name, **asdict(policy)}
-    raise _not_exportable(name, f"its recovery holds {type(policy).__name__} with code; register the function by name")
+    if type(policy) not in _POLICIES.values():
+        raise _not_exportable(name, f"its recovery holds a {type(policy).__name__}, which is code")
+    said = {item.name: getattr(policy, item.name) for item in fields(cast(Any, policy))}
+    told = {key: _portable(value, name, f"the {key} of its recovery") for key, value in said.items()}
+    return {"policy": cast(Policy, policy).name, **told}
 
 
 def _case_out(source: str, item: Case) -> dict[str, Any]:
@@ -327,12 +330,11 @@ def _recovery(entry: Mapping[str, Any]) -> tuple[type[Exception], tuple[object, 
 def policy_of(entry: Mapping[str, Any]) -> Any:
     """A policy from its portable form; ``policy`` may be silent for a retry. Raises `BlockValidationError`."""
     kind = _get(entry, "policy", str, RetryPolicy.name)
-    fields = {key: value for key, value in entry.items() if key != "policy"}
-    makers = {item.name: item for item in (RetryPolicy, RepairPolicy, BubblePolicy)}
+    said = {key: value for key, value in entry.items() if key != "policy"}
     try:
-        return makers[kind](**fields)
+        return _POLICIES[kind](**said)
     except (KeyError, TypeError) as error:
-        raise _malformed(f"{kind!r} with {sorted(fields)} is no recovery policy: {error}") from None
+        raise _malformed(f"{kind!r} with {sorted(said)} is no recovery policy: {error}") from None
 
 
 def _plain(definition: object) -> dict[str, Any]:

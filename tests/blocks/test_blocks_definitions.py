@@ -162,7 +162,7 @@ def essence(workflow: Workflow) -> Any:
         (
             *(node.name, node.options, node.read_keys, node.store_key, node.variant().config()),
             *(node.variant().block_name, node.variant().get_policy_stack(BlockRuntimeError)),
-            essence(node.block) if isinstance(node.block, Workflow) else None,
+            essence(inner) if isinstance(inner := node.variant(), Workflow) else None,
         )
         for node in workflow.wiring.nodes.values()
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,13 @@ from runtime.blocks.errors import (
     BlockInternalError,
     BlockRuntimeError,
     BlockSkip,
+    BlockTimeout,
     BlockValidationError,
+    LedgerOwnershipError,
 )
 from runtime.blocks.state import BlockPhase
 from runtime.blocks.values import BlockValue
-from tests.support.blocks_kit import respond, step
+from tests.support.blocks_kit import Events, respond, scope, step
 
 
 class Threaded(Block, local=True):
@@ -50,7 +53,10 @@ def raising(error: BaseException) -> Callable[[Any, Any], Any]:
     [
         (Broken("demo.broken", "no"), Broken, "demo.broken", "demo.broken"),
         (BlockInputError("input.not_object", "no"), BlockInputError, "input.not_object", "input.not_object"),
+        (BlockValidationError("validation.bad_config", "no"), BlockValidationError, *["validation.bad_config"] * 2),
+        (BlockRuntimeError("http.timeout", "no"), BlockRuntimeError, "http.timeout", "http.timeout"),
         (KeyError("x"), BlockInternalError, "internal_error", "runtime.internal"),
+        (LedgerOwnershipError("runtime.ledger_not_owner", "no"), BlockRuntimeError, *["runtime.ledger_not_owner"] * 2),
         (BlockSkip(), BlockSkip, "skipped", "skip.no_new_items"),
     ],
 )
@@ -60,6 +66,40 @@ async def test_raised_errors_become_responses(error: Exception, kind: type, reas
         assert not response.success
         assert (response.error_type, response.reason, response.code) == (kind, reason, code)
         assert block.block_phase is BlockPhase.READY
+
+
+async def test_a_passed_deadline_is_a_timeout() -> None:
+    response = await respond(step("s", lambda value, ctx: asyncio.Event().wait()).with_timeout(0.001))
+    assert (response.error_type, response.reason, response.code) == (BlockTimeout, "timeout", "runtime.timeout")
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), KeyboardInterrupt(), SystemExit(3)])
+async def test_what_is_no_exception_is_raised_again_and_the_block_is_ready(error: BaseException) -> None:
+    events, block = Events(), step("s", raising(error))
+    running = block.execute(Request(), scope=scope(observer=events))
+    with pytest.raises(type(error)):
+        running.send(None)  # by hand: an event loop has its own ideas about these
+    assert block.block_phase is BlockPhase.READY
+    assert events.names() == ["block.started", "block.canceled"]
+
+
+def test_fields_have_their_defaults_and_words_outside_their_lists_are_refused() -> None:
+    error = BlockRuntimeError("http.timeout", "slow", provider_status="504", details={"n": 1})
+    assert (error.domain, error.severity, error.effects, error.retry_disposition) == ("http", "error", "unknown", None)
+    assert (error.provider_status, dict(error.details), error.reason) == ("504", {"n": 1}, "http.timeout")
+    assert str(error) == "http.timeout: slow"
+    for field in ("severity", "effects", "retry_disposition"):
+        with pytest.raises(ValueError, match=f"{field} must be one of"):
+            BlockRuntimeError("http.timeout", "slow", **{field: "odd"})
+    skip = BlockSkip()
+    assert (skip.code, skip.severity, skip.domain) == ("skip.no_new_items", "info", "skip")
+
+
+async def test_what_leaves_memory_names_no_class_and_holds_no_content() -> None:
+    response = await respond(step("s", raising(Broken("demo.broken", "no", details={"prompt": "secret plan", "n": 2}))))
+    assert response.record().keys() == {"success", "reason", "code", "details", "metadata"}
+    assert response.record()["details"] == {"prompt": "<redacted>", "n": 2}
+    assert "Broken" not in repr(response.record())
 
 
 async def test_an_internal_error_names_its_cause_without_secrets() -> None:

@@ -11,7 +11,7 @@ from runtime.blocks.contracts import BlockValueContract, multiple, once, recurri
 from runtime.blocks.envelope import Request
 from runtime.blocks.errors import BlockInputError
 from runtime.blocks.results import Multiple, Once, Recurring
-from runtime.blocks.values import BlockValue
+from runtime.blocks.values import NULL, BlockValue
 from tests.support.blocks_kit import respond, step
 
 
@@ -53,6 +53,39 @@ async def test_each_return_style_becomes_its_variant(returned: Any, contract: Bl
         await response.result.aclose()
 
 
+class Streams(Block, output=recurring("int"), side_effects="none"):
+    """Written as an async generator."""
+
+    def validate(self, input: BlockValue, ctx: Any) -> None: ...
+
+    async def run(self, input: BlockValue, ctx: Any) -> Any:
+        yield 1
+        yield 2
+
+
+async def test_an_async_generator_is_a_stream_taken_once() -> None:
+    response = await respond(Streams())
+    assert isinstance(response.result, Recurring)
+    assert response.data == NULL
+    assert [item async for item in response.result.as_stream()] == [1, 2]
+
+
+async def test_a_stream_nobody_may_have_is_closed() -> None:
+    closed: list[bool] = []
+
+    async def stream() -> Any:
+        try:
+            yield 1
+        finally:
+            closed.append(True)
+
+    running = stream()
+    await anext(running)
+    response = await respond(step("s", lambda value, ctx: Recurring(running), gives=once()))
+    assert response.code == "runtime.bad_result"
+    assert closed == [True]
+
+
 @pytest.mark.parametrize(
     ("returned", "contract"),
     [("x", multiple()), (Multiple([1]), once()), (1, once("string")), (Multiple(["a", 1]), multiple("string"))],
@@ -65,8 +98,11 @@ async def test_a_result_outside_the_contract_is_bad(returned: Any, contract: Blo
 
 
 async def test_reading_a_result_as_another_variant_is_an_ordinary_error() -> None:
-    with pytest.raises(TypeError):
-        Once(1).as_multiple()
+    readings = ("as_once", "as_multiple", "as_stream")
+    for result, own in ((Once(1), 0), (Multiple([1]), 1), (Recurring(items()), 2)):
+        for reading in readings[:own] + readings[own + 1 :]:
+            with pytest.raises(TypeError, match="holds no"):
+                getattr(result, reading)()
     stream = Recurring(items())
     taken = stream.as_stream()
     with pytest.raises(TypeError, match="taken"):

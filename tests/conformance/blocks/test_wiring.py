@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from runtime.blocks.builtin.shaping import Echo
+from runtime.blocks.conditions import otherwise
 from runtime.blocks.errors import WorkflowWiringError
 from runtime.blocks.workflow import Workflow
-from tests.support.blocks_kit import Step, respond, step
+from tests.support.blocks_kit import Step, failing, respond, step
 
 
 async def test_the_same_variable_is_one_node_and_an_inline_expression_a_new_one() -> None:
@@ -69,3 +72,48 @@ async def test_clones_run_side_by_side() -> None:
     assert other.success
     clone.link("end", step("more"))
     assert "more" not in workflow.wiring.nodes
+
+
+def test_a_repeated_link_changes_nothing_and_keeps_its_first_place() -> None:
+    workflow = Workflow("w").link(step("a"), step("c"), step("d")).link("a", step("b")).link("b", "d")
+    before = list(workflow.wiring.edges)
+    assert workflow.link("a", "c", "d", pick=1).wiring.edges == before
+    assert [(edge.source, edge.target) for edge in before] == [("a", "c"), ("c", "d"), ("a", "b"), ("b", "d")]
+    workflow.on_error("a", "b").link_on_error("a", "b")
+    assert workflow.wiring.handlers == [("a", "b")]
+
+
+ENTRIES: dict[str, tuple[Callable[[], Workflow], str | None]] = {
+    "the first link's source": (lambda: Workflow("w").add(step("x")).link(step("a"), step("b")).link("x", "b"), "a"),
+    "the first branch's source": (lambda: Workflow("w").branch(step("a"), otherwise(step("b"))).link("b", "a"), "a"),
+    "the first link's source, handlers or not": (lambda: Workflow("w").on_error(step("x"), step("h")).link(step("a"), "h"), "a"),
+    "the first on_error's source": (lambda: Workflow("w").on_error(step("a"), step("h")), "a"),
+    "the only added block": (lambda: Workflow("w").add(step("a")), "a"),
+    "none of two added blocks": (lambda: Workflow("w").add(step("a")).add(step("b")), None),
+    "none of none": (Workflow.new, None),
+    "what set_entry says": (lambda: Workflow("w").link(step("a"), step("b")).set_entry("b"), "b"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", ENTRIES)
+async def test_the_entry_is(rule: str) -> None:
+    build, entry = ENTRIES[rule]
+    workflow = build()
+    assert workflow.wiring.entry_name == entry
+    missing = [issue.code for issue in workflow.issues() if issue.code == "graph.no_entry"]
+    assert missing == ([] if entry else ["graph.no_entry"])
+
+
+async def test_an_added_block_alone_and_an_entry_that_only_has_a_handler_run() -> None:
+    assert (await respond(Workflow("w").add(step("a", lambda v, c: 1)))).data.payload == 1
+    handled = step("h")
+    response = await respond(Workflow("w").on_error(failing("a"), handled))
+    assert response.code == "demo.broken"
+    assert len(handled.calls) == 1
+
+
+def test_a_variant_is_another_node_and_names_follow_registration_order() -> None:
+    original = step("a")
+    workflow = Workflow("w").link(original, original.named("b"), Echo(), Echo(), Echo().named("own"))
+    assert list(workflow.wiring.nodes) == ["a", "b", "echo", "echo_2", "own"]
+    assert workflow.wiring.nodes["a"].block is original

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from runtime.blocks.contracts import BlockValueKindSet
 from runtime.blocks.plan import effective_output, is_routed
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _arrows(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, bool]]:
 
 def text(data: Mapping[str, Any]) -> str:
     """Lines for a terminal: every node with what it takes and gives, below it where it leads; then the issues."""
-    lines = [f"{plain_label(data['name'])}: {data['discipline']}, {data['input']} -> {data['output']}"]
+    lines = [f"{plain_label(data['name'])}: {data['discipline']}, {_contracts(data)}"]
     lines += _nodes(data, "  ")
     if data["issues"]:
         lines.append("issues:")
@@ -144,11 +145,15 @@ def text(data: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _contracts(data: Mapping[str, Any]) -> str:
+    return f"{data['input']} -> {data['output']}".replace(str(BlockValueKindSet.ANY), "any")
+
+
 def _nodes(data: Mapping[str, Any], indent: str) -> Iterator[str]:
     arrows = list(_arrows(data))
     for node in data["nodes"]:
         mark = "* " if node["name"] == data["entry"] else "- "
-        yield f"{indent}{mark}{plain_label(node['name'])} [{node['type']}] {node['input']} -> {node['output']}"
+        yield f"{indent}{mark}{plain_label(node['name'])} [{node['type']}] {_contracts(node)}"
         if "workflow" in node:
             yield from _nodes(node["workflow"], indent + "    | ")
         for source, target, label, dotted in arrows:

@@ -155,7 +155,7 @@ async def try_block(
 
 
 async def _drawn(response: Response, block: Block, take: int) -> tuple[Response, tuple[BlockValue, ...]]:
-    """At most ``take`` items of a stream, which is closed; a fault on the way is the response."""
+    """At most ``take`` items of a stream, which is closed; a block error on the way is the response."""
     if not isinstance(response.result, Recurring):
         return response, ()
     one = BlockValueContract(BlockMode.ONCE, block.output_contract.kinds)

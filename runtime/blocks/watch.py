@@ -71,6 +71,9 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
     raise error
 
 
+_hook.__cantrace__ = True  # type: ignore[attr-defined]  # let debuggers look in: hooks are hidden from them by default
+
+
 def _act(event: str, args: tuple[Any, ...]) -> str | None:
     if args and isinstance(args[0], str | bytes) and "__pycache__" in os.fsdecode(args[0]):
         return None  # the interpreter keeping what it compiled for an import

@@ -78,6 +78,12 @@ def test_asking_for_more_than_was_given_fails_the_test_and_says_what_to_give(giv
 def test_a_stream_is_drawn_as_far_as_asked_and_closed() -> None:
     closed: list[bool] = []
 
+    class Short(Block, output=recurring(), side_effects="none"):
+        def validate(self, input: BlockValue, ctx: Any) -> None: ...
+
+        async def run(self, input: BlockValue, ctx: Any) -> Any:
+            yield "only"
+
     class Count(Block, output=recurring("int"), side_effects="none"):
         def validate(self, input: BlockValue, ctx: Any) -> None: ...
 
@@ -90,8 +96,20 @@ def test_a_stream_is_drawn_as_far_as_asked_and_closed() -> None:
 
     assert [item.payload for item in run_block_for_test(Count(), take=2).items] == [0, 1]
     assert run_block_for_test(Count()).items == ()
+    assert run_block_for_test(Short(), take=9).items == (BlockValue.of("only"),)
     assert run_block_for_test(Count(), take=9).code == "runtime.bad_result"
     assert closed == [True, True]  # a stream nobody began has nothing to close
+
+
+async def test_data_items_and_operations_that_are_no_tool_are_kept_too() -> None:
+    async def action(value: BlockValue, ctx: Any) -> Any:
+        await ctx.emit("data", "item")
+        return await ctx.operate("llm_call", {"prompt": "hi"}, key="k")
+
+    trial = await try_block(step("s", action), operations={"llm_call": {"text": "said"}})
+    assert trial.data.to_python() == {"text": "said"}
+    assert [(item.name, item.key) for item in trial.operated] == [("llm_call", "k")]
+    assert trial.emitted == (("data", BlockValue.of("item")),)
 
 
 async def test_inside_a_loop_the_awaitable_twin_is_named() -> None:

@@ -65,6 +65,14 @@ class Count(enum.IntEnum):
     TWO = 2
 
 
+class Metres(float):
+    """A float of one's own."""
+
+
+class Words(list[str]):
+    """A list of one's own."""
+
+
 class OptIn:
     def __block_value__(self) -> object:
         return {"id": 7}
@@ -74,6 +82,10 @@ def test_enums_and_opted_in_objects_become_their_base_value() -> None:
     assert BlockValue.of(Colour.RED) == BlockValue.of("red")
     assert BlockValue.of(Count.TWO) == BlockValue.of(2)
     assert BlockValue.of({Colour.RED: 1}) == BlockValue.of({"red": 1})
+    for own, base in ((Metres(1.5), 1.5), (Words(["a"]), ["a"]), (bytearray(b"x"), b"x"), (memoryview(b"x"), b"x")):
+        assert BlockValue.of(own) == BlockValue.of(base)
+        assert type(BlockValue.of(own).to_python()) is type(base)
+    assert BlockValue.of(BlockValue.of(1)) == BlockValue.of(1)
     assert BlockValue.of(OptIn()).get("id") == BlockValue.of(7)
 
 
@@ -143,6 +155,9 @@ def test_accessors_and_paths() -> None:
     value = BlockValue.of({"a": {"b": [10, "x"]}, "n": None})
     assert value.path("a.b.0") == BlockValue.of(10)
     assert value.path("a.c.0") is None
+    assert value.path("a.c.d.0") is None
+    assert value["a"]["b"].at(2) is None
+    assert (bool(value), bool(NULL), bool(BlockValue.of({}))) == (True, False, False)
     assert value.path("a.b.x") is None
     assert value.get("missing") is None
     assert value["a"]["b"].at(-1) == BlockValue.of("x")
@@ -150,6 +165,11 @@ def test_accessors_and_paths() -> None:
     assert BlockValue.of(3).as_float is None
     assert "a" in value
     assert len(value) == 2
+    assert value.get("missing", NULL) is NULL
+    for partless in (BlockValue.of(3), NULL):
+        for act in (len, iter, lambda scalar: scalar["a"]):
+            with pytest.raises(TypeError, match=r"has no|cannot be"):
+                act(partless)
 
 
 SAMPLES = {"null": None, "bool": True, "int": 1, "float": 1.5, "string": "x", "bytes": b"x", "list": [1], "map": {}}

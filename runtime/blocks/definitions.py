@@ -1,6 +1,6 @@
-"""A workflow as portable data and back, and the routed form given as mappings (blocks spec §9.1, §10 P2, P6, P11).
+"""A workflow from portable data, and the routed form given as mappings (blocks spec §9.1, §10 P2, P6, P11).
 
-The definition is a map of plain values; absent keys mean their defaults::
+`runtime.blocks.exporting` writes what is read here: a map of plain values whose absent keys mean their defaults::
 
     {"name", "max_steps", "max_parallel", "seed", "propagate", "entry", "output", "routed",
      "nodes": [{"name", "type", "version", "config": {…}, "block_name", "side_effects", "timeout", "retry": {…},
@@ -16,169 +16,29 @@ name or ``{"key", "equals"}`` or ``{"key", "contains"}``; a repair is a register
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from runtime.blocks import errors, policies
-from runtime.blocks.block import UNSET, Block
-from runtime.blocks.conditions import CONDITIONS, Case, Condition, ConditionRegistry, KeyCase, case
+from runtime.blocks.block import Block
+from runtime.blocks.conditions import CONDITIONS, Case, Condition, ConditionRegistry, case
 from runtime.blocks.contracts import multiple
 from runtime.blocks.errors import (
-    BlockDefinitionError,
     BlockError,
     BlockInputError,
     BlockValidationError,
     RegistryError,
 )
-from runtime.blocks.policies import REPAIRS, Policy, RepairRegistry, RetryPolicy
-from runtime.blocks.running import NodeOptions
+from runtime.blocks.exporting import CHILD, DEFAULTS, ERRORS, POLICIES
+from runtime.blocks.policies import REPAIRS, RepairRegistry, RetryPolicy
 from runtime.blocks.validation import BINDINGS, CONFIG, PRESENCE, TYPES
 from runtime.blocks.values import BlockValue
-from runtime.blocks.wiring import Issue, Node
+from runtime.blocks.wiring import Issue
 from runtime.blocks.workflow import Workflow
 
 if TYPE_CHECKING:
     from runtime.blocks.registry import BlockRegistry
 
 W = TypeVar("W", bound=Workflow)
-
-CHILD: Final = "child_workflow"
-_DEFAULTS: Final = NodeOptions()
-#: The policies the engine knows, by name. One that holds a function says so when it is exported.
-_POLICIES: Final[Mapping[str, Callable[..., Policy]]] = {
-    kind.name: kind
-    for kind in vars(policies).values()
-    if isinstance(kind, type) and issubclass(kind, Policy) and kind is not Policy
-}
-#: Error classes a recovery may name in a definition; an author's own class is code and does not travel.
-_ERRORS: Final[Mapping[str, type[Exception]]] = {
-    kind.__name__: kind
-    for kind in (
-        Exception,
-        errors.BlockError,
-        errors.BlockInputError,
-        errors.BlockValidationError,
-        errors.BlockRuntimeError,
-        errors.BlockTimeout,
-        errors.BlockInternalError,
-        errors.GraphError,
-        errors.RecoveryError,
-        errors.OperationFailed,
-    )
-}
-
-
-# -- out ----------------------------------------------------------------------------------------------------------
-
-
-def to_definition(workflow: Workflow, inside: tuple[int, ...] = ()) -> dict[str, Any]:
-    """The definition of ``workflow``, as fresh plain data. Raises `BlockDefinitionError` ``definition.not_exportable``."""
-    if id(workflow.wiring) in inside:
-        raise _not_exportable(workflow.block_name, "it contains itself")
-    wiring, deeper = workflow.wiring, (*inside, id(workflow.wiring))
-    if wiring.imported:
-        raise _not_exportable(workflow.block_name, wiring.imported[0][1].message)
-    told: dict[str, Any] = {
-        "name": workflow.workflow_name,
-        "max_steps": workflow.max_steps,
-        "max_parallel": workflow.max_parallel,
-        "entry": wiring.entry_name,
-        "nodes": [_node_out(node, deeper) for node in wiring.nodes.values()],
-        "links": [_known(source=edge.source, target=edge.target, pick=edge.pick) for edge in wiring.edges],
-        "branches": [
-            {"source": source, "cases": [_case_out(source, item) for item in cases]}
-            for source, cases in wiring.branches.items()
-        ],
-        "on_error": [{"source": source, "handler": handler} for source, handler in wiring.handlers],
-        **_known(output=wiring.output, routed=wiring.routed or None, seed=dict(workflow.seed) or None),
-        **_known(propagate=list(workflow.propagate) or None),
-        **({} if inside else _overrides_out(workflow, workflow.block_name)),
-    }
-    return cast("dict[str, Any]", BlockValue.of(told).to_python())
-
-
-def _node_out(node: Node, inside: tuple[int, ...]) -> dict[str, Any]:
-    block, options = node.variant(), node.options
-    told = {"name": node.name, **_block_out(block, node.name, inside), **_overrides_out(block, node.name)}
-    told |= _known(reads=None if node.reads is None else list(node.reads), store_as=node.store_as)
-    for key in ("accept", "fallback", "optional", "lane", "extra"):
-        value = getattr(options, key)
-        if value != getattr(_DEFAULTS, key):
-            told[key] = _portable(value, node.name, key)
-    return told
-
-
-def _block_out(block: Block, name: str, inside: tuple[int, ...]) -> dict[str, Any]:
-    if block.is_workflow:
-        return {"type": CHILD, "config": {"definition": to_definition(cast(Workflow, block), inside)}}
-    if block.spec.local:
-        raise _not_exportable(name, f"{type(block).__name__} holds functions or other things that are no values")
-    config = block.config()
-    if block.free_form_field is not None:
-        config = config[block.free_form_field]
-    values = {key: _portable(value, name, key) for key, value in config.items()}
-    return {"type": block.spec.type_id, "version": block.spec.version, "config": values}
-
-
-def _overrides_out(block: Block, name: str) -> dict[str, Any]:
-    said = block._overrides
-    told: dict[str, Any] = _known(block_name=said.name, side_effects=said.side_effects and said.side_effects.value)
-    if said.timeout is not UNSET:
-        told["timeout"] = said.timeout
-    if said.retry is not None:
-        told["retry"] = _policy_out(said.retry, name)
-    if said.recovery is not None:
-        told["recovery"] = [
-            {"error": _error_out(kind, name), "policies": [_policy_out(policy, name) for policy in stack]}
-            for kind, stack in said.recovery.items()
-        ]
-    return told
-
-
-def _error_out(kind: type[Exception], name: str) -> str:
-    if _ERRORS.get(kind.__name__) is not kind:
-        raise _not_exportable(name, f"its recovery names the class {kind.__name__}, which is code; use its base class")
-    return kind.__name__
-
-
-def _policy_out(policy: object, name: str) -> dict[str, Any]:
-    if type(policy) not in _POLICIES.values():
-        raise _not_exportable(name, f"its recovery holds a {type(policy).__name__}, which is code")
-    said = {item.name: getattr(policy, item.name) for item in fields(cast(Any, policy))}
-    told = {key: _portable(value, name, f"the {key} of its recovery") for key, value in said.items()}
-    return {"policy": cast(Policy, policy).name, **told}
-
-
-def _case_out(source: str, item: Case) -> dict[str, Any]:
-    if item.is_default:
-        return {"target": item.target}
-    if isinstance(item.condition, str):
-        return {"target": item.target, "condition": item.condition}
-    if isinstance(item.condition, KeyCase):
-        told = _known(key=item.condition.key, contains=item.condition.contains)
-        if item.condition.equals is not None:
-            told["equals"] = item.condition.equals
-        return {"target": item.target, "condition": told}
-    raise _not_exportable(source, f"the condition {item.label!r} is a function; register it by name, or use case(...)")
-
-
-def _portable(value: object, name: str, key: str) -> BlockValue:
-    try:
-        return BlockValue.of(value)
-    except BlockInputError as error:
-        raise _not_exportable(name, f"{key}: {error.message}") from None
-
-
-def _known(**entries: Any) -> dict[str, Any]:
-    return {key: value for key, value in entries.items() if value is not None}
-
-
-def _not_exportable(name: str, why: str) -> BlockDefinitionError:
-    return BlockDefinitionError("definition.not_exportable", f"{name!r} cannot be put into a definition: {why}")
-
-
-# -- in -----------------------------------------------------------------------------------------------------------
 
 
 class Unavailable(Block, local=True, type_id="unavailable", input=multiple(), side_effects="none"):
@@ -265,7 +125,7 @@ class _Reader:
             store_as=_get(entry, "store_as", str, "") or None,
             accept=_texts(entry, "accept"),
             optional=_get(entry, "optional", bool, False),
-            lane=_get(entry, "lane", str, _DEFAULTS.lane),
+            lane=_get(entry, "lane", str, DEFAULTS.lane),
             extra=_get(entry, "extra", dict, {}),
         )
 
@@ -322,9 +182,9 @@ def _varied(block: Any, entry: Mapping[str, Any]) -> Any:
 
 def _recovery(entry: Mapping[str, Any]) -> tuple[type[Exception], tuple[object, ...]]:
     name = _get(entry, "error", str)
-    if name not in _ERRORS:
-        raise _malformed(f"recovery names the error class {name!r}; known: {', '.join(_ERRORS)}")
-    return _ERRORS[name], tuple(policy_of(item) for item in _maps(entry, "policies"))
+    if name not in ERRORS:
+        raise _malformed(f"recovery names the error class {name!r}; known: {', '.join(ERRORS)}")
+    return ERRORS[name], tuple(policy_of(item) for item in _maps(entry, "policies"))
 
 
 def policy_of(entry: Mapping[str, Any]) -> Any:
@@ -332,7 +192,7 @@ def policy_of(entry: Mapping[str, Any]) -> Any:
     kind = _get(entry, "policy", str, RetryPolicy.name)
     said = {key: value for key, value in entry.items() if key != "policy"}
     try:
-        return _POLICIES[kind](**said)
+        return POLICIES[kind](**said)
     except (KeyError, TypeError) as error:
         raise _malformed(f"{kind!r} with {sorted(said)} is no recovery policy: {error}") from None
 

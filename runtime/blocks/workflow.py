@@ -264,9 +264,9 @@ class Workflow(Block, _engine=True):
 
     def to_definition(self) -> dict[str, Any]:
         """The portable form. Raises `BlockDefinitionError` ``definition.not_exportable`` for what is code."""
-        from runtime.blocks import definitions
+        from runtime.blocks import exporting
 
-        return definitions.to_definition(self)
+        return exporting.to_definition(self)
 
     def nested(self) -> tuple[Workflow, ...]:
         """The workflows directly inside this one."""

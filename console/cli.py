@@ -492,8 +492,27 @@ def _authoring_verbs(verbs: Any) -> None:
         authoring.schema,
         json=False,
     )
-    init = _verb(verbs, "init", "Create a first mission to edit.", "quarterdeck init my-mission", authoring.init)
-    init.add_argument("path", metavar="DIR", nargs="?", default=".", help="folder to create it in (default: here)")
+    graph = _verb(
+        verbs,
+        "graph",
+        "Show a mission's blocks and where each leads, without running it.",
+        "quarterdeck graph sample_missions/hello --format mermaid",
+        authoring.graph,
+    )
+    graph.add_argument("path", metavar="MISSION", help="mission file, or folder holding mission.yaml")
+    graph.add_argument(
+        "--format", choices=("text", "mermaid", "json"), default="text", help="the picture's form (default: text)"
+    )
+    init = _verb(
+        verbs,
+        "init",
+        "Create a first mission to edit, or a first block: init [DIR], init block NAME [DIR].",
+        "quarterdeck init my-mission\n  quarterdeck init block shout my-mission",
+        authoring.init,
+    )
+    init.add_argument(
+        "words", metavar="WORD", nargs="*", help="folder to create it in (default: here); or block, its name, folder"
+    )
     _verb(
         verbs,
         "doctor",

@@ -1,4 +1,4 @@
-"""Verbs for authors: lint, schema, init. None of them needs a store."""
+"""Verbs for authors: lint, schema, graph, init. None of them needs a store."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 import asyncio
 from pathlib import Path
 
+from console.model.safe import safe
 from console.verbs.output import print_json, problem_text, say
-from runtime.host.api import Exit
+from runtime.host.api import Exit, QuarterdeckError
 
 
 async def lint(options: argparse.Namespace) -> int:
@@ -39,15 +40,42 @@ async def schema(options: argparse.Namespace) -> int:
     return Exit.OK
 
 
-async def init(options: argparse.Namespace) -> int:
-    """Write a first mission, its schema and nothing else; existing files are never overwritten."""
-    from runtime.host.authoring import create_mission
+async def graph(options: argparse.Namespace) -> int:
+    """``--json``: ``{name, discipline, entry, output_node, input, output, max_steps, nodes, links, branches, on_error,
+    issues}``; nested workflows are under their node's ``workflow``. Nothing runs and no store is needed."""
+    from runtime.host.authoring import graph_picture, mission_graph
 
-    created = await asyncio.to_thread(create_mission, Path(options.path))
+    data = await asyncio.to_thread(mission_graph, Path(options.path))
+    if options.json or options.format == "json":
+        print_json(data)
+    else:
+        print(safe(graph_picture(data, options.format), lines=True), end="")
+    return Exit.OK
+
+
+async def init(options: argparse.Namespace) -> int:
+    """Write a first mission and its schema, or a first block; existing files are never overwritten.
+
+    One word is always a mission's folder, even ``block``; ``block NAME [DIR]`` makes a block.
+    ``--json``: ``{"created": [path, …]}``.
+    """
+    from runtime.host.authoring import create_block, create_mission
+
+    words = options.words
+    if len(words) < 2:
+        created = await asyncio.to_thread(create_mission, Path(words[0] if words else "."))
+        advice = f"next: quarterdeck lint {created[0]} && quarterdeck run {created[0]}"
+    elif words[0] == "block" and len(words) < 4:
+        created = await asyncio.to_thread(create_block, words[1], Path(words[2] if len(words) > 2 else "."))
+        advice = f"next: pytest {created[0].parent}"
+    else:
+        raise QuarterdeckError(
+            "INIT_WORDS", "init takes [DIR], or block NAME [DIR]", hint="see quarterdeck init --help"
+        )
     if options.json:
         print_json({"created": [str(path) for path in created]})
     else:
         for path in created:
-            print(path)
-        say(f"next: quarterdeck lint {created[0]} && quarterdeck run {created[0]}")
+            print(safe(path))
+        say(advice)
     return Exit.OK

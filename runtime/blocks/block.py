@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, dataclass_transform
 
 from runtime.blocks import execute as engine
-from runtime.blocks.config import ConfigField, config_fields, is_class_variable
+from runtime.blocks.config import ConfigField, config_fields, is_class_variable, revived
 from runtime.blocks.contracts import BlockValueContract
 from runtime.blocks.definition import BlockSpec, check_recovery_map, check_timeout, define
 from runtime.blocks.effects import SideEffects
@@ -28,6 +28,7 @@ from runtime.blocks.state import BlockPhase, BlockState
 if TYPE_CHECKING:
     from runtime.blocks.attempts import AttemptStore
     from runtime.blocks.envelope import Request, Response
+    from runtime.blocks.registry import BlockRegistry
     from runtime.blocks.results import BlockRunResult
     from runtime.blocks.running import AttemptHost, NodeRunner, Scope
 
@@ -197,6 +198,13 @@ class Block:
         """The fields a catalogue lists and a registry checks; free-form types describe their known parameters here."""
         return cls.spec.fields
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], registry: BlockRegistry) -> Block:
+        """Build from checked config, as registries do; a type made of other types finds those in ``registry``."""
+        if cls.free_form_field is not None:
+            return cls(**{cls.free_form_field: dict(config)})
+        return cls(**revived(cls, config))
+
     def get_policy_stack(self, error_type: type[Exception]) -> PolicyStack:
         """The recovery policies for a failure of this type. May be overridden; must be pure (blocks spec §14.2)."""
         for level in (self._overrides, self.spec):
@@ -279,18 +287,20 @@ def checked_recovery(recovery: Mapping[type[Exception], Sequence[object]]) -> Re
 
 
 def _refuse_reserved(cls: type) -> None:
-    taken = sorted(_OWN_NAMES & cls.__dict__.keys())
-    if taken:
-        raise BlockDefinitionError(
-            "definition.overrides_execute",
-            f"block class {cls.__name__} defines {taken[0]}; put the work into run(self, input, ctx)",
-        )
+    for name in sorted(_OWN_NAMES):
+        owner = next(kind for kind in cls.__mro__ if name in kind.__dict__)  # a mixin must not slip one in either
+        if not (owner is Block or owner.__dict__.get("_engine_class")):
+            whose = "" if owner is cls else f" through {owner.__name__}"
+            raise BlockDefinitionError(
+                "definition.overrides_execute",
+                f"block class {cls.__name__} defines {name}{whose}; put the work into run(self, input, ctx)",
+            )
     fields = {name for name, hint in inspect.get_annotations(cls).items() if not is_class_variable(hint)}
     clash = sorted(name for name in fields if hasattr(Block, name) or name in ("validate", "run"))
     if clash:
         raise BlockDefinitionError(
             "definition.bad_config",
-            f"block class {cls.__name__}: the config field {clash[0]!r} is a name of Block itself",
+            f"block class {cls.__name__}: the config field {clash[0]!r} is a name of Block itself; choose another",
         )
 
 

@@ -6,6 +6,7 @@ Config travels between processes and packs, so every field must be expressible a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,12 @@ _SCALARS: Final[dict[object, Kinds]] = {
     object: Kinds.ANY,
     BlockValue: Kinds.ANY,
 }
+
+
+_USABLE: Final = (
+    "None, bool, int, float, str, bytes, list, dict[str, …], an Enum of str or a union of these,"
+    " or declare the class with local=True and give up exporting it"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +79,14 @@ def config_fields(cls: type, *, local: bool) -> tuple[ConfigField, ...]:
     try:
         hints = get_type_hints(cls)
     except NameError as error:
-        raise _bad(cls, f"annotation cannot be resolved: {error}") from None
+        raise _bad(cls, f"a config annotation cannot be resolved: {error}; import it at module level") from None
     return tuple(_field(cls, item, hints[item.name]) for item in dataclasses.fields(cls))
 
 
 def _field(cls: type, item: dataclasses.Field[Any], hint: object) -> ConfigField:
     kinds, choices, items = _meaning(hint)
     if kinds.is_empty:
-        raise _bad(cls, f"field {item.name!r} has type {hint!r}, which cannot travel as a block value")
+        raise _bad(cls, f"field {item.name!r} has type {hint!r}, which cannot travel as a block value; use {_USABLE}")
     required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     default = None
     if not required:
@@ -141,6 +148,27 @@ def _container(kind: Kinds, parts: Sequence[object]) -> tuple[Kinds, tuple[str, 
     return kind, (), items or Kinds.ANY
 
 
+@functools.cache
+def _hints(cls: type) -> Mapping[str, object]:
+    return get_type_hints(cls)
+
+
+def revived(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Config as its class declares it, from the plain form it travels in: texts become members of an Enum again."""
+    hints = _hints(cls)
+    return {name: _revived(hints.get(name), value) for name, value in config.items()}
+
+
+def _revived(hint: object, value: Any) -> Any:
+    if isinstance(value, str):
+        for kind in (hint, *get_args(hint)):
+            if isinstance(kind, type) and issubclass(kind, Enum) and value in {member.value for member in kind}:
+                return kind(value)
+    if isinstance(value, list) and get_origin(hint) is tuple:
+        return tuple(value)
+    return value
+
+
 def is_class_variable(hint: object) -> bool:
     """True for annotations that are not config fields."""
     if isinstance(hint, str):
@@ -149,4 +177,4 @@ def is_class_variable(hint: object) -> bool:
 
 
 def _bad(cls: type, why: str) -> BlockDefinitionError:
-    return BlockDefinitionError("definition.bad_config", f"{cls.__name__}: {why}")
+    return BlockDefinitionError("definition.bad_config", f"block class {cls.__name__}: {why}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
@@ -22,6 +22,7 @@ from runtime.blocks.policies import RecoveryMap, RetryPolicy, reexecutes
 _TYPE_ID: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _EXPECTED: Final = "expected '(self, input, ctx)'"
+_RECOVERY: Final = "{BlockRuntimeError: (RetryPolicy(),)}"
 
 
 class RunStyle(Enum):
@@ -81,34 +82,47 @@ def _converted(cls: type, chosen: dict[str, Any]) -> dict[str, Any]:
     if "side_effects" in chosen and not isinstance(chosen["side_effects"], SideEffects):
         chosen["side_effects"] = SideEffects.parse(chosen["side_effects"])
     if "reads" in chosen:
-        chosen["reads"] = tuple(chosen["reads"])
+        chosen["reads"] = _names(cls, chosen["reads"])
     for side in ("input", "output"):
         if side in chosen and not isinstance(chosen[side], BlockValueContract):
             raise _error(cls, "definition.bad_contract", f"{side} must be a contract such as once('string')")
     return chosen
 
 
+def _names(cls: type, reads: object) -> tuple[str, ...]:
+    names = () if isinstance(reads, str) or not isinstance(reads, Iterable) else tuple(reads)
+    if reads and (not names or not all(isinstance(name, str) for name in names)):
+        raise _error(
+            cls, "definition.bad_config", f"reads must be a sequence of names such as ('draft',), not {reads!r}"
+        )
+    return names
+
+
 def _check_declarations(cls: type, spec: BlockSpec) -> None:
-    if not spec.abstract and not _TYPE_ID.match(spec.type_id):
-        raise _error(cls, "definition.bad_type_id", f"type id {spec.type_id!r} must match [a-z][a-z0-9_]{{0,63}}")
+    if not spec.abstract and not _TYPE_ID.match(str(spec.type_id)):
+        text = f"type id {spec.type_id!r} must match [a-z][a-z0-9_]{{0,63}}, such as type_id='split_lines'"
+        raise _error(cls, "definition.bad_type_id", text)
     if spec.input.mode is BlockMode.RECURRING:
         raise _error(cls, "definition.bad_contract", "an input cannot be RECURRING; use ONCE or MULTIPLE")
     for side, contract in (("input", spec.input), ("output", spec.output)):
         if contract.kinds.is_empty:
-            raise _error(cls, "definition.bad_contract", f"the {side} kind set is empty")
+            raise _error(
+                cls, "definition.bad_contract", f"the {side} kind set is empty; say once('string'), or once() for any"
+            )
     check_timeout(spec.timeout, lambda text: _error(cls, "definition.bad_config", text))
     _check_recovery(cls, spec)
 
 
 def check_timeout(timeout: float | None, refuse: Any) -> None:
     """Raise ``refuse(text)`` unless ``timeout`` is None or positive."""
-    if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if timeout is not None and not (number and timeout > 0):
         raise refuse(f"timeout must be more than 0 seconds, not {timeout!r}")
 
 
 def _check_recovery(cls: type, spec: BlockSpec) -> None:
     if spec.retry is not None and not isinstance(spec.retry, RetryPolicy):
-        raise _error(cls, "definition.bad_recovery", "retry must be a RetryPolicy")
+        raise _error(cls, "definition.bad_recovery", "retry must be a policy such as RetryPolicy(max_attempts=3)")
     try:
         check_recovery_map(spec.recovery)
     except TypeError as error:
@@ -127,18 +141,18 @@ def check_recovery_map(recovery: object) -> None:
     if recovery is None:
         return
     if not isinstance(recovery, Mapping):
-        raise TypeError("recovery must map exception classes to policy sequences")
+        raise TypeError(f"recovery must map exception classes to policy sequences, {_RECOVERY}")
     for key, stack in recovery.items():
         if not (isinstance(key, type) and issubclass(key, Exception)):
-            raise TypeError(f"recovery key {key!r} is not an exception class")
+            raise TypeError(f"recovery key {key!r} is not an exception class; write {_RECOVERY}")
         if isinstance(stack, str) or not isinstance(stack, Sequence):
-            raise TypeError(f"recovery for {key.__name__} must be a sequence of policies")
+            raise TypeError(f"recovery for {key.__name__} must be a sequence of policies; write {_RECOVERY}")
 
 
 def _check_methods(cls: type, spec: BlockSpec) -> RunStyle:
     for name in ("validate", "run"):
         if getattr(cls, name, None) is None:
-            raise _error(cls, f"definition.missing_{name}", f"define {name}(self, input, ctx)")
+            raise _error(cls, f"definition.missing_{name}", f"define 'def {name}(self, input, ctx)'")
         _check_signature(cls, name)
     validate: Any = cls.validate  # type: ignore[attr-defined]
     if (
@@ -146,7 +160,11 @@ def _check_methods(cls: type, spec: BlockSpec) -> RunStyle:
         or inspect.isasyncgenfunction(validate)
         or inspect.isgeneratorfunction(validate)
     ):
-        raise _error(cls, "definition.async_validate", "validate must be a plain method without yield or await")
+        raise _error(
+            cls,
+            "definition.async_validate",
+            "validate must be a plain method without yield or await: 'def validate(self, input, ctx)'",
+        )
     return _style(cls, spec)
 
 
@@ -166,6 +184,8 @@ def _style(cls: type, spec: BlockSpec) -> RunStyle:
 def _check_signature(cls: type, name: str) -> None:
     if isinstance(inspect.getattr_static(cls, name), staticmethod | classmethod):
         raise _error(cls, "definition.bad_signature", f"{name} must be a plain method, {_EXPECTED}")
+    if not callable(getattr(cls, name)):
+        raise _error(cls, "definition.bad_signature", f"{name} is no method, {_EXPECTED}")
     parameters = list(inspect.signature(getattr(cls, name)).parameters.values())
     positional = [item for item in parameters if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)]
     starred = [item for item in parameters if item.kind in (item.VAR_POSITIONAL, item.VAR_KEYWORD)]

@@ -68,21 +68,43 @@ class BlockRegistry:
 
     def __init__(self) -> None:
         self._types: dict[str, _Registered] = {}
+        self._aliases: dict[str, str] = {}
+        self._skipped: dict[str, tuple[str, str]] = {}
 
     def register(self, block_class: type[Block]) -> None:
         """Add a block class; raises `RegistryError` ``registry.duplicate_type_id``."""
-        type_id = block_class.spec.type_id
-        if type_id in self._types:
-            raise RegistryError("registry.duplicate_type_id", f"the block type {type_id!r} is registered already")
+        self._free(block_class.spec.type_id)
         self.override(block_class)
 
     def override(self, block_class: type[Block]) -> None:
-        """Add or replace a block class."""
+        """Add or replace a block class, or take an alias's place."""
         info = type_info(block_class)
-        self._types[info.type_id] = _Registered(info, lambda config: build(block_class, config))
+        self._aliases.pop(info.type_id, None)
+        self._types[info.type_id] = _Registered(info, lambda config: block_class.from_config(config, self))
+
+    def alias(self, alias: str, type_id: str) -> None:
+        """Let ``alias`` stand for a registered type. Raises ``registry.duplicate_type_id``, ``registry.unknown_name``."""
+        self._free(alias)
+        self._aliases[alias] = self._lookup(type_id).info.type_id
+
+    def aliases(self) -> Mapping[str, str]:
+        """Further names → type id."""
+        return dict(self._aliases)
+
+    def note_skipped(self, type_id: str, pack: str, code: str) -> None:
+        """Remember that ``pack``, which has this type, was not loaded because of ``code``: whoever asks is told."""
+        self._skipped[type_id] = (pack, code)
+
+    def skipped(self, type_id: str) -> tuple[str, str] | None:
+        """Pack and code of a type that is missing only because its pack was skipped."""
+        return None if type_id in self else self._skipped.get(type_id)
+
+    def _free(self, type_id: str) -> None:
+        if type_id in self:
+            raise RegistryError("registry.duplicate_type_id", f"the block type {type_id!r} is registered already")
 
     def __contains__(self, type_id: object) -> bool:
-        return type_id in self._types
+        return type_id in self._types or type_id in self._aliases
 
     def types(self) -> tuple[BlockTypeInfo, ...]:
         """Everything registered, by type id."""
@@ -115,7 +137,11 @@ class BlockRegistry:
             raise _bad_config(type_id, (ConfigProblem(None, str(error)),)) from error
 
     def _lookup(self, type_id: str) -> _Registered:
-        entry = self._types.get(type_id)
+        entry = self._types.get(self._aliases.get(type_id, type_id))
+        if entry is None and type_id in self._skipped:
+            pack, code = self._skipped[type_id]
+            text = f"the block type {type_id!r} is in the pack {pack!r}, which was skipped: {code}"
+            raise RegistryError("registry.unknown_name", text)
         if entry is None:
             near = difflib.get_close_matches(type_id, self._types, n=1)
             advice = f"; did you mean {near[0]!r}?" if near else f"; known types: {', '.join(sorted(self._types))}"
@@ -138,13 +164,6 @@ def type_info(block_class: type[Block]) -> BlockTypeInfo:
         output=spec.output,
         side_effects=spec.side_effects,
     )
-
-
-def build(block_class: type[Block], config: Mapping[str, Any]) -> Block:
-    """Instantiate from checked config; a free-form type gets everything in its one field."""
-    if block_class.free_form_field is not None:
-        return block_class(**{block_class.free_form_field: dict(config)})
-    return block_class(**config)
 
 
 def config_problems(info: BlockTypeInfo, config: Mapping[str, Any], skip: frozenset[str]) -> list[ConfigProblem]:
@@ -182,6 +201,7 @@ def builtin_registry() -> BlockRegistry:
     registry = BlockRegistry()
     for block_class in BUILTINS:
         registry.register(block_class)
+    registry.alias("template_handlebars", "template")
     return registry
 
 

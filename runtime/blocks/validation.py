@@ -7,6 +7,7 @@ only contracts, config and wiring are looked at.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
 from runtime.blocks import topology
@@ -91,13 +92,19 @@ class _Check:
             (CONFIG, self.config()),
         ]
         for stage, issues in stages:
-            self.found.extend(item for item in self.wiring.imported if item[0] == stage)
+            self.found.extend(self._imported(stage))
             self.found.extend((stage, issue) for issue in issues)
             if stage == PRESENCE:
-                self.found.extend(item for item in self.wiring.imported if item[0] == TYPES)
+                self.found.extend(self._imported(TYPES))
         self.nested()
         self.found.extend((WARNINGS, issue) for issue in self.warnings())
         return self._assemble()
+
+    def _imported(self, stage: int) -> Iterator[tuple[int, Issue]]:
+        """What was found wrong with ``stage`` when the workflow was made from data."""
+        for at, issue in self.wiring.imported:
+            if at == stage:
+                yield stage, replace(issue, node_path=self.path + issue.node_path)
 
     def _assemble(self) -> Plan:
         broken = any(issue.is_error for _, issue in self.found)
@@ -179,7 +186,8 @@ class _Check:
         if not self.routed:
             cycle = topology.find_cycle(self.follow, list(self.wiring.nodes))
             if cycle is not None:
-                yield self.error("graph.cycle", cycle[0], f"the links form a cycle: {' -> '.join(cycle)}", cycle[-2])
+                text = f"the links form a cycle: {' -> '.join(cycle)}"
+                yield replace(self.error("graph.cycle", cycle[0], text, cycle[-2]), details=(("cycle", tuple(cycle)),))
         for source, cases in self.wiring.branches.items():
             for position, case in enumerate(cases[:-1]):
                 if case.is_default:

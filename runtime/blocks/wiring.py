@@ -39,6 +39,8 @@ class Issue:
     node_path: str
     message: str
     other: str | None = None
+    #: What a program may want to know beside the message, as pairs: ``pack`` and ``skip_code``, or ``cycle``.
+    details: tuple[tuple[str, Any], ...] = ()
 
     @property
     def is_error(self) -> bool:
@@ -51,6 +53,7 @@ class Issue:
             "node_path": self.node_path,
             "other": self.other,
             "message": self.message,
+            **({"details": dict(self.details)} if self.details else {}),
         }
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from runtime.blocks.attempts import AttemptStore
     from runtime.blocks.execute import Attempt
     from runtime.blocks.plan import Plan
+    from runtime.blocks.registry import BlockRegistry
 
 #: A block object, a workflow object, or the node name of a registered block.
 Endpoint = Block | str
@@ -81,6 +82,34 @@ class Workflow(Block, _engine=True):
     @classmethod
     def new(cls) -> Self:
         return cls()
+
+    @classmethod
+    def from_definition(
+        cls,
+        definition: object,
+        registry: BlockRegistry,
+        *,
+        conditions: ConditionRegistry = CONDITIONS,
+        repairs: RepairRegistry = REPAIRS,
+    ) -> Self:
+        """The workflow a definition describes; see `runtime.blocks.definitions.from_definition`."""
+        from runtime.blocks import definitions  # both build on this class
+
+        return definitions.from_definition(cls, definition, registry, conditions=conditions, repairs=repairs)
+
+    @classmethod
+    def from_transitions(
+        cls,
+        name: str,
+        nodes: Mapping[str, Block],
+        entry_point: str,
+        transitions: Mapping[str, object],
+        max_steps: int = 128,
+    ) -> Self:
+        """The routed form as mappings: a transition is a target name, or a list of ``{condition?, target}``."""
+        from runtime.blocks import definitions
+
+        return definitions.from_transitions(cls(name, max_steps=max_steps), nodes, entry_point, transitions)
 
     # -- wiring -------------------------------------------------------------------------------------------------
 
@@ -228,6 +257,18 @@ class Workflow(Block, _engine=True):
             return worst(*(node.variant().side_effects for node in self.wiring.nodes.values()))
         finally:
             self.wiring.asked = False
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for pictures and consoles; its shape is told in `runtime.blocks.describe`."""
+        from runtime.blocks import describe
+
+        return describe.describe(self)
+
+    def to_definition(self) -> dict[str, Any]:
+        """The portable form. Raises `BlockDefinitionError` ``definition.not_exportable`` for what is code."""
+        from runtime.blocks import exporting
+
+        return exporting.to_definition(self)
 
     def nested(self) -> tuple[Workflow, ...]:
         """The workflows directly inside this one."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from runtime.blocks.describe import mermaid, text
 from runtime.host.api import Problem
+from runtime.host.block_skeleton import create_block
 from runtime.kernel.errors import QuarterdeckError
-from runtime.missions.loader import lint
+from runtime.missions.loader import lint, load
 from runtime.missions.problems import MissionProblem
 from runtime.missions.schema import mission_schema as _schema
 
@@ -55,6 +58,21 @@ def mission_schema() -> dict[str, Any]:
     return _schema()
 
 
+def mission_graph(path: Path) -> dict[str, Any]:
+    """The picture of a mission's workflow as data, shaped as `runtime.blocks.describe` says. Runs nothing.
+
+    Raises `MissionInvalid` with every problem of the file.
+    """
+    from runtime.missions.build import build_workflow
+
+    return build_workflow(load(path), {}).describe()
+
+
+def graph_picture(data: Mapping[str, Any], form: str) -> str:
+    """The data of `mission_graph` as ``text`` for a terminal or as a ``mermaid`` chart."""
+    return (mermaid if form == "mermaid" else text)(data)
+
+
 def create_mission(folder: Path) -> list[Path]:
     """Write a first mission into ``folder``; returns what was created.
 
@@ -78,3 +96,14 @@ def create_mission(folder: Path) -> list[Path]:
     except OSError as error:
         raise QuarterdeckError("INIT_IO", f"cannot write {error.filename}: {error.strerror}") from None
     return [mission, schema, keep]
+
+
+__all__ = [
+    "create_block",
+    "create_mission",
+    "graph_picture",
+    "lint_mission",
+    "mission_graph",
+    "mission_schema",
+    "problem_of",
+]

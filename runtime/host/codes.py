@@ -58,6 +58,8 @@ _CONFIG: Final = frozenset(
         "CONTROL_PATH",
         "EVIDENCE_CHANGED",
         "EVIDENCE_INVALID",
+        "INIT_NAME",
+        "INIT_WORDS",
         "KEY_EXTERNAL",
         "KEY_FORMAT",
         "KEY_REASON",

@@ -58,8 +58,10 @@ _MISSIONS: Final = {
     "MISSION_YAML_TAG": "Tags are not part of the mission subset of YAML.",
     "CONDITION_FAILED": "A condition failed while it was evaluated.",
     "REFERENCE_MISSING": "A reference looked up something that is not there.",
-    "INIT_EXISTS": "Something exists already where the new mission would be written.",
-    "INIT_IO": "The new mission could not be written.",
+    "INIT_EXISTS": "Something exists already where the new mission or block would be written.",
+    "INIT_IO": "The new mission or block could not be written.",
+    "INIT_NAME": "A block cannot have this name.",
+    "INIT_WORDS": "init was given something else than a folder, or a block's name and a folder.",
 }
 
 _INPUTS: Final = {

@@ -29,7 +29,8 @@ class Draft:
     inputs: dict[str, dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.types = shapes(self.registry)
+        known = shapes(self.registry)
+        self.types = known | {alias: known[type_id] for alias, type_id in self.registry.aliases().items()}
         self.blocks = self._mappings("blocks")
         self.inputs = self._mappings("inputs")
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from runtime.blocks.conditions import ConditionRegistry, case, otherwise, when
 from runtime.blocks.contracts import multiple
-from runtime.blocks.describe import from_transitions
 from runtime.blocks.envelope import Request, Response
 from runtime.blocks.errors import RegistryError, WorkflowWiringError
 from runtime.blocks.policies import RetryPolicy
@@ -175,7 +174,9 @@ async def test_branch_takes_cases_only() -> None:
 
 async def test_the_mapping_form() -> None:
     nodes = {"a": step("x", lambda v, c: v.payload + 1), "b": tagged("y")}
-    registry_free = from_transitions("w", nodes, "a", {"a": [{"condition": below(3), "target": "a"}, {"target": "b"}]})
+    registry_free = Workflow.from_transitions(
+        "w", nodes, "a", {"a": [{"condition": below(3), "target": "a"}, {"target": "b"}]}
+    )
     response = await respond(registry_free, 0)
     assert response.data.payload == "y"
     assert registry_free.wiring.nodes["a"].name == "a"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from runtime.blocks.contracts import BlockValueKindSet as Kinds
 from runtime.blocks.errors import BlockDefinitionError, BlockInputError
 from runtime.blocks.values import NULL, BlockValue, BlockValueKind
+from runtime.blocks.wire import decode_value, encode_value
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 scalars = (
@@ -31,21 +32,22 @@ plain = st.recursive(
 
 
 @given(plain)
-def test_python_round_trip_gives_an_equal_value_of_the_same_kind(obj: Any) -> None:
+def test_the_round_trip_through_python_form_and_bytes_gives_an_equal_value_of_the_same_kind(obj: Any) -> None:
     value = BlockValue.of(obj)
-    again = BlockValue.of(value.to_python())
-    assert again == value
-    assert again.kind is value.kind
-    assert hash(again) == hash(value)
+    for again in (BlockValue.of(value.to_python()), decode_value(encode_value(value))):
+        assert again == value
+        assert again.kind is value.kind
+        assert hash(again) == hash(value)
 
 
 @given(st.dictionaries(texts, scalars, max_size=6), st.randoms())
-def test_a_map_iterates_the_same_however_it_was_built(items: dict[str, Any], random: Any) -> None:
+def test_a_map_built_in_any_order_has_identical_iteration_and_bytes(items: dict[str, Any], random: Any) -> None:
     pairs = list(items.items())
     random.shuffle(pairs)
     one, other = BlockValue.of(items), BlockValue.map(pairs)
     assert list(one) == list(other) == sorted(items)
     assert one.to_json() == other.to_json()
+    assert encode_value(one) == encode_value(other)
 
 
 def test_numbers_and_booleans_never_blur() -> None:
@@ -63,6 +65,14 @@ class Count(enum.IntEnum):
     TWO = 2
 
 
+class Metres(float):
+    """A float of one's own."""
+
+
+class Words(list[str]):
+    """A list of one's own."""
+
+
 class OptIn:
     def __block_value__(self) -> object:
         return {"id": 7}
@@ -72,6 +82,10 @@ def test_enums_and_opted_in_objects_become_their_base_value() -> None:
     assert BlockValue.of(Colour.RED) == BlockValue.of("red")
     assert BlockValue.of(Count.TWO) == BlockValue.of(2)
     assert BlockValue.of({Colour.RED: 1}) == BlockValue.of({"red": 1})
+    for own, base in ((Metres(1.5), 1.5), (Words(["a"]), ["a"]), (bytearray(b"x"), b"x"), (memoryview(b"x"), b"x")):
+        assert BlockValue.of(own) == BlockValue.of(base)
+        assert type(BlockValue.of(own).to_python()) is type(base)
+    assert BlockValue.of(BlockValue.of(1)) == BlockValue.of(1)
     assert BlockValue.of(OptIn()).get("id") == BlockValue.of(7)
 
 
@@ -141,6 +155,9 @@ def test_accessors_and_paths() -> None:
     value = BlockValue.of({"a": {"b": [10, "x"]}, "n": None})
     assert value.path("a.b.0") == BlockValue.of(10)
     assert value.path("a.c.0") is None
+    assert value.path("a.c.d.0") is None
+    assert value["a"]["b"].at(2) is None
+    assert (bool(value), bool(NULL), bool(BlockValue.of({}))) == (True, False, False)
     assert value.path("a.b.x") is None
     assert value.get("missing") is None
     assert value["a"]["b"].at(-1) == BlockValue.of("x")
@@ -148,8 +165,27 @@ def test_accessors_and_paths() -> None:
     assert BlockValue.of(3).as_float is None
     assert "a" in value
     assert len(value) == 2
-    with pytest.raises(BlockInputError, match=r"input\.expected_string"):
-        value.expect_string()
+    assert value.get("missing", NULL) is NULL
+    for partless in (BlockValue.of(3), NULL):
+        for act in (len, iter, lambda scalar: scalar["a"]):
+            with pytest.raises(TypeError, match=r"has no|cannot be"):
+                act(partless)
+
+
+SAMPLES = {"null": None, "bool": True, "int": 1, "float": 1.5, "string": "x", "bytes": b"x", "list": [1], "map": {}}
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_each_kind_has_an_accessor_that_answers_none_and_one_that_insists(kind: str) -> None:
+    own = BlockValue.of(SAMPLES[kind])
+    assert getattr(own, f"expect_{kind}")() == own.payload == getattr(own, f"as_{kind}")
+    for other in SAMPLES.keys() - {kind}:
+        value = BlockValue.of(SAMPLES[other])
+        assert getattr(value, f"is_{kind}") is False
+        assert getattr(value, f"as_{kind}") is None
+        with pytest.raises(BlockInputError) as caught:
+            getattr(value, f"expect_{kind}")()
+        assert caught.value.code == f"input.expected_{kind}"
 
 
 def test_structural_matching() -> None:

@@ -16,6 +16,8 @@ from runtime.blocks.definition import RunStyle
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.errors import BlockDefinitionError, BlockInputError, BlockValidationError
 from runtime.blocks.policies import BubblePolicy, RepairPolicy, RetryPolicy
+from runtime.blocks.testing import run_block_for_test
+from runtime.kernel.codes_blocks import BLOCKS
 
 
 class Colour(str, Enum):  # noqa: UP042 - the older spelling must work too
@@ -110,6 +112,61 @@ def set_config() -> None:
         names: set[str]
 
 
+class Slipped:
+    """A mixin that is no block."""
+
+    async def execute(self, *_: Any, **__: Any) -> Any: ...
+
+
+def inherited_execute() -> None:
+    class Bad(Slipped, Sample): ...
+
+
+def validate_no_method() -> None:
+    class Bad(Sample):
+        validate = None  # type: ignore[assignment]
+
+
+def run_no_method() -> None:
+    class Bad(Sample):
+        run = 5  # type: ignore[assignment]
+
+
+def validate_generator() -> None:
+    class Bad(Sample):
+        def validate(self, input: Any, ctx: Any) -> Any:
+            yield 1
+
+
+def no_contract() -> None:
+    class Bad(Sample, input="string"): ...  # type: ignore[call-arg]
+
+
+def zero_timeout() -> None:
+    class Bad(Sample, timeout=0): ...
+
+
+def text_timeout() -> None:
+    class Bad(Sample, timeout="3"): ...  # type: ignore[call-arg]
+
+
+def text_reads() -> None:
+    class Bad(Sample, reads="title"): ...
+
+
+def unknown_annotation() -> None:
+    class Bad(Sample):
+        path: "Unheard"  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+def no_policy() -> None:
+    class Bad(Sample, side_effects="none", retry=3): ...  # type: ignore[call-arg]
+
+
+def no_mapping() -> None:
+    class Bad(Sample, side_effects="none", recovery=[RetryPolicy()]): ...  # type: ignore[call-arg]
+
+
 def function_config() -> None:
     class Bad(Sample):
         function: Callable[[], None]
@@ -146,41 +203,74 @@ def recovery_value() -> None:
     class Bad(Sample, side_effects="none", recovery={BlockInputError: RetryPolicy()}): ...  # type: ignore[dict-item]
 
 
-FAULTS = {
-    no_validate: "missing_validate",
-    no_run: "missing_run",
-    short_signature: "bad_signature",
-    varargs: "bad_signature",
-    required_keyword: "bad_signature",
-    static_method: "bad_signature",
-    plain_generator: "bad_signature",
-    async_validate: "async_validate",
-    own_execute: "overrides_execute",
-    own_hook: "overrides_execute",
-    bad_type_id: "bad_type_id",
-    unknown_kind: "bad_contract",
-    empty_kinds: "bad_contract",
-    recurring_input: "bad_contract",
-    stream_without_recurring: "mode_mismatch",
-    set_config: "bad_config",
-    function_config: "bad_config",
-    int_keys: "bad_config",
-    mutable_default: "bad_config",
-    reserved_field: "bad_config",
-    undeclared_retry: "side_effects_undeclared",
-    undeclared_repair: "side_effects_undeclared",
-    recovery_key: "bad_recovery",
-    recovery_value: "bad_recovery",
+#: The class statement, its code, and what the message must say: the method, and what to write instead.
+FAULTS: dict[Callable[[], None], tuple[str, str]] = {
+    no_validate: ("missing_validate", "define 'def validate(self, input, ctx)'"),
+    validate_no_method: ("missing_validate", "define 'def validate(self, input, ctx)'"),
+    no_run: ("missing_run", "define 'def run(self, input, ctx)'"),
+    run_no_method: ("bad_signature", "run is no method, expected '(self, input, ctx)'"),
+    short_signature: ("bad_signature", "run(self, input: 'Any'): expected '(self, input, ctx)'"),
+    varargs: ("bad_signature", "*rest: 'Any'): expected '(self, input, ctx)'"),
+    required_keyword: ("bad_signature", "strict: 'bool'): expected '(self, input, ctx)'"),
+    static_method: ("bad_signature", "run must be a plain method, expected '(self, input, ctx)'"),
+    plain_generator: ("bad_signature", "run must not be a plain generator; use 'async def' with yield"),
+    async_validate: ("async_validate", "validate must be a plain method without yield or await"),
+    validate_generator: ("async_validate", "validate must be a plain method without yield or await"),
+    own_execute: ("overrides_execute", "defines execute; put the work into run(self, input, ctx)"),
+    own_hook: ("overrides_execute", "defines _attempt; put the work into run(self, input, ctx)"),
+    inherited_execute: ("overrides_execute", "defines execute through Slipped; put the work into run"),
+    bad_type_id: ("bad_type_id", "'Not-Good' must match [a-z][a-z0-9_]{0,63}, such as type_id='split_lines'"),
+    unknown_kind: ("bad_contract", "unknown kind 'texts'; use null, bool"),
+    empty_kinds: ("bad_contract", "the output kind set is empty; say once('string')"),
+    recurring_input: ("bad_contract", "an input cannot be RECURRING; use ONCE or MULTIPLE"),
+    no_contract: ("bad_contract", "input must be a contract such as once('string')"),
+    stream_without_recurring: ("mode_mismatch", "an async-generator run needs output=recurring(...)"),
+    set_config: ("bad_config", "field 'names' has type set[str], which cannot travel as a block value; use None, bool"),
+    function_config: ("bad_config", "local=True"),
+    int_keys: ("bad_config", "dict[str, …]"),
+    mutable_default: ("bad_config", "use default_factory"),
+    reserved_field: ("bad_config", "the config field 'side_effects' is a name of Block itself; choose another"),
+    unknown_annotation: ("bad_config", "import it at module level"),
+    zero_timeout: ("bad_config", "timeout must be more than 0 seconds, not 0"),
+    text_timeout: ("bad_config", "timeout must be more than 0 seconds, not '3'"),
+    text_reads: ("bad_config", "reads must be a sequence of names such as ('draft',), not 'title'"),
+    undeclared_retry: ("side_effects_undeclared", "say side_effects='none', 'idempotent' or 'non_idempotent' too"),
+    undeclared_repair: ("side_effects_undeclared", "say side_effects='none', 'idempotent' or 'non_idempotent' too"),
+    recovery_key: ("bad_recovery", "'input' is not an exception class; write {BlockRuntimeError: (RetryPolicy(),)}"),
+    recovery_value: ("bad_recovery", "must be a sequence of policies; write {BlockRuntimeError: (RetryPolicy(),)}"),
+    no_policy: ("bad_recovery", "retry must be a policy such as RetryPolicy(max_attempts=3)"),
+    no_mapping: ("bad_recovery", "recovery must map exception classes to policy sequences"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_each_fault_is_refused_with_its_code(fault: Callable[[], None]) -> None:
+def test_each_fault_is_refused_at_the_class_statement_and_says_what_to_write(fault: Callable[[], None]) -> None:
+    code, told = FAULTS[fault]
     with pytest.raises(BlockDefinitionError) as caught:
         fault()
-    assert caught.value.code == f"definition.{FAULTS[fault]}"
-    if fault is not unknown_kind:
-        assert "Bad" in caught.value.message
+    assert caught.value.code == f"definition.{code}"
+    assert told in caught.value.message
+    if fault is not unknown_kind:  # the contract is made before the class is
+        assert caught.value.message.startswith("block class Bad: ") or "block class Bad defines" in caught.value.message
+
+
+def test_every_definition_code_has_a_failing_class() -> None:
+    family = {code.removeprefix("definition.") for code in BLOCKS if code.startswith("definition.")}
+    assert {code for code, _ in FAULTS.values()} == family - {"not_exportable"}  # refused when exporting
+
+
+def test_an_abstract_base_needs_no_methods_and_its_concrete_child_inherits_its_keywords() -> None:
+    class Base(Block, abstract=True, side_effects="none"): ...
+
+    class Validating:
+        def validate(self, input: Any, ctx: Any) -> None: ...
+
+    class Child(Validating, Base):
+        def run(self, input: Any, ctx: Any) -> Any:
+            return 1
+
+    assert Child().side_effects is SideEffects.NONE
+    assert run_block_for_test(Child()).data.payload == 1
 
 
 def test_keywords_default_and_are_inherited() -> None:

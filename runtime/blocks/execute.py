@@ -60,6 +60,7 @@ class Attempt:
         "request",
         "runner",
         "scope",
+        "streaming",
     )
 
     def __init__(
@@ -82,6 +83,7 @@ class Attempt:
         self.deadline: asyncio.Timeout | None = None
         self.bridge: ThreadBridge | None = None
         self.open = True
+        self.streaming = False  # its stream is open: it goes on after `execute` returned
 
     def observe(self, event: str, fields: Mapping[str, Any] | None = None) -> None:
         """Tell the observer, if there is one; payloads never appear here."""
@@ -101,7 +103,7 @@ async def execute(
     attempt = Attempt(block, request, metadata, runner, host, scope)
     state = block.shared_state
     if state.phase is not BlockPhase.READY:
-        return _stamped(attempt, _busy(attempt), 0.0)
+        return stamped(attempt, _busy(attempt), 0.0)
     state.phase = BlockPhase.BUSY
     started = services.clock.monotonic()
     attempt.observe("block.started", {"input_kind": request.payload.kind.name.lower()})
@@ -111,9 +113,9 @@ async def execute(
         attempt.observe("block.canceled")
         raise
     finally:
-        attempt.open = False
+        attempt.open = attempt.streaming
         state.phase = BlockPhase.READY
-    response = _stamped(attempt, response, (services.clock.monotonic() - started) * 1000.0)
+    response = stamped(attempt, response, (services.clock.monotonic() - started) * 1000.0)
     _observe_end(attempt, response)
     return response
 
@@ -131,7 +133,10 @@ async def leaf(attempt: Attempt) -> Response:
         timeout = block.attempt_timeout
         returned = await (_run(attempt, block) if timeout is None else _run_within(attempt, block, timeout))
         attempt.phase = "result"
-        return succeeded(attempt.metadata, await _checked(returned, block))
+        result = await _checked(returned, block)
+        if type(result) is Recurring:
+            result.attempt, attempt.streaming, attempt.deadline = attempt, True, None
+        return succeeded(attempt.metadata, result)
     except BlockSkip as skip:
         return failed(attempt.metadata, skip, attempt.phase)
     except Exception as error:  # noqa: BLE001 - this is the boundary where faults become responses
@@ -249,7 +254,7 @@ def _busy(attempt: Attempt) -> Response:
     return failed(attempt.metadata, error, "guard")
 
 
-def _stamped(attempt: Attempt, response: Response, duration_ms: float) -> Response:
+def stamped(attempt: Attempt, response: Response, duration_ms: float) -> Response:
     """Reserved keys last: nothing a block annotated can pose as them."""
     metadata = dict(response.metadata)
     if attempt.annotations:

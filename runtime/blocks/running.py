@@ -8,12 +8,13 @@ around it. Blocks reach the world only through the `AttemptHost` such a runner h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from runtime.blocks.contracts import BlockMode
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.services import Services
 from runtime.kernel.model import OperationResult
@@ -28,6 +29,8 @@ __all__ = ["AttemptHost", "DirectRunner", "NodeCall", "NodeOptions", "NodeRunner
 
 _NOTHING: Final[Mapping[str, object]] = {}
 
+#: Gives the next item of a recurring entry.
+Pull = Callable[[], Awaitable["Response"]]
 #: Receives ``(event, fields)`` synchronously; it must be quick and must not raise.
 Observer = Callable[[str, Mapping[str, Any]], None]
 
@@ -92,7 +95,7 @@ class AttemptHost(Protocol):
 class Scope:
     """What one root execution shares with everything inside it; created once per root `execute`."""
 
-    __slots__ = ("_turns", "executor", "observer", "root", "services", "workflow_id")
+    __slots__ = ("_turns", "executor", "observer", "root", "services", "stop_requested", "waiting", "workflow_id")
 
     def __init__(
         self,
@@ -107,7 +110,17 @@ class Scope:
         self.executor = executor  # None: the loop's default pool, which is bounded
         self.workflow_id = workflow_id
         self.root: GraphRun | None = None  # set by the outermost workflow; reports are built from it
+        self.stop_requested = False
+        self.waiting: asyncio.Timeout | None = None  # while a recurring run waits for its next item
         self._turns: dict[int, asyncio.Lock] = {}
+
+    def request_stop(self) -> None:
+        """Let a recurring run finish its current tick and then end; other runs ignore it. Only on the loop."""
+        if self.stop_requested:
+            return
+        self.stop_requested = True
+        if self.waiting is not None:
+            self.waiting.reschedule(asyncio.get_running_loop().time())
 
     def turn(self, block: Block) -> asyncio.Lock:
         """The queue for one block instance, which may occupy several spots of a run (blocks spec §8.2)."""
@@ -137,6 +150,11 @@ class NodeCall:
     kind: str = "node"
     scope: Scope | None = None
 
+    @property
+    def recurring(self) -> bool:
+        """Does this attempt open a stream? The item of its tick is another matter (`NodeRunner.tick`)."""
+        return self.block.output_contract.mode is BlockMode.RECURRING
+
     async def execute(self, *, runner: NodeRunner | None = None, host: AttemptHost | None = None) -> Response:
         """Run the attempt in place; nested workflows use ``runner`` for their own nodes."""
         return await self.block.execute(self.request, runner=runner, host=host, scope=self.scope)
@@ -146,7 +164,15 @@ class NodeRunner(Protocol):
     """Executes attempts for a workflow."""
 
     async def attempt(self, call: NodeCall) -> Response:
-        """Execute one attempt and return its response."""
+        """Execute one attempt and return its response; that of a recurring block opens its stream."""
+        ...
+
+    async def tick(self, call: NodeCall, pull: Pull) -> Response:
+        """The item of the tick ``call`` is about: from the record of a resumed run, else from ``pull``.
+
+        ``pull`` opens the stream with `attempt` when there is none, waits for its next item and answers like an
+        attempt. Where the stream gave none it answers with a skip, to be recorded like any answer.
+        """
         ...
 
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
@@ -166,6 +192,9 @@ class DirectRunner:
 
     async def attempt(self, call: NodeCall) -> Response:
         return await call.execute(runner=self, host=self._host)
+
+    async def tick(self, call: NodeCall, pull: Pull) -> Response:
+        return await pull()
 
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
         return None

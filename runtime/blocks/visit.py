@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from runtime.blocks.block import Block
     from runtime.blocks.graph_run import GraphRun
 
+#: Executes one attempt.
+Through = Callable[[NodeCall], Awaitable[Response]]
+
 
 class Visit:
     """State of one visit. ``template`` is the request without envelope ids; repairs replace it."""
@@ -30,6 +33,7 @@ class Visit:
         "_call",
         "_effective",
         "_graph",
+        "_through",
         "attempt",
         "kind",
         "last",
@@ -44,9 +48,18 @@ class Visit:
     _call: NodeCall
 
     def __init__(
-        self, graph: GraphRun, node: PlanNode, template: Request, number: int, kind: str, *, standing_in: bool = False
+        self,
+        graph: GraphRun,
+        node: PlanNode,
+        template: Request,
+        number: int,
+        kind: str,
+        *,
+        standing_in: bool = False,
+        through: Through | None = None,
     ) -> None:
         self._graph = graph
+        self._through = through or graph.runner.attempt
         self.node = node
         self.template = template
         self.number = number
@@ -76,12 +89,13 @@ class Visit:
             options=node.options,
             attempt=self.attempt,
             visit=self.number,
+            tick=graph.tick or 1,
             kind=self.kind,
             scope=graph.scope,
         )
         async with graph.scope.turn(node.block):
             try:
-                response = await graph.runner.attempt(call)
+                response = await self._through(call)
             except Exception as error:  # noqa: BLE001 - a fault of the runner is a fault of this attempt
                 response = self._runner_fault(call, error)
         graph.attempted(self, response)
@@ -117,12 +131,8 @@ class Visit:
 
     def observe(self, event: str, fields: Mapping[str, Any]) -> None:
         if self._graph.scope.observer is not None:
-            base = {
-                "run_id": self._base["run_id"],
-                "node_path": self.path,
-                "attempt": self.attempt,
-                "visit": self.number,
-            }
+            told = ("run_id", "node_path", "visit", "tick")
+            base = {key: self._base[key] for key in told if key in self._base} | {"attempt": self.attempt}
             self._graph.scope.observer(event, {**base, **fields})
 
     def _request(self) -> Request:

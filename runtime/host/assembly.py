@@ -137,6 +137,7 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
             streams=streams,
             kept=kept,
             redactor=prepared.secrets.redactor,
+            between_ticks=timer.between_ticks,
         )
     )
     return Parts(

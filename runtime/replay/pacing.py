@@ -17,7 +17,7 @@ from typing import Any, Final
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.envelope import Request, Response, recorded_response
 from runtime.blocks.projection import restore
-from runtime.blocks.running import AttemptHost, NodeCall, NodeRunner
+from runtime.blocks.running import AttemptHost, NodeCall, NodeRunner, Pull
 from runtime.blocks.values import BlockValue
 from runtime.execution.node_runner import TurnRunner
 from runtime.kernel.model import thawed
@@ -114,6 +114,26 @@ class RecordedRunner:
         finally:
             self.order.ended(key)
 
+    async def tick(self, call: NodeCall, pull: Pull) -> Response:
+        """The item of a tick as it came then: when it comes the world decided, not the block."""
+        key = key_of(call)
+
+        async def recorded() -> Response:
+            if not self.record.has_end(key):
+                await self.order.turn(None)
+                raise self.record.ends_here()
+            response = await recorded_end(self, call)
+            await self.order.turn(key)
+            return response
+
+        if self.record.fate(key) is Fate.BEYOND:
+            await self.order.turn(None)
+            raise self.record.ends_here()
+        try:
+            return await self._inner.tick(call, recorded)
+        finally:
+            self.order.ended(key)
+
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
         return await self._inner.undo(call, failure)
 
@@ -138,7 +158,7 @@ class _RecordedCall(NodeCall):
             await paced.order.turn(None)
             raise paced.record.ends_here()
         if response is None or fate is Fate.LATE:
-            response = await self._recorded(key)
+            response = await recorded_end(paced, self)
         await paced.order.turn(key)
         return response
 
@@ -148,16 +168,18 @@ class _RecordedCall(NodeCall):
         with self.paced.order.running():
             return await NodeCall.execute(self, runner=self.paced, host=host)
 
-    async def _recorded(self, key: StepKey) -> Response:
-        """The recorded end, as a response."""
-        end = self.paced.record.end(key)
-        if end.code is None:
-            return recorded_response(self.request, value=await self._restored(end.outputs.get("value")))
-        output = await self._restored(end.outputs["output"]) if "output" in end.outputs else None
-        return recorded_response(self.request, code=end.code, message=end.message, output=output)
 
-    async def _restored(self, projected: object) -> BlockValue:
-        return await restore(thawed(projected), self.paced.bodies.get)
+async def recorded_end(paced: RecordedRunner, call: NodeCall) -> Response:
+    """How an attempt ended then, as a response."""
+
+    async def restored(projected: object) -> BlockValue:
+        return await restore(thawed(projected), paced.bodies.get)
+
+    end = paced.record.end(key_of(call))
+    if end.code is None:
+        return recorded_response(call.request, value=await restored(end.outputs.get("value")))
+    output = await restored(end.outputs["output"]) if "output" in end.outputs else None
+    return recorded_response(call.request, code=end.code, message=end.message, output=output)
 
 
 def _at_that_moment(call: NodeCall, given: Mapping[str, Any]) -> Request:

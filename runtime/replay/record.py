@@ -102,6 +102,11 @@ class Record:
             return Fate.REUSED
         return Fate.LATE if end.code == _TIMED_OUT else Fate.RUN
 
+    def has_end(self, key: StepKey) -> bool:
+        """Did the attempt end by itself, as far as the record goes?"""
+        end = self._ends.get(key)
+        return end is not None and end.status != "cancelled"
+
     def end(self, key: StepKey) -> RecordedEnd:
         """How an attempt that ended by itself did."""
         return self._ends[key]

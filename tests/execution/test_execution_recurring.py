@@ -13,7 +13,6 @@ import pytest
 from runtime.blocks.builtin import cron
 from runtime.blocks.contexts import BlockContext
 from runtime.blocks.errors import BlockInputError
-from runtime.blocks.values import BlockValue
 from runtime.host.api import Answer, Launch, Refused, RunStatus
 from runtime.host.runtime_host import RuntimeHost
 from tests.support.hosting import asking, entries, hosting, live, open_questions, plain, question, until, write_mission
@@ -36,7 +35,9 @@ def times(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         return moment if left[0] >= 0 else moment + timedelta(days=400)
 
     monkeypatch.setattr(cron, "following", following)
-    monkeypatch.setattr(cron, "newest", lambda expression, moment: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=left[0]))
+    monkeypatch.setattr(
+        cron, "newest", lambda expression, moment: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=left[0])
+    )
 
 
 def gives(monkeypatch: pytest.MonkeyPatch, source: Any) -> None:
@@ -199,7 +200,7 @@ mission: polling
 version: "1"
 inputs: {root: {type: string}}
 workspace: {root: "${inputs.root}", kind: folder}
-envelope: {allowed_paths: ["*"], allowed_tools: [filesystem.write_file], allow_ops: [tool_invoke]}
+envelope: {allowed_paths: ["*"], allowed_tools: [filesystem.write_file], allow_ops: [tool_invoke], allowed_roles: [runner]}
 blocks:
   every: {type: cron, cron: "* * * * *", retry: {max_attempts: 2}}
   say: {type: echo}
@@ -219,7 +220,7 @@ async def test_what_the_stream_does_belongs_to_its_tick_and_a_failed_pull_is_und
             if ctx.tick == 2 and failures.pop():
                 failures.append(False)
                 raise BlockInputError("input.not_object", "lost")
-            yield BlockValue.of(ctx.tick)
+            yield str(ctx.tick)
 
     gives(monkeypatch, source)
     root = tmp_path / "root"
@@ -234,6 +235,7 @@ async def test_what_the_stream_does_belongs_to_its_tick_and_a_failed_pull_is_und
         (2, 2, "completed", None),
         (3, 1, "skipped", "skip.stream_ended"),
     ]
-    receipts = [item["receipt"]["operation_id"] for item in await entries(host, begun.run_id, "receipt")]
-    assert [name for name in receipts if "comp" not in name] == ["every.0", "every~2.1.1.0", "every~2.1.2.0"]
+    receipts = [item["receipt"] for item in await entries(host, begun.run_id, "receipt")]
+    done_by = [item["operation_id"] for item in receipts if item["compensates"] is None]
+    assert done_by == ["every.0", "every~2.1.1.0", "every~2.1.2.0"]
     assert sorted(item.name for item in root.iterdir()) == ["1.1", "2.2"]

@@ -30,6 +30,8 @@ class Cron(Block, output=recurring("string"), side_effects="none"):
 
     def __post_init__(self) -> None:
         words = self.cron.split()
+        if not 5 <= len(words) <= 7:
+            raise _invalid(self.cron, f"it has {len(words)} fields")
         if any(_DRAWN.match(word) for word in words):
             raise _invalid(self.cron, "times cannot be drawn by lot")
         try:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: Codes of the skip that stands where a stream gave no further item.
 STREAM_ENDED: Final = "skip.stream_ended"
 STOPPED: Final = "skip.stopped"
-_ENDS: Final = frozenset({STREAM_ENDED, STOPPED})
+STREAM_ENDS: Final = frozenset({STREAM_ENDED, STOPPED})
 #: What may give a node its value when its stream failed for good.
 _STAND_INS: Final = frozenset({"accept", "fallback", "optional"})
 #: How long closing a stream may take, in seconds.
@@ -60,7 +60,7 @@ async def _run_ticks(graph: GraphRun, entry: _Entry) -> Response:
     for tick in itertools.count(1):
         graph.begin_tick(tick)
         item = await entry.item()
-        if item.code in _ENDS:
+        if item.code in STREAM_ENDS:
             break
         if item.success or item.skipped:
             graph.observe("tick.started", {"tick": tick})
@@ -106,12 +106,12 @@ class _Entry:
         self._stream: _Stream | None = None
 
     async def item(self) -> Response:
-        """One visit of the entry: its next item, a failure, or a skip; one of `_ENDS` when there is none to come."""
+        """One visit of the entry: its next item, a failure, or a skip; one of `STREAM_ENDS` when there is none to come."""
         graph = self._graph
         known = graph.outcomes.get(self.name)
         before = None if known is None else replace(known)
         response = await graph.execute_node(self.name, graph.request.payload, through=self._attempt)
-        if response.code in _ENDS:  # looking for an item that never came is no visit
+        if response.code in STREAM_ENDS:  # looking for an item that never came is no visit
             graph.outcomes.pop(self.name)
             if before is not None:
                 graph.outcomes[self.name] = before

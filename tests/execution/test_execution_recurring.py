@@ -13,9 +13,20 @@ import pytest
 from runtime.blocks.builtin import cron
 from runtime.blocks.contexts import BlockContext
 from runtime.blocks.errors import BlockInputError
-from runtime.host.api import Answer, Launch, Refused, RunStatus
+from runtime.host.api import Answer, Launch, Refused, Replay, RunStatus
 from runtime.host.runtime_host import RuntimeHost
-from tests.support.hosting import asking, entries, hosting, live, open_questions, plain, question, until, write_mission
+from tests.support.hosting import (
+    asking,
+    entries,
+    hosting,
+    live,
+    open_questions,
+    plain,
+    question,
+    run_to_end,
+    until,
+    write_mission,
+)
 
 EVERY = '  every: {type: cron, cron: "* * * * *"}\n'
 
@@ -185,6 +196,52 @@ async def test_a_paused_run_starts_no_tick_and_can_be_stopped(
     await host.pause(run_id)
     await host.stop(run_id)
     assert (await host.wait(run_id)).status is RunStatus.SUCCEEDED
+
+
+async def test_a_replay_takes_the_items_of_then_whatever_ended_the_run(
+    host: RuntimeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def replays(run_id: str) -> None:
+        await host.wait(run_id)
+        monkeypatch.setattr(cron, "following", lambda expression, moment: None)
+        report = await host.replay(Replay(run_id=run_id))
+        assert report.comparison.equivalent, report.comparison.first
+
+    for verb in ("stop", "cancel"):
+        times(monkeypatch, 2)
+        run_id = (await host.launch(Launch(path=saying(tmp_path / verb)))).run_id
+        await waiting_for(host, run_id, 3)
+        await getattr(host, verb)(run_id)
+        await replays(run_id)
+    times(monkeypatch, 2)
+    blocks = (
+        EVERY + '  gate: {type: gate_check, check: compare, condition: {left: "${outputs.every}", op: ne, right: HOUR}}'
+    )
+    blocks = blocks.replace("HOUR", '"2026-01-01T00:00:00Z"')
+    done = await run_to_end(host, plain(tmp_path / "failing", blocks, "[every -> gate]"))
+    assert (done.status, done.code) == (RunStatus.FAILED, "op.gate_not_passed")
+    await replays(done.run_id)
+
+
+@pytest.mark.parametrize("verb", ["stop", "cancel"])
+async def test_a_fork_works_on_the_items_its_parent_had(
+    host: RuntimeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    times(monkeypatch, 2)
+    parent = (await host.launch(Launch(path=(path := saying(tmp_path / "m"))))).run_id
+    await waiting_for(host, parent, 3)
+    await getattr(host, verb)(parent)
+    await host.wait(parent)
+    times(monkeypatch, 0)
+    fork = (await host.launch(Launch(path=path, parent_run_id=parent, from_step="say"))).run_id
+    if verb == "cancel":  # its parent was waiting, and so is the fork
+        await waiting_for(host, fork, 3)
+        await host.stop(fork)
+    assert (await host.wait(fork)).outputs == {"said": "2026-01-01T00:00:00Z"}
+    finished = await entries(host, fork, "step_finished")
+    reused = [(item["step_id"], item.get("tick", 1)) for item in finished if item.get("reused_from") == parent]
+    assert [name for name, _ in reused] == ["every"] * len(reused)
+    assert len(reused) == (3 if verb == "stop" else 2)
 
 
 async def test_only_recurring_runs_can_be_stopped(host: RuntimeHost, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ async def _run_ticks(graph: GraphRun, entry: _Entry) -> Response:
     walk = run_routed if graph.plan.routed else run_dataflow
     last: Response | None = None
     for tick in itertools.count(1):
+        await asyncio.sleep(0)  # a stream that never waits must not keep the loop to itself
         graph.begin_tick(tick)
         item = await entry.item()
         if item.code in STREAM_ENDS:

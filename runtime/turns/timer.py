@@ -78,6 +78,7 @@ class ActiveTimer:
     @contextmanager
     def between_ticks(self) -> Iterator[None]:
         """Time stands still until the next item of a recurring run is there, which has the whole limit again."""
+        self.begin_anew()
         self.hold("tick")
         try:
             yield

@@ -150,6 +150,19 @@ async def test_a_stop_outlives_its_process_and_the_interrupted_tick_keeps_its_it
         assert [item["inputs"]["value"] for item in started] == ["2026-01-01T08:00:00Z", "2026-01-01T07:00:00Z"]
 
 
+async def test_a_schedule_may_come_from_an_input(
+    host: RuntimeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = '  every: {type: cron, cron: "${inputs.when}"}'
+    path = plain(tmp_path / "m", every, more="inputs: {when: {type: string}}\n")
+    monkeypatch.setattr(cron, "following", lambda expression, moment: None)
+    done = await run_to_end(host, path, inputs={"when": "* * * * *"})
+    assert done.code == "runtime.empty_stream"
+    done = await run_to_end(host, path, inputs={"when": "never"})
+    assert done.code == "cron.invalid_expression"
+    assert await steps(host, done.run_id) == [("every", 1, "failed")]
+
+
 async def test_cancel_is_immediate(host: RuntimeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times(monkeypatch, 0)
     run_id = (await host.launch(Launch(path=saying(tmp_path / "m")))).run_id

@@ -376,6 +376,16 @@ async def test_cancel_is_immediate_and_closes_the_stream_once(ticks: int) -> Non
     assert (source.log, handler.calls) == (["opened", "closed"], [])
 
 
+async def test_a_stream_that_never_waits_can_be_cancelled() -> None:
+    def bounded(number: int) -> None:
+        assert number < 10_000, "the loop had no turn"
+
+    handle = Workflow("w").link(endless(bounded), step("end")).start()
+    await asyncio.sleep(0)
+    handle.cancel()
+    assert (await handle.result()).status == "canceled"
+
+
 async def test_cancel_in_a_tick_closes_the_stream() -> None:
     stuck, source = asyncio.Event(), endless()
 

@@ -17,7 +17,7 @@ from runtime.blocks.envelope import Request, Response
 from runtime.blocks.errors import BlockInputError, BlockRuntimeError, BlockSkip, WorkflowRunFailed
 from runtime.blocks.policies import RetryPolicy
 from runtime.blocks.results import Recurring
-from runtime.blocks.running import Scope
+from runtime.blocks.running import NodeCall, Scope
 from runtime.blocks.values import BlockValue
 from runtime.blocks.workflow import Workflow
 from runtime.kernel.errors import Halted
@@ -436,6 +436,32 @@ async def test_a_stream_that_does_not_close_fails_a_run_that_was_fine(monkeypatc
     source = step("source", lambda value, ctx: Recurring(hand), gives=recurring())
     response = await run(Workflow("w").link(source, failing("f")))
     assert (response.code, hand.closed) == ("demo.broken", 1)  # the first thing that went wrong is the outcome
+
+
+async def test_a_stream_without_a_way_to_close_it_is_simply_left() -> None:
+    class Bare:
+        def __init__(self) -> None:
+            self.left = [1, 2]
+
+        def __aiter__(self) -> Bare:
+            return self
+
+        async def __anext__(self) -> int:
+            if not self.left:
+                raise StopAsyncIteration
+            return self.left.pop()
+
+    assert (
+        await run(Workflow("w").add(step("s", lambda v, c: Recurring(Bare()), gives=recurring())))
+    ).data.payload == 1
+
+
+async def test_a_runner_that_is_late_to_open_the_stream_is_no_stop() -> None:
+    class Late(Recorder):
+        async def attempt(self, call: NodeCall) -> Response:
+            raise TimeoutError("not in time")
+
+    assert (await run(Workflow("w").add(items(1)), runner=Late())).code == "runtime.internal"
 
 
 async def test_a_halt_closes_the_stream_and_comes_out() -> None:

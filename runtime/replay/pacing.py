@@ -17,6 +17,7 @@ from typing import Any, Final
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.envelope import Request, Response, recorded_response
 from runtime.blocks.projection import restore
+from runtime.blocks.recurring import STOPPED
 from runtime.blocks.running import AttemptHost, NodeCall, NodeRunner, Pull
 from runtime.blocks.values import BlockValue
 from runtime.execution.node_runner import TurnRunner
@@ -103,6 +104,8 @@ class RecordedRunner:
 
     async def attempt(self, call: NodeCall) -> Response:
         """One attempt, up to where the record goes. Raises `EndOfRecord` there."""
+        if call.recurring:
+            return await self._inner.attempt(call)  # opens the stream; its items end where `tick` says
         key = key_of(call)
         if self.record.fate(key) is Fate.BEYOND:
             await self.order.turn(None)
@@ -115,14 +118,22 @@ class RecordedRunner:
             self.order.ended(key)
 
     async def tick(self, call: NodeCall, pull: Pull) -> Response:
-        """The item of a tick as it came then: when it comes the world decided, not the block."""
+        """The item of a tick. When it comes the world decided, not the block, so it is the one of then.
+
+        A stream that did operations or asked is run again, with their answers; where it was stopped it is not.
+        """
         key = key_of(call)
 
-        async def recorded() -> Response:
+        async def answered() -> Response:
             if not self.record.has_end(key):
                 await self.order.turn(None)
                 raise self.record.ends_here()
-            response = await recorded_end(self, call)
+            again = self.record.fate(key) is Fate.RUN and self.record.acts(call.node_path)
+            if again and self.record.end(key).code != STOPPED:
+                with self.order.running():
+                    response = await pull()
+            else:
+                response = await recorded_end(self, call)
             await self.order.turn(key)
             return response
 
@@ -130,7 +141,7 @@ class RecordedRunner:
             await self.order.turn(None)
             raise self.record.ends_here()
         try:
-            return await self._inner.tick(call, recorded)
+            return await self._inner.tick(call, answered)
         finally:
             self.order.ended(key)
 

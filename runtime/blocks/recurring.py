@@ -49,6 +49,7 @@ async def run_recurring(graph: GraphRun) -> Response:
         raise
     broken = await entry.close()
     if broken is not None and (response.success or response.skipped):
+        await run_handlers(graph, entry.name, broken)
         return graph.failure(entry.name, broken)
     _lost(broken)
     return response

@@ -105,11 +105,12 @@ class TurnRunner:
     async def _attempt(self, call: NodeCall) -> Response:
         if isinstance(call.block, Workflow):
             return await self._recorded(call, lambda: call.execute(runner=self))
-        known = None if call.recurring else self._finished(call)
+        opens = call.recurring
+        known = None if opens else self._finished(call)
         if known is not None:
             return await self._answer(call, known)
         services = self._services
-        execute = self._open if call.recurring else self._execute
+        execute = self._open if opens else self._execute
         await services.gate.passed()
         item = LaneItem(
             event_id=f"{call.node_path}/{call.tick}.{call.visit}.{call.attempt}", lane=Lane(call.options.lane)

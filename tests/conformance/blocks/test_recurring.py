@@ -430,8 +430,10 @@ async def test_a_stream_that_does_not_close_fails_a_run_that_was_fine(monkeypatc
     for closing, code in ((refuse, "runtime.internal"), (hang, "runtime.timeout")):
         hand = Hand(closing)
         source = step("source", lambda value, ctx, hand=hand: Recurring(hand), gives=recurring())  # type: ignore[misc]
-        response = await run(Workflow("w").add(source))
+        handler = step("handler")
+        response = await run(Workflow("w").add(source).on_error(source, handler))
         assert (response.code, response.metadata["failure_path"], hand.closed) == (code, ["source"], 1)
+        assert len(handler.calls) == 1
     hand = Hand(refuse)
     source = step("source", lambda value, ctx: Recurring(hand), gives=recurring())
     response = await run(Workflow("w").link(source, failing("f")))

@@ -417,7 +417,7 @@ def _waiting(attempt: Attempt, prompt: str) -> Iterator[None]:
         yield
     finally:
         if attempt.open:
-            state.phase = BlockPhase.READY if attempt.streaming else BlockPhase.BUSY
+            state.phase = BlockPhase.BUSY
             _resume(attempt, remaining)
     attempt.observe("block.resumed")
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -22,6 +23,7 @@ from runtime.blocks.handlers import run_handlers
 from runtime.blocks.results import Once, Recurring, bad_result
 from runtime.blocks.routed import run_routed
 from runtime.blocks.running import NodeCall
+from runtime.blocks.state import BlockPhase
 from runtime.blocks.values import BlockValue
 
 if TYPE_CHECKING:
@@ -169,7 +171,8 @@ class _Stream:
         attempt.annotations = None
         started = clock.monotonic()
         try:
-            item = await anext(self._items)
+            with self._busy():
+                item = await anext(self._items)
             attempt.phase = "result"
             response = succeeded(attempt.metadata, Once(self._checked(item)))
         except StopAsyncIteration:
@@ -179,6 +182,16 @@ class _Stream:
         except Exception as error:  # noqa: BLE001 - the author's stream: its faults are faults of the entry
             response = failure_from(attempt, error)
         return stamped(attempt, response, (clock.monotonic() - started) * 1000.0)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """The author's code is at work."""
+        state = self._attempt.block.shared_state
+        state.phase = BlockPhase.BUSY
+        try:
+            yield
+        finally:
+            state.phase = BlockPhase.READY
 
     def _checked(self, item: object) -> BlockValue:
         value, contract = BlockValue.of(item), self._attempt.block.output_contract
@@ -192,7 +205,8 @@ class _Stream:
         try:
             if closing is not None:
                 async with asyncio.timeout(CLOSE_SECONDS) as limit:
-                    await closing()
+                    with self._busy():
+                        await closing()
         except TimeoutError as error:
             return stamped(attempt, failure_from(attempt, _stuck(attempt) if limit.expired() else error), 0.0)
         except Exception as error:  # noqa: BLE001 - see `next`

@@ -18,6 +18,7 @@ from runtime.blocks.errors import BlockInputError, BlockRuntimeError, BlockSkip,
 from runtime.blocks.policies import RetryPolicy
 from runtime.blocks.results import Recurring
 from runtime.blocks.running import NodeCall, Scope
+from runtime.blocks.state import BlockPhase
 from runtime.blocks.values import BlockValue
 from runtime.blocks.workflow import Workflow
 from runtime.kernel.errors import Halted
@@ -503,6 +504,7 @@ async def test_the_workflows_own_deadline_covers_the_ticks() -> None:
 
 async def test_the_stream_uses_its_context_until_it_is_closed() -> None:
     kept: list[BlockContext] = []
+    phases: list[BlockPhase] = []
     host = FakeHost([operation(seen=1), operation(seen=2)], answer="go")
 
     async def source(ctx: BlockContext) -> AsyncIterator[Any]:
@@ -510,11 +512,16 @@ async def test_the_stream_uses_its_context_until_it_is_closed() -> None:
         for _ in range(2):
             found = await ctx.operate("tool_invoke", {"tool": "look"})
             ctx.annotate("app.tick", ctx.tick)
-            yield [found["seen"], await ctx.wait("go on?"), ctx.tick, ctx.span_id != ""]
+            answer = await ctx.wait("go on?")
+            phases.append(entry.block_phase)
+            yield [found["seen"], answer, ctx.tick, ctx.span_id != ""]
 
-    seen = step("seen")
-    response = await Workflow("w").link(stream(source), seen).execute(Request(), host=host, scope=scope())
+    entry = stream(source)
+    seen = step("seen", lambda value, ctx: phases.append(entry.block_phase))
+    response = await Workflow("w").link(entry, seen).execute(Request(), host=host, scope=scope())
     assert response.success
+    assert phases == [BlockPhase.BUSY, BlockPhase.READY] * 2
+    assert entry.block_phase is BlockPhase.READY
     assert [value.to_python() for value in seen.calls] == [[1, "go", 1, True], [2, "go", 2, True]]
     assert kept[0].cancelled
     with pytest.raises(Halted):

@@ -143,6 +143,7 @@ def _running_verbs(verbs: Any) -> None:
     for name, summary in (
         ("cancel", "Fence a run, kill what runs, undo what it did."),
         ("terminate", "Kill a run without undoing what it did."),
+        ("stop", "Let a recurring run end after its current tick."),
         ("undo", "Undo what stands of a run that has ended, last write first, with proof."),
         ("pause", "Stop starting new work; let running work finish."),
         ("resume", "Continue a paused or crashed run."),

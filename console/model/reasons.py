@@ -15,7 +15,7 @@ from console.model.words import status_word
 from runtime.events.facts import BundlePlan, Comparison, Escalation, RunSummary, Verification, WatchState
 from runtime.host.api import MissionInfo, RunStatus
 
-_MUTATIONS = frozenset({"cancel", "terminate", "pause", "resume", "answer", "launch", "again", "fork"}) | {
+_MUTATIONS = frozenset({"cancel", "terminate", "stop", "pause", "resume", "answer", "launch", "again", "fork"}) | {
     "toggle_watch",
     "undo",
     "rearm",
@@ -35,7 +35,7 @@ def run_reason(action: str, choice: str, state: RunState | None) -> str | None:
     """Why an action on the open run is off; None when it is on."""
     if state is None:
         return "the run is still being opened"
-    if action in ("cancel", "terminate", "pause"):
+    if action in ("cancel", "terminate", "stop", "pause"):
         return _control_reason(action, state.run)
     if action == "resume":
         return resume_reason(state.run)
@@ -49,7 +49,7 @@ def run_reason(action: str, choice: str, state: RunState | None) -> str | None:
 def _control_reason(action: str, run: RunSummary) -> str | None:
     if run.status.terminal:
         return f"the run has ended: {status_word(run.status)}"
-    if run.resumable and action == "pause":
+    if run.resumable and action in ("stop", "pause"):
         return "nobody holds the run; r resumes it"
     if run.status is RunStatus.STOPPING and action != "terminate":
         return "the run is stopping already"

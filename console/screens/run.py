@@ -35,6 +35,7 @@ class RunScreen(OnRunScreen):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause", id="run.pause"),
+        Binding("s", "stop", "Stop after tick", show=False, id="run.stop"),
         Binding("x", "cancel", "Cancel", id="run.cancel"),
         Binding("X", "terminate", "Terminate", id="run.terminate"),
         Binding("a", "answer('approved')", "Approve", show=False, id="question.approve"),
@@ -151,6 +152,10 @@ class RunScreen(OnRunScreen):
 
     def action_cancel(self) -> None:
         self._control("cancel")
+
+    def action_stop(self) -> None:
+        """Ends a recurring run after its current tick; the host refuses it for others, and says so."""
+        self._control("stop")
 
     def action_pause(self) -> None:
         state = self.state

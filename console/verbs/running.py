@@ -1,4 +1,4 @@
-"""Verbs that act: run, cancel, terminate, undo, pause, resume, approve, reject.
+"""Verbs that act: run, cancel, terminate, stop, undo, pause, resume, approve, reject.
 
 They open the store as its holder when nobody holds it, and otherwise reach the live holder; either way the same
 `Deck` is spoken to. ``run``, ``undo`` and ``resume`` stay attached until the run ends and take its exit code.
@@ -115,6 +115,10 @@ async def undo(options: argparse.Namespace) -> int:
             return code
         finally:
             feed.close()
+
+
+async def stop(options: argparse.Namespace) -> int:
+    return await _control("stop", options)
 
 
 async def pause(options: argparse.Namespace) -> int:

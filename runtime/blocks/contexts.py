@@ -198,7 +198,11 @@ class _RunContext(BlockValidateContext):
 
 
 class BlockContext(_RunContext):
-    """The context of an ``async`` run (and of ``inline`` ones, which must not use the awaitable calls)."""
+    """The context of an ``async`` run (and of ``inline`` ones, which must not use the awaitable calls).
+
+    An async-generator run may use it until its stream is closed. What it does while its next item is waited for
+    belongs to that item's tick, as ``tick``, ``attempt`` and the ids tell; the timeout covers opening the stream only.
+    """
 
     __slots__ = ("_offered",)
     _offered: Offered

@@ -24,15 +24,19 @@ from runtime.blocks.values import BlockValue, list_of
 Deliveries = dict[tuple[str, str], BlockValue]
 
 
-async def run_dataflow(graph: GraphRun) -> Response:
-    """Run every level; ends with the workflow's output, or with the first failed node in registration order."""
+async def run_dataflow(graph: GraphRun, item: Response | None = None) -> Response:
+    """Run every level; ends with the workflow's output, or with the first failed node in registration order.
+
+    ``item`` is what a recurring entry gave: the entry alone is the first level.
+    """
     plan = graph.plan
     deliveries: Deliveries = {}
     kept: dict[str, Response] = {}
     for index, level in enumerate(plan.levels):
         if graph.scope.observer is not None:
             graph.observe("level.started", {"index": index, "nodes": list(level)})
-        responses = await _run_level(graph, level, deliveries)
+        given = None if index else item
+        responses = {level[0]: given} if given else await _run_level(graph, level, deliveries)
         ended = _settle_level(graph, level, responses, deliveries)
         if graph.scope.observer is not None:
             graph.observe("level.completed", {"index": index, "nodes": list(level)})

@@ -64,6 +64,7 @@ class Attempt:
         "request",
         "runner",
         "scope",
+        "streaming",
         "waits",
     )
 
@@ -88,6 +89,7 @@ class Attempt:
         self.bridge: ThreadBridge | None = None
         self.open = True
         self.waits: AttemptWaits | None = None
+        self.streaming = False  # its stream is open: it goes on after `execute` returned
 
     def observe(self, event: str, fields: Mapping[str, Any] | None = None) -> None:
         """Tell the observer, if there is one; payloads never appear here."""
@@ -105,7 +107,7 @@ async def execute(
     attempt = Attempt(block, request, metadata, runner, host, scope)
     state = block.shared_state
     if state.phase is not BlockPhase.READY:
-        return _stamped(attempt, _busy(attempt), 0.0)
+        return stamped(attempt, _busy(attempt), 0.0)
     state.phase = BlockPhase.BUSY
     started = services.clock.monotonic()
     if scope.observer is not None:
@@ -116,9 +118,9 @@ async def execute(
         attempt.observe("block.canceled")
         raise
     finally:
-        attempt.open = False
+        attempt.open = attempt.streaming
         state.phase = BlockPhase.READY
-    response = _stamped(attempt, ended, (services.clock.monotonic() - started) * 1000.0)
+    response = stamped(attempt, ended, (services.clock.monotonic() - started) * 1000.0)
     if scope.attempts is not None and not block.is_workflow:
         record_attempt(scope.attempts, block, response)
     if scope.observer is not None:
@@ -144,10 +146,13 @@ async def leaf(attempt: Attempt) -> Response | BlockRunResult:
             returned = await (_run(attempt, block) if timeout is None else _run_within(attempt, block, timeout))
         attempt.phase = "result"
         try:
-            return normalise(returned, block.output_contract)
+            result = normalise(returned, block.output_contract)
         except BlockError:
             await _closed(returned)
             raise
+        if type(result) is Recurring:
+            result.attempt, attempt.streaming, attempt.deadline = attempt, True, None
+        return result
     except BlockSkip as skip:
         return failed(attempt.metadata, skip, attempt.phase)
     except Exception as error:  # noqa: BLE001 - this is the boundary where faults become responses
@@ -267,7 +272,7 @@ def _busy(attempt: Attempt) -> Response:
     return failed(attempt.metadata, error, "guard")
 
 
-def _stamped(attempt: Attempt, ended: Response | BlockRunResult, duration_ms: float) -> Response:
+def stamped(attempt: Attempt, ended: Response | BlockRunResult, duration_ms: float) -> Response:
     """Reserved keys last: nothing a block annotated can pose as them."""
     if isinstance(ended, BlockRunResult):
         metadata = {**attempt.metadata}
@@ -276,11 +281,11 @@ def _stamped(attempt: Attempt, ended: Response | BlockRunResult, duration_ms: fl
         metadata["duration_ms"] = duration_ms if duration_ms > 0.0 else 0.0
         metadata["side_effect_class"] = attempt.block.side_effects._value_
         return succeeded(metadata, ended)
-    stamped = _extras(attempt.annotations or {})
-    stamped["duration_ms"] = max(0.0, duration_ms)
+    more = _extras(attempt.annotations or {})
+    more["duration_ms"] = max(0.0, duration_ms)
     if "side_effect_class" not in ended.metadata:
-        stamped["side_effect_class"] = declared_class(attempt.block, ended).value
-    return ended.with_metadata(**stamped)
+        more["side_effect_class"] = declared_class(attempt.block, ended).value
+    return ended.with_metadata(**more)
 
 
 def _extras(annotations: Mapping[str, BlockValue]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from runtime.blocks.recovery import execute_with_recovery
 from runtime.blocks.results import Once
 from runtime.blocks.running import DirectRunner
 from runtime.blocks.values import BlockValue
-from runtime.blocks.visit import Visit, attempt_effect
+from runtime.blocks.visit import Through, Visit, attempt_effect
 
 if TYPE_CHECKING:
     from runtime.blocks.execute import Attempt
@@ -35,6 +35,7 @@ class NodeOutcome:
 
     status: str = "not_run"
     visits: int = 0
+    before: int = 0  # visits in earlier ticks
     attempts: int = 0
     duration_ms: float = 0.0
     code: str | None = None
@@ -65,6 +66,9 @@ class GraphRun:
             "parent_span_id": own["span_id"],
             **extras,
         }
+        self.tick: int | None = own.get("tick")  # of a recurring run, here or around this workflow
+        if self.tick is not None:
+            self.child_metadata["tick"] = self.tick
         if self.scope.root is None:
             self.scope.root = self
             self.scope.workflow_id = self.scope.workflow_id or workflow.block_name
@@ -75,12 +79,21 @@ class GraphRun:
     # -- running nodes ------------------------------------------------------------------------------------------
 
     def execute_node(
-        self, name: str, value: BlockValue, sources: tuple[str, ...] = (), *, kind: str = "node"
+        self,
+        name: str,
+        value: BlockValue,
+        sources: tuple[str, ...] = (),
+        *,
+        kind: str = "node",
+        through: Through | None = None,
     ) -> Coroutine[Any, Any, Response]:
-        """One visit of a node: checkpoint, all attempts, what its options make of a failure."""
+        """One visit of a node: checkpoint, all attempts, what its options make of a failure.
+
+        ``through`` executes the attempts instead of the runner.
+        """
         node = self.plan.nodes[name]
         request = Request(value, self._context(node), EMPTY, sources, kind == "handler")
-        return self._visit(node, request, kind)
+        return self._visit(node, request, kind, through=through)
 
     async def stand_in(self, name: str, primary: Visit) -> Response:
         """Run a fallback node with the input its primary had (ruling R30). Its own fallback is not followed."""
@@ -89,24 +102,41 @@ class GraphRun:
         request = Request(original.payload, self._context(node), EMPTY, original.sources)
         return await self._visit(node, request, "node", standing_in=True)
 
-    async def _visit(self, node: PlanNode, request: Request, kind: str, *, standing_in: bool = False) -> Response:
+    async def _visit(
+        self,
+        node: PlanNode,
+        request: Request,
+        kind: str,
+        *,
+        standing_in: bool = False,
+        through: Through | None = None,
+    ) -> Response:
         outcome = self.outcomes.get(node.name)
         if outcome is None:
             outcome = self.outcomes[node.name] = NodeOutcome()
         outcome.visits += 1
-        number = outcome.visits
+        number = outcome.visits - outcome.before
         checkpoint = self.ledger.create_checkpoint(self.checkpoint_before(node.name, number))
         if self.scope.observer is not None:
             self.observe("ledger.checkpoint_created", {"checkpoint_id": checkpoint})
-        response = await execute_with_recovery(Visit(self, node, request, number, kind, standing_in=standing_in))
+        visit = Visit(self, node, request, number, kind, standing_in=standing_in, through=through)
+        response = await execute_with_recovery(visit)
         outcome.status = "succeeded" if response.success else "skipped" if response.skipped else "failed"
         outcome.code = response.code
         outcome.recovered_by = response.metadata.get("recovered_by")
         return response
 
+    def begin_tick(self, tick: int) -> None:
+        """From here on everything belongs to ``tick``: visits count anew, the ledger stays."""
+        self.tick = tick
+        self.level_floor = self.ledger.length
+        self.child_metadata = {**self.child_metadata, "tick": tick}
+        for outcome in self.outcomes.values():
+            outcome.before = outcome.visits
+
     def checkpoint_before(self, name: str, visit: int) -> str:
-        """The id of the checkpoint taken before that visit of a node."""
-        return f"pre:{name}:{visit}"
+        """The id of the checkpoint taken before that visit of a node; later ticks say which they are."""
+        return f"pre:{name}:{visit}" if self.tick in (None, 1) else f"pre:{name}:{visit}:{self.tick}"
 
     def roll_back(self, checkpoint: str) -> None:
         """Restore the ledger. In dataflow an older level's checkpoint would erase what finished nodes delivered."""

@@ -49,9 +49,13 @@ class PlanNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything one execution needs. ``issues`` is complete; with an error-level one nothing may run."""
+    """Everything one execution needs. ``issues`` is complete; with an error-level one nothing may run.
+
+    ``recurring``: the entry gives a stream, and the rest runs once per item.
+    """
 
     routed: bool
+    recurring: bool = False
     entry: str | None
     nodes: Mapping[str, PlanNode]
     levels: tuple[tuple[str, ...], ...] = ()

@@ -79,13 +79,14 @@ class Multiple(BlockRunResult):
 
 
 class Recurring(BlockRunResult):
-    """A stream of values; whoever takes it closes it."""
+    """A stream of values; whoever takes it closes it. ``attempt`` is the engine's record of who opened it."""
 
-    __slots__ = ("_stream",)
+    __slots__ = ("_stream", "attempt")
     mode = BlockMode.RECURRING
 
     def __init__(self, stream: AsyncIterator[Any]) -> None:
         self._stream: AsyncIterator[Any] | None = stream
+        self.attempt: object = None
 
     def as_stream(self) -> AsyncIterator[Any]:
         if self._stream is None:
@@ -104,13 +105,13 @@ def normalise(returned: object, contract: BlockValueContract) -> BlockRunResult:
     """Wrap what ``run`` returned and check it against the output contract; raises ``runtime.bad_result``."""
     result = returned if isinstance(returned, BlockRunResult) else _wrapped(returned)
     if result.mode is not contract.mode:
-        raise _bad_result(contract, f"a {result.mode.value} result")
+        raise bad_result(contract, f"a {result.mode.value} result")
     if contract.kinds is BlockValueKindSet.ANY:
         return result
     values = (result.value,) if isinstance(result, Once) else result.values if isinstance(result, Multiple) else ()
     for value in values:
         if not contract.kinds.contains(value.kind):
-            raise _bad_result(contract, f"a {value.kind.name.lower()} value")
+            raise bad_result(contract, f"a {value.kind.name.lower()} value")
     return result
 
 
@@ -120,7 +121,8 @@ def _wrapped(returned: object) -> BlockRunResult:
     return Once(returned)
 
 
-def _bad_result(contract: BlockValueContract, actual: str) -> BlockRuntimeError:
+def bad_result(contract: BlockValueContract, actual: str) -> BlockRuntimeError:
+    """What ``run`` produced does not fit its contract."""
     return engine_error(
         BlockRuntimeError,
         "runtime.bad_result",

@@ -10,8 +10,8 @@ from runtime.blocks.handlers import run_handlers
 from runtime.blocks.plan import PlanNode
 
 
-async def run_routed(graph: GraphRun) -> Response:
-    """Walk from the entry until a node without outgoing edge succeeds."""
+async def run_routed(graph: GraphRun, item: Response | None = None) -> Response:
+    """Walk from the entry until a node without outgoing edge succeeds. ``item``: what a recurring entry gave."""
     plan, limit = graph.plan, graph.workflow.max_steps
     current = plan.entry or ""
     value = graph.request.payload
@@ -20,7 +20,7 @@ async def run_routed(graph: GraphRun) -> Response:
         node = plan.nodes.get(current)
         if node is None:
             return graph.graph_failure(current, _fault("graph.unknown_node", f"there is no node {current!r}", current))
-        response = await graph.execute_node(current, value, previous)
+        response, item = item or await graph.execute_node(current, value, previous), None
         if not response.success:
             await run_handlers(graph, current, response)
             return graph.skipped(current, response) if response.skipped else graph.failure(current, response)

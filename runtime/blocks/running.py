@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from runtime.blocks.contracts import BlockMode
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.services import Services
 from runtime.kernel.model import OperationResult
@@ -32,6 +33,8 @@ __all__ = ["AttemptHost", "DirectRunner", "NodeCall", "NodeOptions", "NodeRunner
 
 _NOTHING: Final[Mapping[str, object]] = {}
 
+#: Gives the next item of a recurring entry.
+Pull = Callable[[], Awaitable["Response"]]
 #: Receives ``(event, fields)`` synchronously and must be quick. What it raises is logged and changes nothing.
 Observer = Callable[[str, Mapping[str, Any]], None]
 
@@ -105,6 +108,7 @@ class Scope:
         "root",
         "services",
         "stop_requested",
+        "waiting",
         "workflow_id",
     )
 
@@ -125,11 +129,16 @@ class Scope:
         self.root: GraphRun | None = None  # set by the outermost workflow; reports are built from it
         self.desk: WaitDesk | None = None  # set by a run's handle; whoever holds one can answer questions
         self.stop_requested = False
+        self.waiting: asyncio.Timeout | None = None  # while a recurring run waits for its next item
         self._turns: dict[BlockState, deque[asyncio.Future[None]] | None] = {}
 
     def request_stop(self) -> None:
-        """End a recurring run after its current tick (blocks spec §13)."""
+        """Let a recurring run finish its current tick and then end; other runs ignore it. Only on the loop."""
+        if self.stop_requested:
+            return
         self.stop_requested = True
+        if self.waiting is not None:
+            self.waiting.reschedule(asyncio.get_running_loop().time())
 
     def take_turn(self, block: Block) -> Awaitable[None] | None:
         """Claim a block instance, which may occupy several spots of a run (blocks spec §8.2), for one attempt.
@@ -185,6 +194,11 @@ class NodeCall:
     kind: str = "node"
     scope: Scope | None = None
 
+    @property
+    def recurring(self) -> bool:
+        """Does this attempt open a stream? The item of its tick is another matter (`NodeRunner.tick`)."""
+        return self.block.output_contract.mode is BlockMode.RECURRING
+
     def execute(
         self, *, runner: NodeRunner | None = None, host: AttemptHost | None = None
     ) -> Coroutine[Any, Any, Response]:
@@ -196,7 +210,15 @@ class NodeRunner(Protocol):
     """Executes attempts for a workflow."""
 
     async def attempt(self, call: NodeCall) -> Response:
-        """Execute one attempt and return its response."""
+        """Execute one attempt and return its response; that of a recurring block opens its stream."""
+        ...
+
+    async def tick(self, call: NodeCall, pull: Pull) -> Response:
+        """The item of the tick ``call`` is about: from the record of a resumed run, else from ``pull``.
+
+        ``pull`` opens the stream with `attempt` when there is none, waits for its next item and answers like an
+        attempt. Where the stream gave none it answers with a skip, to be recorded like any answer.
+        """
         ...
 
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
@@ -216,6 +238,9 @@ class DirectRunner:
 
     def attempt(self, call: NodeCall) -> Coroutine[Any, Any, Response]:
         return call.execute(runner=self, host=self._host)
+
+    async def tick(self, call: NodeCall, pull: Pull) -> Response:
+        return await pull()
 
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
         return None

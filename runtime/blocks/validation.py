@@ -113,6 +113,7 @@ class _Check:
             order = topology.levels(self.follow, list(self.wiring.nodes), self.reached) or []
         return Plan(
             routed=self.routed,
+            recurring=not broken and self.recurs(self.wiring.nodes[self.entry or ""]),
             entry=self.entry,
             nodes=build_nodes(self.wiring, self.conditions),
             levels=tuple(tuple(level) for level in order),
@@ -236,7 +237,7 @@ class _Check:
             yield self.error("validation.mode_mismatch", name, text, sources[1])
 
     def _recurring(self, name: str, node: Node) -> Iterator[Issue]:
-        if node.block.output_contract.mode is not BlockMode.RECURRING:
+        if not self.recurs(node):
             return
         if self.path:
             yield self.error(
@@ -246,11 +247,13 @@ class _Check:
             yield self.error("validation.recurring_handler", name, f"{name!r} recurs; a failure handler cannot")
         elif name != self.entry:
             yield self.error("validation.recurring_not_entry", name, f"{name!r} recurs; only the entry may")
-        else:
-            text = (
-                f"{name!r} produces a stream; this runtime starts one run per item instead (watch a folder, schedule)"
-            )
-            yield self.error("validation.mode_mismatch", name, text)
+        elif self.back.get(name):
+            text = f"{name!r} recurs, so nothing may lead back to it; the next item starts the next round by itself"
+            yield self.error("validation.recurring_not_entry", name, text, self.back[name][0])
+
+    @staticmethod
+    def recurs(node: Node) -> bool:
+        return node.block.output_contract.mode is BlockMode.RECURRING
 
     def _fan_out(self, name: str, node: Node) -> Iterator[Issue]:
         edges = self.picks.get(name, [])

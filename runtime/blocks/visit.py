@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from runtime.blocks.graph_run import GraphRun
     from runtime.blocks.ledger import LedgerView
 
+#: Executes one attempt.
+Through = Callable[[NodeCall], Awaitable[Response]]
+
 
 class Visit:
     """State of one visit. ``template`` is the request without envelope ids; repairs replace it."""
@@ -34,6 +37,7 @@ class Visit:
         "_call",
         "_effective",
         "_graph",
+        "_through",
         "asked",
         "attempt",
         "kind",
@@ -49,9 +53,18 @@ class Visit:
     _call: NodeCall
 
     def __init__(
-        self, graph: GraphRun, node: PlanNode, template: Request, number: int, kind: str, *, standing_in: bool = False
+        self,
+        graph: GraphRun,
+        node: PlanNode,
+        template: Request,
+        number: int,
+        kind: str,
+        *,
+        standing_in: bool = False,
+        through: Through | None = None,
     ) -> None:
         self._graph = graph
+        self._through = through or graph.runner.attempt
         self.node = node
         self.template = template
         self.number = number
@@ -82,6 +95,7 @@ class Visit:
             options=node.options,
             attempt=self.attempt,
             visit=self.number,
+            tick=graph.tick or 1,
             kind=self.kind,
             scope=graph.scope,
         )
@@ -89,7 +103,7 @@ class Visit:
         if turn is not None:
             await turn
         try:
-            response = await graph.runner.attempt(call)
+            response = await self._through(call)
         except Exception as error:  # noqa: BLE001 - a fault of the runner is a fault of this attempt
             response = self._runner_fault(call, error)
         finally:

@@ -32,6 +32,7 @@ from runtime.blocks.estimates import BlockEstimate, estimate_workflow
 from runtime.blocks.execute import failure_from, timed_out
 from runtime.blocks.graph_run import GraphRun
 from runtime.blocks.policies import REPAIRS, RepairRegistry, RetryPolicy
+from runtime.blocks.recurring import run_recurring
 from runtime.blocks.report import RunHandle, RunReport
 from runtime.blocks.routed import run_routed
 from runtime.blocks.running import AttemptHost, NodeOptions, NodeRunner, Scope
@@ -307,7 +308,7 @@ class Workflow(Block, _engine=True):
             if refused is not None:
                 return refused
             attempt.phase = "graph"
-            walk = run_routed if plan.routed else run_dataflow
+            walk = run_recurring if plan.recurring else run_routed if plan.routed else run_dataflow
             graph = GraphRun(self, plan, attempt)
             timeout = self.attempt_timeout
             return await (walk(graph) if timeout is None else _within(walk(graph), attempt, graph, timeout))

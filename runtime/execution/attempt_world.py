@@ -149,6 +149,11 @@ class AttemptWorld:
         self._operations = 0
         self._asked = 0
 
+    def go_on(self, key: AttemptKey) -> None:
+        """The stream this attempt opened is asked for its next item: what it does from now on belongs to ``key``."""
+        if key != self._key:
+            self._key, self._operations, self._asked = key, 0, 0
+
     async def operate(
         self,
         operation_type: str,

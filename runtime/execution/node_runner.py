@@ -4,20 +4,24 @@ The scheduler asks for attempts; this runner makes each one wait for its lane an
 end in the journal, lets the block reach the world only through `AttemptWorld`, and refuses its result when the run
 was fenced meanwhile. A resumed run asks the same questions again, and attempts that finished before the crash are
 answered from the journal (ruling R19); the scheduler knows nothing of it.
+
+A recurring entry has one step per tick: it starts when its next item is waited for and ends with the item, so a
+resumed run takes the items that are on record and lets the stream begin anew behind them. Waiting takes neither lane
+nor worker, or eight schedules would stop everything else.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.envelope import Response, recorded_response
 from runtime.blocks.projection import project, restore
-from runtime.blocks.running import NodeCall
+from runtime.blocks.running import NodeCall, Pull
 from runtime.blocks.values import BlockValue
 from runtime.blocks.workflow import Workflow
 from runtime.egress.fence import EgressFence, Output
@@ -66,6 +70,8 @@ class TurnServices:
     streams: StreamEdges
     kept: StreamKeeper
     redactor: Redactor = field(default_factory=Redactor)
+    #: Entered while a recurring run waits for its next item.
+    between_ticks: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class TurnRunner:
@@ -74,6 +80,7 @@ class TurnRunner:
     def __init__(self, services: TurnServices) -> None:
         self._services = services
         self._undo = Undo(services.executor)
+        self._streaming: AttemptWorld | None = None  # of the recurring entry
         if services.history is not None:
             # Attempts answered from the journal left their writes in this life's world.
             for receipt in services.journal.operations.successful_writes():
@@ -87,13 +94,23 @@ class TurnRunner:
             # History that cannot be written is no failure of the block, to be retried or handled (ruling R17).
             raise Halted(error.code, error.message) from error
 
+    async def tick(self, call: NodeCall, pull: Pull) -> Response:
+        """Answer from the journal, or wait for the item and record it as the entry's step of that tick."""
+        try:
+            known = self._finished(call)
+            return await (self._item(call, pull) if known is None else self._answer(call, known))
+        except (JournalError, StorageError) as error:
+            raise Halted(error.code, error.message) from error
+
     async def _attempt(self, call: NodeCall) -> Response:
         if isinstance(call.block, Workflow):
             return await self._recorded(call, lambda: call.execute(runner=self))
-        known = self._finished(call)
+        opens = call.recurring
+        known = None if opens else self._finished(call)
         if known is not None:
             return await self._answer(call, known)
         services = self._services
+        execute = self._open if opens else self._execute
         await services.gate.passed()
         item = LaneItem(
             event_id=f"{call.node_path}/{call.tick}.{call.visit}.{call.attempt}", lane=Lane(call.options.lane)
@@ -103,7 +120,7 @@ class TurnRunner:
             if _step_type(call) == HUMAN:
                 # Waiting for a person takes no worker: eight open questions must not stop every other run.
                 return await self._execute(call)
-            return await services.pool.submit(Task(id=call.node_path, run=lambda: self._execute(call), wait=True))
+            return await services.pool.submit(Task(id=call.node_path, run=lambda: execute(call), wait=True))
 
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
         """Compensate what the failed attempt wrote; its effective class comes from its receipts (ruling R14)."""
@@ -113,8 +130,12 @@ class TurnRunner:
 
     async def _execute(self, call: NodeCall) -> Response:
         services = self._services
-        scope = services.scopes.open(ScopeKind.NODE, f"{services.scope.id}/{_label(call)}", parent=services.scope)
-        world = AttemptWorld(
+        world = self._world(call, nullcontext if _step_type(call) == HUMAN else services.pool.resting)
+        return await self._emitting(call, lambda: call.execute(runner=self, host=world))
+
+    def _world(self, call: NodeCall, rest: Callable[[], AbstractAsyncContextManager[None]]) -> AttemptWorld:
+        services = self._services
+        return AttemptWorld(
             call=call,
             key=_key(call),
             executor=services.executor,
@@ -126,13 +147,17 @@ class TurnRunner:
             undo=self._undo,
             streams=services.streams,
             redactor=services.redactor,
-            rest=nullcontext if _step_type(call) == HUMAN else services.pool.resting,
+            rest=rest,
         )
+
+    async def _emitting(self, call: NodeCall, execute: Callable[[], Awaitable[Response]]) -> Response:
+        """Run one recorded attempt in a scope of its own; it ends when what it emitted is kept."""
+        services = self._services
+        scope = services.scopes.open(ScopeKind.NODE, f"{services.scope.id}/{_label(call)}", parent=services.scope)
 
         async def work() -> Response:
             try:
-                response = await call.execute(runner=self, host=world)
-                return await self._settled(call, response.without_secrets(services.redactor))
+                return await self._settled(call, (await execute()).without_secrets(services.redactor))
             except (Halted, asyncio.CancelledError):
                 services.streams.abandon(_key(call))
                 raise
@@ -142,6 +167,28 @@ class TurnRunner:
         finally:
             services.kept.forget(_key(call))
             scope.close()
+
+    # -- a recurring entry --------------------------------------------------------------------------------------
+
+    async def _open(self, call: NodeCall) -> Response:
+        """Open the stream; its first item is being recorded already. No worker is held while it is consumed."""
+        world = self._world(call, nullcontext)
+        response = await call.execute(runner=self, host=world)
+        self._streaming = world if response.success else None
+        return response
+
+    async def _item(self, call: NodeCall, pull: Pull) -> Response:
+        if self._streaming is not None:
+            self._streaming.go_on(_key(call))
+
+        async def execute() -> Response:
+            with self._services.between_ticks():
+                response = await pull()
+            if response.success:
+                await self._services.gate.passed()  # nothing new begins while the run is paused
+            return response
+
+        return await self._emitting(call, execute)
 
     async def _settled(self, call: NodeCall, response: Response) -> Response:
         """A step ends when what it emitted is kept; one whose items nobody kept in time has failed."""

@@ -258,6 +258,10 @@ class Deck(Protocol):
 
     async def terminate(self, run_id: str, reason: str = "") -> Ack: ...
 
+    async def stop(self, run_id: str, reason: str = "") -> Ack:
+        """Let a recurring run end after its current tick. Raises `QuarterdeckError` ``RUN_NOT_RECURRING``."""
+        ...
+
     async def pause(self, run_id: str, reason: str = "") -> Ack: ...
 
     async def resume(self, run_id: str, reason: str = "", *, unattended: bool | None = None) -> Ack:

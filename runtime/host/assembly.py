@@ -137,8 +137,14 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
             streams=streams,
             kept=kept,
             redactor=prepared.secrets.redactor,
+            between_ticks=timer.between_ticks,
         )
     )
+    workflow = build_workflow(
+        prepared.mission, prepared.inputs, node_seconds=prepared.plan.policies.budgets.node_ms / 1000
+    )
+    if workflow.plan().recurring:
+        timer.begin_anew()  # a resumed run has spent the time of earlier ticks; each has its own (ruling R32)
     return Parts(
         scope=scope,
         gate=gate,
@@ -147,11 +153,7 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
         pool=shared.pool,
         timer=timer,
         questions=questions,
-        workflow=build_workflow(
-            prepared.mission,
-            prepared.inputs,
-            node_seconds=prepared.plan.policies.budgets.node_ms / 1000,
-        ),
+        workflow=workflow,
         runner=runner,
         executor=executor,
     )

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from runtime.blocks.recurring import STREAM_ENDS
 from runtime.kernel.canonical import digest
 from runtime.kernel.model import Effect, OperationReceipt, StepRecord, thawed
 from runtime.missions import references
@@ -204,8 +205,10 @@ def _broken(mission: Mission, beside: Sequence[Attempted], attempts: Sequence[At
 
 def _ended_well(mission: Mission, item: Attempted, done: Mapping[str, Sequence[int]]) -> bool:
     """Did the run go on from this visit's last attempt as the mission meant it to? ``done`` are places of successes."""
-    if item.step is None or item.step.record.status == "completed":
-        return item.step is not None
+    if item.step is None:
+        return item.record.tick > 1 and item.block == mission.graph.entry  # its next item was only waited for
+    if item.step.record.status == "completed" or item.step.code in STREAM_ENDS:
+        return True
     block = mission.spec.blocks[item.block]
     if item.step.record.status != "failed":
         return False

@@ -92,6 +92,7 @@ class LiveRun:
         self._work: asyncio.Task[Trigger] | None = None
         self._main: asyncio.Task[RunSummary] | None = None
         self._last_gauges = -_GAUGE_SECONDS
+        self._blocks = BlockScope(services=Services(clock=ports.clock, ids=ports.ids))
         for step in prepared.reused:
             self._note_end(step.record.step_id, step.record.status, accepted=step.accepted)
         self.summary = replace(self.summary, steps_done=len(self._done))
@@ -109,6 +110,11 @@ class LiveRun:
         return self._stop is not None or self._settling
 
     @property
+    def recurring(self) -> bool:
+        """Does it run once per item of a stream, for as long as that goes on?"""
+        return self.prepared.rollback is None and self.parts.workflow.plan().recurring
+
+    @property
     def over(self) -> bool:
         """Has it ended, or been left?"""
         return self._main is not None and self._main.done()
@@ -118,6 +124,8 @@ class LiveRun:
         stop = recorded_stop(self.prepared.past)
         if stop is not None:
             self._stop_with(stop)
+        if self.recurring and arbiter.journalled_last_tick(self.prepared.past):
+            self._blocks.request_stop()
         self._main = asyncio.create_task(self._live(), name=f"run-{self.run_id[:8]}")
 
     async def done(self) -> RunSummary:
@@ -157,6 +165,14 @@ class LiveRun:
         return self._stop_with(
             _Stop(verb="leave", actor=_RUNTIME, reason=LEAVING, trigger=trigger, undo=False, leave=True)
         )
+
+    def end_after_tick(self, *, reason: str, actor: str) -> bool:
+        """Let a recurring run finish its current tick and end. False when it is to end already."""
+        if self.stopping or self._blocks.stop_requested:
+            return False
+        self._operator(arbiter.LAST_TICK, actor, reason)
+        self._blocks.request_stop()
+        return True
 
     def pause(self, *, reason: str, actor: str) -> bool:
         """Start nothing more until resumed; what runs finishes. False when it is paused or stopping."""
@@ -255,9 +271,8 @@ class LiveRun:
         lanes = asyncio.create_task(self._serve(self.parts.loop.run), name=f"lanes-{self.run_id[:8]}")
         streams = asyncio.create_task(self._serve(self.parts.streams.run), name=f"streams-{self.run_id[:8]}")
         watch = asyncio.create_task(self._watch(), name=f"watch-{self.run_id[:8]}")
-        scope = BlockScope(services=Services(clock=self._ports.clock, ids=self._ports.ids))
         try:
-            return await self._to_the_end(scope)
+            return await self._to_the_end(self._blocks)
         except QuarterdeckError as error:
             return self._lost(error)
         except Exception as error:  # noqa: BLE001 - a fault of ours costs this run its end, never its record

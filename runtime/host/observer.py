@@ -68,6 +68,9 @@ class Observer(StoreReads):
     async def terminate(self, run_id: str, reason: str = "") -> Ack:
         raise await self._refusal()
 
+    async def stop(self, run_id: str, reason: str = "") -> Ack:
+        raise await self._refusal()
+
     async def pause(self, run_id: str, reason: str = "") -> Ack:
         raise await self._refusal()
 
@@ -262,6 +265,9 @@ class RemoteDeck(Observer):
 
     async def terminate(self, run_id: str, reason: str = "") -> Ack:
         return await self._control("terminate", run_id, reason)
+
+    async def stop(self, run_id: str, reason: str = "") -> Ack:
+        return await self._control("stop", run_id, reason)
 
     async def pause(self, run_id: str, reason: str = "") -> Ack:
         return await self._control("pause", run_id, reason)

@@ -118,5 +118,5 @@ REMOTE: Final[dict[str, Remote]] = {
     "unwatch": _unwatch,
     "rearm": _rearm,
     "watches": _list_watches,
-    **{verb: _control(verb) for verb in ("cancel", "terminate", "pause")},
+    **{verb: _control(verb) for verb in ("cancel", "terminate", "stop", "pause")},
 }

@@ -250,6 +250,20 @@ class RuntimeHost(StoreReads):
     async def terminate(self, run_id: str, reason: str = "") -> Ack:
         return await self._stop(run_id, "terminate", reason)
 
+    async def stop(self, run_id: str, reason: str = "") -> Ack:
+        run = self._live(run_id)
+        if run is None:
+            return await self._not_live(run_id, "stop")
+        if not run.recurring:
+            raise Refused(
+                "RUN_NOT_RECURRING",
+                f"{run.summary.mission} does not recur: it ends by itself",
+                hint="`quarterdeck cancel` ends it now and undoes what it did",
+            )
+        done = run.end_after_tick(reason=plain_words(reason), actor="operator")
+        message = "it ends when its current tick is done" if done else "it is ending already"
+        return Ack(done=done, run_id=run_id, message=message)
+
     async def pause(self, run_id: str, reason: str = "") -> Ack:
         run = self._live(run_id)
         if run is None:

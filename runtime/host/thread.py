@@ -106,6 +106,9 @@ class ThreadedDeck:
     async def terminate(self, run_id: str, reason: str = "") -> Ack:
         return await self._there(self._deck.terminate(run_id, reason))
 
+    async def stop(self, run_id: str, reason: str = "") -> Ack:
+        return await self._there(self._deck.stop(run_id, reason))
+
     async def pause(self, run_id: str, reason: str = "") -> Ack:
         return await self._there(self._deck.pause(run_id, reason))
 

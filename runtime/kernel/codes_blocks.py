@@ -125,6 +125,8 @@ _RUNNING: Final = {
     "ledger.duplicate_checkpoint": "The checkpoint exists already.",
     "ledger.unknown_checkpoint": "There is no such checkpoint.",
     "skip.no_new_items": "There is nothing new to do.",
+    "skip.stream_ended": "A recurring block has no further item.",
+    "skip.stopped": "The operator stopped a recurring run between two ticks.",
     "approval.refused": "The operator said no.",
     "approval.missing": "A decision was needed and nobody could be asked.",
 }

@@ -91,6 +91,7 @@ _RUNS: Final = {
     "TIMING_DIVERGENCE": "A step took longer or shorter than tolerated.",
     "RUN_AMBIGUOUS": "The beginning of the id fits several runs.",
     "RUN_UNKNOWN": "There is no such run.",
+    "RUN_NOT_RECURRING": "The run does not recur, so there is no tick to end it after.",
     "VIOLATION_UNKNOWN": "The journal entry is no refusal.",
     "STEP_UNKNOWN": "The run has no such step.",
     "STEP_UNREACHED": "The run never came to this step.",

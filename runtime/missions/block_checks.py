@@ -14,6 +14,7 @@ from runtime.kernel.codes_operations import OPERATIONS as OPERATION_CODES
 from runtime.kernel.outcomes import block_code
 from runtime.missions import references
 from runtime.missions.draft import COMMON_KEYS, Draft
+from runtime.missions.graph import Graph
 from runtime.missions.parameters import ACTIONS, CHECKS, OPERATIONS, Shape, check, shape_of, tool_action
 from runtime.missions.problems import did_you_mean, shown
 from runtime.missions.rules import RUNNER
@@ -26,6 +27,24 @@ def check_block(draft: Draft, name: str) -> None:
     """Report everything wrong with the type, parameters and accepted codes of one block."""
     _check_type(draft, name)
     _check_accepted(draft, name)
+
+
+def check_recurring(draft: Draft, graph: Graph) -> None:
+    """A recurring block starts its mission, and nothing leads back to it (blocks spec §10, P7)."""
+    for name, block in draft.blocks.items():
+        if graph.loose or block.get("type") not in draft.recurring:
+            continue
+        where: Where = ("blocks", name)
+        if name in graph.handlers.values():
+            why = f"{name!r} gives one item after the other, so it cannot handle errors"
+            draft.document.problem("validation.recurring_handler", why, where, key=True)
+        elif name != graph.entry:
+            why = f"{name!r} gives one item after the other, so it must be the first block, and {graph.entry!r} is"
+            draft.document.problem("validation.recurring_not_entry", why, where, key=True)
+        for edge in graph.edges:
+            if edge.target == name == graph.entry:
+                why = f"{name!r} gives one item after the other; the next one starts the next round by itself"
+                draft.document.report.add("validation.recurring_not_entry", why, edge.place, hint="lead elsewhere")
 
 
 def _check_type(draft: Draft, name: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from runtime.kernel import globs
 from runtime.kernel.redaction import KEY_LIKE
 from runtime.missions import references
-from runtime.missions.block_checks import check_block
+from runtime.missions.block_checks import check_block, check_recurring
 from runtime.missions.conditions import Condition, Names
 from runtime.missions.draft import COMMON_KEYS, Draft
 from runtime.missions.graph import Ancestry, Graph
@@ -38,6 +38,7 @@ def check_all(draft: Draft, graph: Graph) -> dict[Where, Condition]:
             break
         check_block(draft, name)
         _check_block_references(draft, graph, name, ancestry)
+    check_recurring(draft, graph)
     _check_outputs(draft, graph)
     _check_elsewhere(draft)
     _check_inputs(draft)

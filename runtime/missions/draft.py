@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from runtime.blocks.contracts import BlockMode
 from runtime.blocks.registry import BlockRegistry
 from runtime.kernel.outcomes import block_code
 from runtime.missions.model import BlockSpec
@@ -25,12 +26,17 @@ class Draft:
     data: Mapping[str, Any]
     registry: BlockRegistry
     types: dict[str, Shape] = field(init=False)
+    #: Types whose blocks give one item after the other.
+    recurring: frozenset[str] = field(init=False)
     blocks: dict[str, dict[str, Any]] = field(init=False)
     inputs: dict[str, dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
         known = shapes(self.registry)
         self.types = known | {alias: known[type_id] for alias, type_id in self.registry.aliases().items()}
+        self.recurring = frozenset(
+            info.type_id for info in self.registry.types() if info.output.mode is BlockMode.RECURRING
+        )
         self.blocks = self._mappings("blocks")
         self.inputs = self._mappings("inputs")
 

@@ -17,7 +17,8 @@ from typing import Any, Final
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.envelope import Request, Response, recorded_response
 from runtime.blocks.projection import restore
-from runtime.blocks.running import AttemptHost, NodeCall, NodeRunner
+from runtime.blocks.recurring import STOPPED
+from runtime.blocks.running import AttemptHost, NodeCall, NodeRunner, Pull
 from runtime.blocks.values import BlockValue
 from runtime.execution.node_runner import TurnRunner
 from runtime.kernel.model import thawed
@@ -103,6 +104,8 @@ class RecordedRunner:
 
     async def attempt(self, call: NodeCall) -> Response:
         """One attempt, up to where the record goes. Raises `EndOfRecord` there."""
+        if call.recurring:
+            return await self._inner.attempt(call)  # opens the stream; its items end where `tick` says
         key = key_of(call)
         if self.record.fate(key) is Fate.BEYOND:
             await self.order.turn(None)
@@ -111,6 +114,34 @@ class RecordedRunner:
         members["request"] = _at_that_moment(call, self.record.given(key))
         try:
             return await self._inner.attempt(_RecordedCall(**members, paced=self))
+        finally:
+            self.order.ended(key)
+
+    async def tick(self, call: NodeCall, pull: Pull) -> Response:
+        """The item of a tick. When it comes the world decided, not the block, so it is the one of then.
+
+        A stream that did operations or asked is run again, with their answers; where it was stopped it is not.
+        """
+        key = key_of(call)
+
+        async def answered() -> Response:
+            if not self.record.has_end(key):
+                await self.order.turn(None)
+                raise self.record.ends_here()
+            again = self.record.fate(key) is Fate.RUN and self.record.acts(call.node_path)
+            if again and self.record.end(key).code != STOPPED:
+                with self.order.running():
+                    response = await pull()
+            else:
+                response = await recorded_end(self, call)
+            await self.order.turn(key)
+            return response
+
+        if self.record.fate(key) is Fate.BEYOND:
+            await self.order.turn(None)
+            raise self.record.ends_here()
+        try:
+            return await self._inner.tick(call, answered)
         finally:
             self.order.ended(key)
 
@@ -138,7 +169,7 @@ class _RecordedCall(NodeCall):
             await paced.order.turn(None)
             raise paced.record.ends_here()
         if response is None or fate is Fate.LATE:
-            response = await self._recorded(key)
+            response = await recorded_end(paced, self)
         await paced.order.turn(key)
         return response
 
@@ -148,16 +179,18 @@ class _RecordedCall(NodeCall):
         with self.paced.order.running():
             return await NodeCall.execute(self, runner=self.paced, host=host)
 
-    async def _recorded(self, key: StepKey) -> Response:
-        """The recorded end, as a response."""
-        end = self.paced.record.end(key)
-        if end.code is None:
-            return recorded_response(self.request, value=await self._restored(end.outputs.get("value")))
-        output = await self._restored(end.outputs["output"]) if "output" in end.outputs else None
-        return recorded_response(self.request, code=end.code, message=end.message, output=output)
 
-    async def _restored(self, projected: object) -> BlockValue:
-        return await restore(thawed(projected), self.paced.bodies.get)
+async def recorded_end(paced: RecordedRunner, call: NodeCall) -> Response:
+    """How an attempt ended then, as a response."""
+
+    async def restored(projected: object) -> BlockValue:
+        return await restore(thawed(projected), paced.bodies.get)
+
+    end = paced.record.end(key_of(call))
+    if end.code is None:
+        return recorded_response(call.request, value=await restored(end.outputs.get("value")))
+    output = await restored(end.outputs["output"]) if "output" in end.outputs else None
+    return recorded_response(call.request, code=end.code, message=end.message, output=output)
 
 
 def _at_that_moment(call: NodeCall, given: Mapping[str, Any]) -> Request:

@@ -76,6 +76,7 @@ class Record:
         for entry in entries:
             self._feed(entry)
         self.total = sum(1 for _ in self._receipts.all())
+        self._acting = {seen.receipt.step_id for seen in self._receipts.all()}
         self._cut = any(end.status == "cancelled" for end in self._ends.values())
 
     @property
@@ -101,6 +102,16 @@ class Record:
         if end.reused:
             return Fate.REUSED
         return Fate.LATE if end.code == _TIMED_OUT else Fate.RUN
+
+    def has_end(self, key: StepKey) -> bool:
+        """Did the attempt end by itself, as far as the record goes?"""
+        end = self._ends.get(key)
+        return end is not None and end.status != "cancelled"
+
+    def acts(self, step_id: str) -> bool:
+        """Did this step do operations, or ask?"""
+        asked = (question.partition("/")[2] for question in self._questions)
+        return step_id in self._acting or any(name.startswith((f"{step_id}.", f"{step_id}~")) for name in asked)
 
     def end(self, key: StepKey) -> RecordedEnd:
         """How an attempt that ended by itself did."""

@@ -24,6 +24,8 @@ from runtime.turns.profiles import PlanError
 EVIDENCE_LOST: Final = "recording_evidence_unavailable"
 #: Why a turn was cancelled that the operator's stop file ended.
 KILL_SWITCH: Final = "kill_switch"
+#: The operator action that lets a recurring run end after its current tick.
+LAST_TICK: Final = "stop"
 
 
 class Capacity(Enum):
@@ -290,6 +292,11 @@ def journalled_stop(entries: Iterable[Mapping[str, Any]]) -> tuple[str, str] | N
         elif entry["kind"] == "operator_action" and entry["action"] in ("cancel", "terminate"):
             verb = str(entry["action"])
     return None if reason is None else (verb, reason)
+
+
+def journalled_last_tick(entries: Iterable[Mapping[str, Any]]) -> bool:
+    """Was a recurring run told to end after its tick?"""
+    return any(entry["kind"] == "operator_action" and entry["action"] == LAST_TICK for entry in entries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ clipped to what is left of their parent (rulings R27, R32).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from runtime.kernel.clock import Clock
 from runtime.kernel.errors import ContractError
@@ -19,7 +21,10 @@ def clipped(own_seconds: float | None, remaining_seconds: float | None) -> float
 
 
 class ActiveTimer:
-    """Counts up while nothing holds it. ``limit_seconds`` None never runs out; ``spent`` carries over a resume."""
+    """Counts up while nothing holds it. ``limit_seconds`` None never runs out; ``spent`` carries over a resume.
+
+    The limit is one of all active time, or of that since `begin_anew`: a recurring run has it once per tick.
+    """
 
     def __init__(self, clock: Clock, *, limit_seconds: float | None = None, spent: float = 0.0) -> None:
         if spent < 0 or (limit_seconds is not None and limit_seconds <= 0):
@@ -27,6 +32,7 @@ class ActiveTimer:
         self._clock = clock
         self._limit = limit_seconds
         self._spent = spent
+        self._before = 0.0  # what no longer counts against the limit
         self._since: float | None = clock.monotonic()
         self._holds: set[str] = set()
         self._moved = asyncio.Event()
@@ -40,7 +46,7 @@ class ActiveTimer:
     @property
     def remaining(self) -> float | None:
         """Active seconds left, never below zero; None without a limit."""
-        return None if self._limit is None else max(0.0, self._limit - self.elapsed)
+        return None if self._limit is None else max(0.0, self._limit + self._before - self.elapsed)
 
     @property
     def exhausted(self) -> bool:
@@ -64,6 +70,21 @@ class ActiveTimer:
         if not self._holds and self._since is None:
             self._since = self._clock.monotonic()
             self._moved.set()
+
+    def begin_anew(self) -> None:
+        """The whole limit is left again; `elapsed` goes on."""
+        self._before = self.elapsed
+
+    @contextmanager
+    def between_ticks(self) -> Iterator[None]:
+        """Time stands still until the next item of a recurring run is there, which has the whole limit again."""
+        self.begin_anew()
+        self.hold("tick")
+        try:
+            yield
+        finally:
+            self.begin_anew()
+            self.release("tick")
 
     async def wait_exhausted(self) -> None:
         """Return when the limit is used up; never, without a limit. Cancel to stop waiting."""

@@ -277,6 +277,7 @@ def test_a_question_cannot_be_answered_once_nobody_holds_the_run() -> None:
     state.apply(RunChanged(run=run_summary(resumable=True)))
     assert state.waiting == ()
     assert run_reason("answer", "approved", state) == "nobody holds the run; r resumes it, and it asks again"
+    assert run_reason("stop", "", state) == "nobody holds the run; r resumes it"
 
 
 def test_an_answered_question_leaves_the_inbox_at_once() -> None:

@@ -117,7 +117,7 @@ async def test_choices_and_booleans_keep_their_type() -> None:
     assert dict(fake.intents[0][1].inputs) == {"audience": "team", "dry": True}
 
 
-@pytest.mark.parametrize(("key", "verb"), [("x", "cancel"), ("p", "pause")])
+@pytest.mark.parametrize(("key", "verb"), [("x", "cancel"), ("p", "pause"), ("s", "stop")])
 async def test_control_keys_reach_the_runtime(key: str, verb: str) -> None:
     fake = deck()
     async with ConsoleApp(fake).run_test(size=(120, 40)) as pilot:

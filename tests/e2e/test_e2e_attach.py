@@ -172,6 +172,7 @@ INTENTS: dict[str, Callable[[Deck, str], Awaitable[Ack | RunSummary]]] = {
     "launch": lambda deck, run: deck.launch(Launch(path=str(SAMPLES / "hello"))),
     "cancel": lambda deck, run: deck.cancel(run),
     "terminate": lambda deck, run: deck.terminate(run),
+    "stop": lambda deck, run: deck.stop(run),
     "pause": lambda deck, run: deck.pause(run),
     "resume": lambda deck, run: deck.resume(run),
     "answer": lambda deck, run: deck.answer(Answer(escalation_id=run, resolution="approved")),

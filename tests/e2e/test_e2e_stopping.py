@@ -187,6 +187,19 @@ def test_pause_starts_nothing_until_resumed(deck: Deckhand, tmp_path: Path) -> N
     deck.assert_verifies(run_id)
 
 
+def test_stop_lets_a_recurring_run_end_well(deck: Deckhand, tmp_path: Path) -> None:
+    blocks = "  every: {type: cron, cron: '* * * * * *'}\n  say: {type: echo}\n"
+    text = f"mission: ticking\nversion: '1'\nworkspace: {{kind: none}}\nblocks:\n{blocks}links: [every -> say]\n"
+    going = deck.start("run", mission(tmp_path, text), "--json")
+    run_id = going.run_id()
+    poll("a tick", lambda: deck.entries(run_id, "step_finished"))
+    told = deck.inline("stop", run_id, "--reason", "enough", "--json")
+    assert (told.code, told.lines[0]["done"]) == (0, True), told
+    done = going.finish()
+    assert (done.code, done.lines[-1]["status"]) == (0, "succeeded"), done
+    assert deck.inline("stop", run_id).code == 1
+
+
 def test_a_paused_run_can_be_cancelled(deck: Deckhand, tmp_path: Path) -> None:
     going = deck.start("run", many_steps(tmp_path), "--json")
     run_id = going.run_id()

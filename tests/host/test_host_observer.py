@@ -55,6 +55,7 @@ async def test_an_observer_says_who_holds_the_store(observer: Deck, tmp_path: Pa
         observer.launch(Launch(path="x")),
         observer.cancel("x"),
         observer.terminate("x"),
+        observer.stop("x"),
         observer.pause("x"),
         observer.resume("x", unattended=True),
         observer.undo("x"),
@@ -143,6 +144,8 @@ async def test_every_verb_through_the_holder(remote: Deck, host: RuntimeHost, tm
     await question(host, second.run_id)
     assert (await remote.cancel(second.run_id)).done
     assert (await remote.wait(second.run_id)).exit_code == 130
+    with pytest.raises(Refused, match="does not recur"):
+        await remote.stop((await remote.launch(Launch(path=asking(tmp_path / "m")))).run_id)
     third = await remote.launch(Launch(path=asking(tmp_path / "m")))
     assert (await remote.terminate(third.run_id)).done
     with pytest.raises(Refused, match="UNDO_NOTHING"):

@@ -69,7 +69,7 @@ async def test_every_question_a_face_may_ask(deck: ThreadedDeck, tmp_path: Path)
     assert (await deck.mission(str(tmp_path / "m"))).name == "plain"
     assert await deck.artifact("sha256:" + "0" * 64) is None
     assert (await deck.holder()) is not None
-    for verb in (deck.cancel, deck.terminate, deck.pause, deck.resume):
+    for verb in (deck.cancel, deck.terminate, deck.stop, deck.pause, deck.resume):
         assert not (await verb(run_id)).done
     with pytest.raises(Refused):
         await deck.unlatch(str(tmp_path), "")

@@ -138,6 +138,9 @@ class FakeDeck:
     async def terminate(self, run_id: str, reason: str = "") -> Ack:
         return await self._ack("terminate", run_id, reason)
 
+    async def stop(self, run_id: str, reason: str = "") -> Ack:
+        return await self._ack("stop", run_id, reason)
+
     async def pause(self, run_id: str, reason: str = "") -> Ack:
         return await self._ack("pause", run_id, reason)
 

@@ -391,6 +391,20 @@ async def test_waiting_for_the_limit_sees_through_a_hold() -> None:
     assert await forward(1)
 
 
+def test_every_tick_has_the_whole_limit_and_waiting_for_it_costs_nothing() -> None:
+    clock = ManualClock()
+    timer = ActiveTimer(clock, limit_seconds=10, spent=25)
+    assert timer.exhausted
+    timer.begin_anew()
+    clock.advance(9)
+    with timer.between_ticks():
+        clock.advance(1000)
+        assert timer.remaining == 10.0
+    assert (timer.elapsed, timer.remaining) == (34.0, 10.0)
+    clock.advance(10)
+    assert timer.exhausted
+
+
 def test_children_get_the_smaller_of_their_own_and_what_is_left() -> None:
     assert clipped(5, 3) == 3
     assert clipped(None, 3) == 3

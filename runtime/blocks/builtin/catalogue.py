@@ -8,6 +8,7 @@ from runtime.blocks.block import Block
 from runtime.blocks.builtin.approval import Approval
 from runtime.blocks.builtin.burst import Burst
 from runtime.blocks.builtin.commits import ConventionalCommits
+from runtime.blocks.builtin.cron import Cron
 from runtime.blocks.builtin.feeds import Deduplicate, RssParse
 from runtime.blocks.builtin.operations import Escalate, GateCheck, LlmCall, PacketRoute, RunTests, ToolInvoke
 from runtime.blocks.builtin.shaping import Combine, Delay, Echo, SelectFirst, SplitLines
@@ -31,4 +32,5 @@ BUILTINS: Final[tuple[type[Block], ...]] = (
     Burst,
     SelectFirst,
     SplitLines,
+    Cron,
 )

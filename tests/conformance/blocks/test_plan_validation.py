@@ -117,7 +117,6 @@ GRAPHS: dict[str, tuple[Callable[[], Workflow], str, str]] = {
         "b",
     ),
     "too many sources": (joined, "validation.mode_mismatch", "end"),
-    "stream as entry": (lambda: Workflow("w").link(stream(), spy()), "validation.mode_mismatch", "stream"),
     "stream not entry": (lambda: Workflow("w").link(spy(), stream()), "validation.recurring_not_entry", "stream"),
     "stream nested": (nested_stream, "validation.recurring_nested", "inner/stream"),
     "stream as handler": (lambda: Workflow("w").on_error(spy(), stream()), "validation.recurring_handler", "stream"),

@@ -1,4 +1,4 @@
-"""Nested workflows (blocks spec §18)."""
+"""A workflow as a node: values in and out, failures, deadlines, skips (blocks spec §18, §24)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from runtime.blocks.policies import RetryPolicy
 from runtime.blocks.values import BlockValue
 from runtime.blocks.workflow import Workflow
 from tests.support.blocks_kit import Recorder, failing, respond, scope, single, step
-
-# -- nesting --------------------------------------------------------------------------------------------------------
 
 
 async def test_values_go_in_and_out_and_the_ids_tell_the_nesting() -> None:
@@ -116,3 +114,16 @@ async def test_one_instance_in_two_nested_spots_takes_turns(instances: int) -> N
     workflow.link(start, Workflow("one").add(first)).link(start, Workflow("two").add(second))
     assert (await respond(workflow)).success
     assert most == instances
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+async def test_a_workflow_that_contains_itself_at_any_depth_never_runs(depth: int) -> None:
+    spy = step("spy")
+    outer = Workflow("outer").add(spy)
+    inner = outer
+    for level in range(depth):
+        inner = Workflow(f"level{level}").add(inner)
+    outer.link(spy, inner)
+    response = await respond(outer)
+    assert (response.reason, response.code) == ("invalid_graph", "graph.recursive_workflow")
+    assert spy.calls == []

@@ -82,6 +82,13 @@ async def test_a_cycle_is_bounded_by_exactly_max_steps_visits(limit: int) -> Non
     assert response.details.to_python() == {"max_steps": limit, "node": "spin"}
 
 
+async def test_a_node_that_vanished_is_told() -> None:
+    workflow = Workflow("w").branch(step("start"), otherwise(step("gone")))
+    del workflow.plan().nodes["gone"]  # type: ignore[attr-defined]  # only misuse can do this
+    response = await respond(workflow)
+    assert (response.reason, response.code) == ("unknown_node", "graph.unknown_node")
+
+
 async def test_attempts_do_not_count_as_steps() -> None:
     workflow = (
         Workflow("w", max_steps=2).branch(failing("f", 3), otherwise(step("end"))).configure("f", retry=RetryPolicy(4))

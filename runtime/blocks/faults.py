@@ -14,7 +14,7 @@ from runtime.blocks.errors import BlockRuntimeError, OperationFailed
 from runtime.kernel.outcomes import operation_code
 
 #: A path that would lead out of the work tree, in every spelling there is for it.
-_OUTSIDE: Final = ("ABSOLUTE", "TRAVERSAL", "DRIVE", "UNC", "HOME", "BACKSLASH", "SYMLINK", "SYMLINK_ESCAPE")
+_OUTSIDE: Final = ("ABSOLUTE", "TRAVERSAL", "DRIVE", "UNC", "HOME", "BACKSLASH", "SYMLINK_ESCAPE")
 FILE_CODES: Final[Mapping[str, str]] = {
     **{f"PATH_{name}": "file.path_outside_root" for name in _OUTSIDE},
     "PATH_MISSING": "file.not_found",

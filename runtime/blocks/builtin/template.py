@@ -28,8 +28,8 @@ from runtime.blocks.values import BlockValue
 MAX_OUTPUT: Final = 4 * 1024 * 1024
 #: Longest text or list that ``*`` may build inside an expression.
 MAX_REPEAT: Final = 100_000
-#: Turns all loops of one rendering may take together.
-MAX_TURNS: Final = 1_000_000
+#: Turns all loops of one rendering may take together: a second or two of work.
+MAX_TURNS: Final = 250_000
 _turns: ContextVar[list[int]] = ContextVar("turns")
 
 

@@ -404,7 +404,8 @@ def operation_failure(result: OperationResult, output: BlockValue) -> OperationF
     told = next((result.evidence[key] for key in ("reason", "message", "error") if key in result.evidence), None)
     disposition = result.evidence.get("retry_disposition")
     text = clean_text(str(told)) if told else f"{result.type} ended with {result.reason_code}"
-    status = result.evidence.get("status")
+    found = result.evidence.get("details") or {}
+    status = found.get("status")
     return OperationFailed(
         code,
         text,
@@ -412,7 +413,7 @@ def operation_failure(result: OperationResult, output: BlockValue) -> OperationF
         retry_disposition=disposition if disposition in ("never", "manual", "immediate", "backoff") else None,
         details={"operation_id": result.operation_id, "operation_type": result.type},
         provider_status=None if status is None else clean_text(str(status)),
-        effects="none" if result.evidence.get("effects") == "none" else "unknown",
+        effects="none" if found.get("effects") == "none" else "unknown",
     )
 
 

@@ -58,6 +58,8 @@ _STATUS_CODES: Final[Mapping[int, str]] = {
     403: "http.forbidden.403",
     429: "http.rate_limited.429",
 }
+#: Codes of failures before anything was sent, whatever the operation says.
+_BEFORE: Final = frozenset({"email.config", "ai.unsupported_provider", "file.path_outside_root"})
 #: Errors of the system that mean: not yours.
 _DENIED: Final = ("EACCES", "EPERM", "EROFS")
 
@@ -70,18 +72,13 @@ def translated(failure: OperationFailed, codes: Mapping[str, str]) -> BlockRunti
         return failure
     if code == "file.io" and any(failure.message.endswith(name) for name in _DENIED):
         code = "file.permission_denied"
-    return told(failure, code, failure.message)
-
-
-def told(failure: OperationFailed, code: str, message: str, *, provider_status: str | None = None) -> BlockRuntimeError:
-    """An error with the facts of ``failure`` under another code."""
     error = BlockRuntimeError(
         code,
-        message,
+        failure.message,
         details={**failure.details, "cause": failure.code},
-        provider_status=provider_status or failure.provider_status,
+        provider_status=failure.provider_status,
         retry_disposition=failure.retry_disposition,
-        effects=failure.effects,
+        effects="none" if code in _BEFORE else failure.effects,
     )
     error.__cause__ = failure
     return error

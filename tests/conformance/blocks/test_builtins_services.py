@@ -26,8 +26,8 @@ from tests.support.operation_rig import Rig
 REGISTRY = builtin_registry()
 
 
-def failed(code: str, **evidence: Any) -> OperationResult:
-    return replace(operation(code), evidence=evidence)
+def failed(code: str, message: str = "no", **details: Any) -> OperationResult:
+    return replace(operation(code), evidence={"message": message, "details": details})
 
 
 def done(**output: Any) -> OperationResult:
@@ -97,6 +97,9 @@ async def test_operation_codes_become_the_blocks_codes(type_id: str, code: str, 
     assert (response.code, response.message) == (told, "so it was")
     assert response.details["cause"].payload == f"op.{code.lower()}"
     assert response.ends_run is (told == "file.path_outside_root")
+    before = told in ("email.config", "ai.unsupported_provider", "file.path_outside_root")
+    assert response.error is not None
+    assert response.error.effects == ("none" if before else "unknown")
 
 
 ADDRESS: Mapping[str, dict[str, str]] = {

@@ -89,7 +89,7 @@ async def test_a_page_is_mailed_on_schedule_and_failures_are_logged_in_one_place
     assert response.code == "http.invalid_request", "a failed tick ends the stream"
     assert mailer.sent == [Mail(to=ME, subject="The page", body="Today:\n\nFair winds")]
     assert clock.now().isoformat() == "2026-01-02T08:00:00+00:00"
-    assert files.text("errors.log") == "page_by_mail/http_request: http.invalid_request\n"
+    assert files.text("errors.log") == "http_request: http.invalid_request\n"
 
 
 # -- v ----------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ ends the run and must be called what it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -61,7 +62,9 @@ _STATUS_CODES: Final[Mapping[int, str]] = {
 #: Codes of failures before anything was sent, whatever the operation says.
 _BEFORE: Final = frozenset({"email.config", "ai.unsupported_provider", "file.path_outside_root"})
 #: Errors of the system that mean: not yours.
-_DENIED: Final = ("EACCES", "EPERM", "EROFS")
+_DENIED: Final = frozenset({"EACCES", "EPERM", "EROFS"})
+#: How a message about one ends (`runtime.governance.path_ticket`).
+_ERRNO: Final = re.compile(r"\bE[A-Z]+\Z")
 
 
 def translated(failure: OperationFailed, codes: Mapping[str, str]) -> BlockRuntimeError:
@@ -70,13 +73,14 @@ def translated(failure: OperationFailed, codes: Mapping[str, str]) -> BlockRunti
     code = codes.get(original)
     if code is None:
         return failure
-    if code == "file.io" and any(failure.message.endswith(name) for name in _DENIED):
+    named = _ERRNO.search(failure.message) if code == "file.io" else None
+    if named is not None and named[0] in _DENIED:
         code = "file.permission_denied"
     error = BlockRuntimeError(
         code,
         failure.message,
         details={**failure.details, "cause": failure.code},
-        provider_status=failure.provider_status,
+        provider_status=failure.provider_status if named is None else named[0],
         retry_disposition=failure.retry_disposition,
         effects="none" if code in _BEFORE else failure.effects,
     )

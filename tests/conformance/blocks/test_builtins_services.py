@@ -137,12 +137,25 @@ async def test_a_mail_that_was_not_accepted_left_nothing_behind() -> None:
 async def test_what_the_system_forbids_is_a_denied_file() -> None:
     for name, code in (("EACCES", "file.permission_denied"), ("EIO", "file.io")):
         host = FakeHost([failed("OP_FAILED", message=f"cannot read: {name}")])
-        assert (await through(host, "file_read", "a")).code == code
+        response = await through(host, "file_read", "a")
+        assert response.error is not None
+        assert (response.code, response.error.provider_status) == (code, name)
 
 
 async def test_an_answer_that_is_no_text_is_refused() -> None:
     host = FakeHost([done(status=200, url="u", headers={}, bytes="AAEC")])
     assert (await through(host, "http_request", "https://x.example")).code == "http.invalid_request"
+
+
+async def test_a_folder_with_too_many_names_is_refused_rather_than_cut() -> None:
+    host = FakeHost([done(path="d", entries=[{"path": "a", "kind": "file"}], truncated=True)])
+    assert (await through(host, "list_directory", "d")).code == "file.io"
+
+
+async def test_appending_to_what_cannot_be_read_writes_nothing() -> None:
+    host = FakeHost([failed("POLICY_DENIED")])
+    assert (await through(host, "file_write", "x", path="a", append=True)).code == "op.policy_denied"
+    assert len(host.operations) == 1
 
 
 async def test_in_a_run_the_key_is_the_missions() -> None:

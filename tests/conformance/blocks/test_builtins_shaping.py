@@ -78,6 +78,7 @@ async def test_values_are_shaped(type_id: str, config: dict[str, Any], value: ob
         ("split_by_keys", {"keys": ["a"]}, 1, "input.kind_mismatch"),
         ("filter", {"contains": "a"}, "a", "input.kind_mismatch"),
         ("merge", {}, b"\xff", "input.not_text"),
+        ("select_first", {"strategy": "last"}, [], "input.empty_list"),
         ("markdown_to_html", {}, b"\xff", "input.not_text"),
         ("markdown_to_html", {}, "x" * (1024 * 1024 + 1), "transform.invalid_input"),
     ],

@@ -20,6 +20,7 @@ REFUSALS: Final = frozenset({REJECTED, "reject", "refuse", "refused", "deny", "d
 
 #: How often a form is asked for before its missing fields count as no answer.
 MAX_QUESTIONS: Final = 3
+_PARTS: Final = re.compile(r"[;\n]")
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_ -]{0,63}")
 
 
@@ -35,7 +36,7 @@ class Approval(Block, input=multiple(), output=once("map"), side_effects="none")
     fields: dict[str, str] = field(
         default_factory=dict,
         metadata={
-            "help": "What else must be told, by name, each with its question; answered in the notes as 'name: text'."
+            "help": "What else must be told, by name, each with its question; answered in the notes as 'name: text; name: text'."
         },
     )
 
@@ -72,8 +73,8 @@ class Approval(Block, input=multiple(), output=once("map"), side_effects="none")
 
     def _question(self, told: Mapping[str, str]) -> str:
         """The message, and what the notes must still say."""
-        open_ = [f"{name}: {asked}" for name, asked in self.fields.items() if name not in told]
-        return "\n".join([self.message, "Answer in the notes, one line each:", *open_]) if open_ else self.message
+        missing = "; ".join(f"{name}: {asked}" for name, asked in self.fields.items() if name not in told)
+        return f"{self.message} Say in the notes: {missing}" if missing else self.message
 
     def _refused(self, choice: str, notes: str | None) -> BlockRuntimeError:
         details = {"choice": choice} | ({"notes": notes} if notes else {})
@@ -81,11 +82,11 @@ class Approval(Block, input=multiple(), output=once("map"), side_effects="none")
         return BlockRuntimeError("approval.refused", f"{self.message} was answered {choice!r}{why}", details=details)
 
     def _told(self, answer: BlockValue, notes: str | None) -> dict[str, str]:
-        """The fields an answer holds: members of its ``fields``, or lines of its notes."""
+        """The fields an answer holds: members of its ``fields``, or parts of its notes."""
         form = answer.get("fields", NULL)
         given = {name: item.text() for name, item in form.expect_map().items()} if form.is_map else {}
-        lines = (line.partition(":") for line in (notes or "").splitlines())
-        given |= {name.strip(): text.strip() for name, _, text in lines}
+        parts = (part.partition(":") for part in _PARTS.split(notes or ""))
+        given |= {name.strip(): text.strip() for name, _, text in parts}
         return {name: text for name, text in given.items() if name in self.fields and text}
 
 

@@ -248,7 +248,7 @@ def notes(text: str, choice: str = "approved") -> dict[str, str]:
 
 
 async def test_a_form_is_asked_until_it_is_complete() -> None:
-    host = Operator(notes("version: 1.2\nmood: good"), notes("channel: beta: two"))
+    host = Operator(notes("mood: good; version: 1.2"), notes("channel: beta: two"))
     response = await respond(REGISTRY.create("approval", FORM), host=host)
     assert response.data.to_python() == {
         "approved": True,

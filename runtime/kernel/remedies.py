@@ -134,7 +134,7 @@ _MONEY: Final = {
 }
 
 _PROCESSES: Final = {
-    "NET_": Remedy("sandbox.hosts", "the host in sandbox.hosts, and network: true at the command"),
+    "NET_": Remedy("sandbox.hosts", "the host in sandbox.hosts; for a command, network: true at it as well"),
     "SANDBOX_UNAVAILABLE": Remedy(
         "sandbox.confinement", "a machine with bubblewrap or user namespaces, or sandbox.confinement: best_effort"
     ),
@@ -168,6 +168,15 @@ _WORK: Final = {
     "TOOL_UNKNOWN": Remedy("tools", "a tool there is, or a command declared in `commands`"),
     "GIT_MISSING": Remedy("workspace", "git, installed"),
     "GIT_": Remedy("workspace", "a repository and parameters git can work with"),
+    "HTTP_URL": Remedy("parameters of the tool", "an absolute http or https URL without user name or password"),
+    "HTTP_": Remedy("the server", "a server that answers in time, without an error, within the size of one answer"),
+    "MAIL_AUTH": Remedy("environment of the console", "SMTP_USERNAME and SMTP_PASSWORD as the mail server knows them"),
+    "MAIL_CONFIG": Remedy(
+        "environment of the console", "SMTP_HOST and EMAIL_FROM set where the console runs, and a server with valid TLS"
+    ),
+    "MAIL_PERMANENT": Remedy("mail server", "recipients and text the mail server takes"),
+    "MAIL_TIMEOUT": Remedy("mail server", "a mail server that answers in time"),
+    "MAIL_TRANSIENT": Remedy("mail server", "a mail server that is ready; try again later"),
     "MAIL_": Remedy("parameters of the tool", "plain addresses and one-line headers"),
     "ROUTE_": Remedy("transform", "a registered transform, and a packet that fits its schemas"),
     "GATE_NOT_PASSED": Remedy("gate", "a condition that holds"),

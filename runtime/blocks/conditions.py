@@ -77,7 +77,11 @@ class KeyCase:
         return f"{self.key or 'value'} {wanted}"
 
     def evaluate(self, response: Response, state: Mapping[str, BlockValue]) -> bool:
-        value = response.data if self.key is None else response.data.path(self.key)
+        return self.matches(response.data)
+
+    def matches(self, data: BlockValue) -> bool:
+        """The question itself, asked of a value."""
+        value = data if self.key is None else data.path(self.key)
         if value is None:
             return False
         return value == self.equals if self.equals is not None else (self.contains or "") in value.text()

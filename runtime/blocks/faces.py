@@ -59,7 +59,7 @@ class OperationFiles:
         output = await self._call({"tool": "filesystem.list_dir", "path": path})
         if output["truncated"]:
             raise BlockRuntimeError("file.io", f"{path} holds more than {len(output['entries'])} names", effects="none")
-        return sorted(_below(path, entry["path"]) for entry in output["entries"])
+        return sorted(f"{_normal(path)}/{entry['path']}" for entry in output["entries"])
 
     async def _read(self, path: str) -> tuple[bytes, str]:
         output = await self._call({"tool": "filesystem.read_file", "path": path})
@@ -80,7 +80,7 @@ class OperationFiles:
         return before + content, {"expect_sha256": digest}
 
     async def _call(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return await _output(self.operate, TOOL, params, FILE_CODES)
+        return await _output(self.operate, TOOL, {**params, "path": _normal(params["path"])}, FILE_CODES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +157,11 @@ def _encoded(content: bytes) -> dict[str, str]:
         return {"content": base64.b64encode(content).decode("ascii"), "encoding": "base64"}
 
 
-def _below(folder: str, name: str) -> str:
-    return name if folder in ("", ".") else f"{folder}/{name}"
+def _normal(path: str) -> str:
+    """Without ``./`` and doubled or trailing ``/``, which people write; everything else is for the enforcer to judge."""
+    if path.startswith("/"):
+        return path
+    return "/".join(part for part in path.split("/") if part not in ("", ".")) or path
 
 
 class Offered:

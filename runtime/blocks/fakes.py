@@ -9,6 +9,7 @@ Each remembers what it was asked. Wherever an answer is expected, an exception m
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 
 from runtime.blocks.errors import BlockRuntimeError
@@ -24,6 +25,7 @@ class FakeClock(ManualClock):
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.advance(max(seconds, 0.0))
+        await asyncio.sleep(0)
 
 
 class FakeFiles:

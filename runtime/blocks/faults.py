@@ -7,6 +7,7 @@ ends the run and must be called what it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from runtime.blocks.errors import BlockRuntimeError, OperationFailed
 from runtime.kernel.outcomes import operation_code
 
 #: A path that would lead out of the work tree, in every spelling there is for it.
-_OUTSIDE: Final = ("ABSOLUTE", "TRAVERSAL", "DRIVE", "UNC", "HOME", "BACKSLASH", "SYMLINK", "SYMLINK_ESCAPE")
+_OUTSIDE: Final = ("ABSOLUTE", "TRAVERSAL", "DRIVE", "UNC", "HOME", "BACKSLASH", "SYMLINK_ESCAPE")
 FILE_CODES: Final[Mapping[str, str]] = {
     **{f"PATH_{name}": "file.path_outside_root" for name in _OUTSIDE},
     "PATH_MISSING": "file.not_found",
@@ -58,8 +59,12 @@ _STATUS_CODES: Final[Mapping[int, str]] = {
     403: "http.forbidden.403",
     429: "http.rate_limited.429",
 }
+#: Codes of failures before anything was sent, whatever the operation says.
+_BEFORE: Final = frozenset({"email.config", "ai.unsupported_provider", "file.path_outside_root"})
 #: Errors of the system that mean: not yours.
-_DENIED: Final = ("EACCES", "EPERM", "EROFS")
+_DENIED: Final = frozenset({"EACCES", "EPERM", "EROFS"})
+#: How a message about one ends (`runtime.governance.path_ticket`).
+_ERRNO: Final = re.compile(r"\bE[A-Z]+\Z")
 
 
 def translated(failure: OperationFailed, codes: Mapping[str, str]) -> BlockRuntimeError:
@@ -68,20 +73,16 @@ def translated(failure: OperationFailed, codes: Mapping[str, str]) -> BlockRunti
     code = codes.get(original)
     if code is None:
         return failure
-    if code == "file.io" and any(failure.message.endswith(name) for name in _DENIED):
+    named = _ERRNO.search(failure.message) if code == "file.io" else None
+    if named is not None and named[0] in _DENIED:
         code = "file.permission_denied"
-    return told(failure, code, failure.message)
-
-
-def told(failure: OperationFailed, code: str, message: str, *, provider_status: str | None = None) -> BlockRuntimeError:
-    """An error with the facts of ``failure`` under another code."""
     error = BlockRuntimeError(
         code,
-        message,
+        failure.message,
         details={**failure.details, "cause": failure.code},
-        provider_status=provider_status or failure.provider_status,
+        provider_status=failure.provider_status if named is None else named[0],
         retry_disposition=failure.retry_disposition,
-        effects=failure.effects,
+        effects="none" if code in _BEFORE else failure.effects,
     )
     error.__cause__ = failure
     return error

@@ -64,7 +64,13 @@ class RetryPolicy(Policy):
 
     @classmethod
     def exponential(
-        cls, retries: int, initial: float = 1.0, factor: float = 2.0, cap: float = 30.0, jitter: float = 0.2
+        cls,
+        retries: int,
+        initial: float = 1.0,
+        factor: float = 2.0,
+        cap: float = 30.0,
+        jitter: float = 0.2,
+        retry_on: tuple[str, ...] = ("*",),
     ) -> RetryPolicy:
         """``retries`` further attempts with growing pauses; non-positive numbers fall back to the defaults."""
         return cls(
@@ -73,6 +79,7 @@ class RetryPolicy(Policy):
             factor=factor if factor > 0 else 2.0,
             cap=cap,
             jitter=jitter,
+            retry_on=retry_on,
         )
 
     def covers(self, code: str | None) -> bool:

@@ -16,6 +16,7 @@ from runtime.blocks.config import ConfigField
 from runtime.blocks.contracts import BlockValueContract
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.errors import BlockError, BlockValidationError, RegistryError
+from runtime.blocks.policies import RetryPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class BlockTypeInfo:
 
     ``free_form`` types take any further parameters beside the listed ``config``. ``operation`` types are one governed
     operation each. ``side_effects`` None means: decided per instance, or undeclared.
+    ``timeout`` (seconds) and ``retry`` are what instances declare unless told otherwise.
     """
 
     type_id: str
@@ -36,6 +38,8 @@ class BlockTypeInfo:
     input: BlockValueContract
     output: BlockValueContract
     side_effects: SideEffects | None
+    timeout: float | None = None
+    retry: RetryPolicy | None = None
 
     def field(self, name: str) -> ConfigField | None:
         """The declared field ``name``, if any."""
@@ -163,6 +167,8 @@ def type_info(block_class: type[Block]) -> BlockTypeInfo:
         input=spec.input,
         output=spec.output,
         side_effects=spec.side_effects,
+        timeout=spec.timeout,
+        retry=spec.retry,
     )
 
 

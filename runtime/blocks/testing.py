@@ -23,12 +23,12 @@ from runtime.blocks.block import Block
 from runtime.blocks.contracts import BlockMode, BlockValueContract, BlockValueKindSet
 from runtime.blocks.envelope import Request, Response, failed
 from runtime.blocks.errors import BlockError, BlockSkip
+from runtime.blocks.fakes import FakeAi, FakeClock, FakeFiles, FakeHttp, FakeMailer
 from runtime.blocks.results import Recurring, normalise
 from runtime.blocks.running import Scope, no_pause
 from runtime.blocks.services import Services
 from runtime.blocks.values import BlockValue
 from runtime.blocks.watch import watched
-from runtime.kernel.clock import ManualClock
 from runtime.kernel.ids import SequenceIds
 from runtime.kernel.model import OperationResult, OperationStatus
 
@@ -38,15 +38,6 @@ Answer = Mapping[str, Any] | Exception | Callable[[Mapping[str, Any]], Mapping[s
 
 class Ungiven(AssertionError):
     """The block asked for something the test did not give."""
-
-
-class InstantClock(ManualClock):
-    """Sleeping takes no time at all: the clock moves on by as much. ``slept`` keeps the seconds."""
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.advance(max(0.0, seconds))
-        await asyncio.sleep(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +123,7 @@ async def try_block(
 ) -> Trial:
     """`run_block_for_test` on the current loop."""
     host = _Surroundings(tuple(answers), operations or {})
-    scope = Scope(services=services or Services(clock=InstantClock(), ids=SequenceIds()))
+    scope = Scope(services=services or Services(clock=FakeClock(), ids=SequenceIds()))
     request = Request(
         BlockValue.of(value),
         context={key: BlockValue.of(item) for key, item in (state or {}).items()},
@@ -252,4 +243,17 @@ def operation_name(operation_type: str, params: Mapping[str, Any]) -> str:
     return f"{tool}.{action}" if action and "." not in tool else tool
 
 
-__all__ = ["Asked", "InstantClock", "Operated", "Trial", "Ungiven", "operation_name", "run_block_for_test", "try_block"]
+__all__ = [
+    "Asked",
+    "FakeAi",
+    "FakeClock",
+    "FakeFiles",
+    "FakeHttp",
+    "FakeMailer",
+    "Operated",
+    "Trial",
+    "Ungiven",
+    "operation_name",
+    "run_block_for_test",
+    "try_block",
+]

@@ -15,11 +15,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.envelope import Response, recorded_response
+from runtime.blocks.execute import declared_class
 from runtime.blocks.projection import project, restore
 from runtime.blocks.running import NodeCall, Pull
 from runtime.blocks.values import BlockValue
@@ -123,7 +124,12 @@ class TurnRunner:
             return await services.pool.submit(Task(id=call.node_path, run=lambda: execute(call), wait=True))
 
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
-        """Compensate what the failed attempt wrote; its effective class comes from its receipts (ruling R14)."""
+        """Compensate what the failed attempt wrote; its effective class comes from its receipts (ruling R14).
+
+        A failure that says nothing happened outweighs what the block's class fears, but never what receipts tell.
+        """
+        if not call.block.is_workflow and declared_class(call.block, failure) is SideEffects.NONE:
+            call = replace(call, block=call.block.node_variant(side_effects=SideEffects.NONE))
         return await self._undo.attempt(call, _key(call))
 
     # -- a fresh attempt ----------------------------------------------------------------------------------------

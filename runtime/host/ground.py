@@ -22,7 +22,7 @@ from runtime.host.run_control import RunControl, RunLock
 from runtime.kernel.errors import Refused
 from runtime.missions import references
 from runtime.missions.loader import Mission
-from runtime.missions.parameters import LEAVING, READING, tool_action
+from runtime.missions.parameters import LEAVING, READING, tool_actions
 from runtime.orchestration.git import Git, find_git, read_operator_settings
 from runtime.orchestration.git_config import OUR_SETTINGS, GitSettings
 from runtime.orchestration.governance_baseline import check_baseline
@@ -220,7 +220,8 @@ def _only_reads(mission: Mission) -> bool:
 
 def _actions(mission: Mission) -> set[str]:
     """The tool actions the mission's blocks name."""
-    return {tool_action(block.params) for block in mission.spec.blocks.values() if block.type == "tool_invoke"}
+    blocks = mission.spec.blocks.values()
+    return {action for block in blocks for action in tool_actions(block.type, block.params)}
 
 
 def _repository_check(mission: Mission, workspace: Workspace, *, clean: bool) -> Any:

@@ -68,7 +68,7 @@ _OPERATION: Final = {
     "RECOVERED": "The operation had completed before the crash; only its receipt was missing.",
     "IDEMPOTENCY_CONFLICT": "The operation id was used before with different parameters.",
     "IDEMPOTENCY_DRIFT": "A recorded write succeeded, but its paths have changed since.",
-    "LLM_NO_MODEL": "No model of the role's chain is available.",
+    "LLM_NO_MODEL": "No provider or model of those asked for is available.",
     "LLM_NO_PROMPT": "The role has no prompt.",
     "LLM_OUTPUT_INVALID": "The model's answer does not match the output schema.",
     "LLM_PROMPT_HASH": "The role prompt differs from the governance baseline.",

@@ -80,10 +80,22 @@ def _check_construction(draft: Draft, name: str, block_type: str, params: Mappin
     known = {key: value for key, value in params.items() if not references.has_reference(value)}
     if info.operation or any(item.required and item.name not in known for item in info.config):
         return
-    try:
-        draft.registry.create(block_type, known)
-    except BlockError as error:
+    error = _refusal(draft, block_type, known)
+    if error is not None and len(known) < len(params):
+        # It may miss what a reference will give; a reference is a text, which many parameters may be.
+        fields = {item.name: item for item in info.config}
+        texts = {key: value for key, value in params.items() if key in fields and fields[key].problem(value) is None}
+        error = _refusal(draft, block_type, known | texts)
+    if error is not None:
         draft.document.problem(error.code, error.message, ("blocks", name), key=True)
+
+
+def _refusal(draft: Draft, block_type: str, params: Mapping[str, Any]) -> BlockError | None:
+    try:
+        draft.registry.create(block_type, params)
+    except BlockError as error:
+        return error
+    return None
 
 
 def _unknown_action(draft: Draft, name: str, params: Mapping[str, Any]) -> None:

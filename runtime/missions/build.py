@@ -16,9 +16,10 @@ from typing import Any, ClassVar, Final
 from runtime.blocks.block import Block
 from runtime.blocks.conditions import Case, otherwise, when
 from runtime.blocks.contexts import BlockContext, BlockValidateContext
-from runtime.blocks.contracts import multiple
+from runtime.blocks.contracts import BlockValueContract, multiple
+from runtime.blocks.effects import SideEffects
 from runtime.blocks.envelope import Response
-from runtime.blocks.errors import BlockValidationError
+from runtime.blocks.errors import BlockError, BlockValidationError
 from runtime.blocks.execute import run_inner
 from runtime.blocks.policies import RetryPolicy
 from runtime.blocks.registry import BlockRegistry, BlockTypeInfo
@@ -140,6 +141,27 @@ class _Late(Block, abstract=True, local=True, input=multiple()):
     params: Mapping[str, Any]
     inputs: Mapping[str, Any]
     condition: Condition | None = None
+    #: The block as far as its parameters are known; None when too little is.
+    sketch: Block | None = None
+
+    @property
+    def input_contract(self) -> BlockValueContract:
+        """What the block takes may depend on parameters; when they are not known, the block itself judges."""
+        if self.sketch is not None:
+            return self.sketch.input_contract
+        return self.spec.input if self.is_operation else multiple()
+
+    @property
+    def output_contract(self) -> BlockValueContract:
+        return self.spec.output if self.sketch is None else self.sketch.output_contract
+
+    @property
+    def output_count(self) -> int | None:
+        return None if self.sketch is None else self.sketch.output_count
+
+    @property
+    def config_side_effects(self) -> SideEffects | None:
+        return self.spec.side_effects if self.sketch is None else self.sketch.config_side_effects
 
     def validate(self, input: BlockValue, ctx: BlockValidateContext) -> None:
         """The real block judges the input, once it exists."""
@@ -189,7 +211,17 @@ class _Maker:
         if type_id not in self._classes:
             self._classes[type_id] = _late_class(self._registry.info(type_id))
         create = functools.partial(self._registry.create, type_id)
-        return self._classes[type_id](make=create, params=params, inputs=self._inputs, condition=condition)
+        sketch = None if condition is not None else self._sketch(type_id, params)
+        return self._classes[type_id](
+            make=create, params=params, inputs=self._inputs, condition=condition, sketch=sketch
+        )
+
+    def _sketch(self, type_id: str, params: Mapping[str, Any]) -> Block | None:
+        """The block with its references left standing as the texts they are, where the block takes texts there."""
+        try:
+            return self._registry.create(type_id, params)
+        except BlockError:
+            return None
 
 
 def _late_class(info: BlockTypeInfo) -> Callable[..., Block]:
@@ -203,6 +235,8 @@ def _late_class(info: BlockTypeInfo) -> Callable[..., Block]:
         input=info.input,
         output=info.output,
         side_effects=info.side_effects,
+        timeout=info.timeout,
+        retry=info.retry,
     ):
         is_operation: ClassVar[bool] = info.operation
 

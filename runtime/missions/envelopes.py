@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from runtime.governance.network_rules import is_listed, parse_target
 from runtime.kernel import globs
-from runtime.kernel.model import MICROS, OPERATION_TYPES, Envelope
+from runtime.kernel.model import MICROS, Envelope
 from runtime.missions.model import BESIDE_THE_ENVELOPE, DEFAULT_TIMEOUT_SECONDS, BlockSpec, EnvelopeSpec, MissionSpec
-from runtime.missions.parameters import READING, tool_action
+from runtime.missions.parameters import ASKING, READING, operation_type, tool_actions
 from runtime.missions.problems import did_you_mean
 from runtime.missions.references import has_reference
 from runtime.missions.rules import RUNNER
@@ -37,17 +37,17 @@ def acting_role(block: BlockSpec) -> str:
 
 def called_role(block: BlockSpec) -> str | None:
     """The role a model call asks, None for other blocks."""
-    role = block.params.get("role", acting_role(block)) if block.type == "llm_call" else None
+    role = block.params.get("role", acting_role(block)) if block.type in ASKING else None
     return role if isinstance(role, str) else None
 
 
 def mission_envelope(spec: MissionSpec) -> Envelope:
     """The mission's envelope with roles and operations derived where the author was silent."""
-    working = [block for block in spec.blocks.values() if block.type in OPERATION_TYPES]
+    working = [block for block in spec.blocks.values() if operation_type(block.type)]
     roles = {acting_role(block) for block in working} | {role for block in working if (role := called_role(block))}
     base: dict[str, Any] = {
         "allowed_roles": sorted(roles),
-        "allow_ops": sorted({block.type for block in working}),
+        "allow_ops": sorted({operation for block in working if (operation := operation_type(block.type))}),
         "timeout_seconds": DEFAULT_TIMEOUT_SECONDS,
     }
     return Envelope(**base | _written(spec.envelope))
@@ -75,14 +75,14 @@ def check_feasible(document: Document, spec: MissionSpec, outer: Envelope, inner
     """
     left = _MAX_COMPARED
     for name, block in spec.blocks.items():
-        if block.type == "llm_call" and spec.provider is None:
+        if block.type in ASKING and spec.provider is None:
             document.problem(
                 "MISSION_PROVIDER",
                 "the mission has no provider for model calls",
                 ("blocks", name, "type"),
                 hint="add 'provider'",
             )
-        if block.type not in OPERATION_TYPES or block.accept or document.report.full:
+        if operation_type(block.type) is None or block.accept or document.report.full:
             continue
         stack = (outer, inner[name]) if name in inner else (outer,)
         left -= _comparisons(block, stack)
@@ -106,32 +106,33 @@ def _comparisons(block: BlockSpec, stack: Sequence[Envelope]) -> int:
 
 
 def _refusals(spec: MissionSpec, block: BlockSpec, stack: Sequence[Envelope]) -> Iterator[_Refusal]:
-    if block.type != "escalate" and not all(block.type in (envelope.allow_ops or ()) for envelope in stack):
-        yield ("type",), f"allow_ops does not list {block.type}", "add it to the envelope"
+    operation = operation_type(block.type)
+    if operation != "escalate" and not all(operation in (envelope.allow_ops or ()) for envelope in stack):
+        yield ("type",), f"allow_ops does not list {operation}", "add it to the envelope"
     for key, role in (("acting_role", acting_role(block)), ("role", called_role(block))):
         if role and not all(role in envelope.allowed_roles for envelope in stack):
             written = block.acting_role if key == "acting_role" else block.params.get(key)
             yield (key,) if written else ("type",), f"allowed_roles does not list {role!r}", "add it to the envelope"
-    if block.type == "tool_invoke":
-        yield from _tool_refusals(block, stack)
-        yield from _host_refusals(spec, block)
+    yield from _tool_refusals(block, stack)
+    yield from _host_refusals(spec, block)
     yield from _path_refusals(spec, block, stack)
 
 
 def _tool_refusals(block: BlockSpec, stack: Sequence[Envelope]) -> Iterator[_Refusal]:
-    action = tool_action(block.params)
-    tool = action.partition(".")[0]
-    for envelope in stack:
-        if action not in envelope.allowed_tools and tool not in envelope.allowed_tools:
-            hint = did_you_mean(action, envelope.allowed_tools) or "add it to the envelope"
-            yield ("tool",), f"allowed_tools does not list {action}", hint
-            return
+    for action in tool_actions(block.type, block.params):
+        tool = action.partition(".")[0]
+        for envelope in stack:
+            if action not in envelope.allowed_tools and tool not in envelope.allowed_tools:
+                hint = did_you_mean(action, envelope.allowed_tools) or "add it to the envelope"
+                key = "tool" if block.type == "tool_invoke" else "type"
+                yield (key,), f"allowed_tools does not list {action}", hint
+                return
 
 
 def _host_refusals(spec: MissionSpec, block: BlockSpec) -> Iterator[_Refusal]:
     """A URL that is written out, and whose host the mission does not list."""
     url = block.params.get("url")
-    if tool_action(block.params) != "http.request" or not isinstance(url, str) or has_reference(url):
+    if tool_actions(block.type, block.params) != ("http.request",) or not isinstance(url, str) or has_reference(url):
         return
     scheme, _, rest = url.partition("://")
     target = parse_target(re.split(r"[/?#]", rest)[0], 443 if scheme == "https" else 80)
@@ -143,7 +144,7 @@ def _host_refusals(spec: MissionSpec, block: BlockSpec) -> Iterator[_Refusal]:
 
 def _path_refusals(spec: MissionSpec, block: BlockSpec, stack: Sequence[Envelope]) -> Iterator[_Refusal]:
     """Paths written out in parameters; those a command takes are declared elsewhere."""
-    action = tool_action(block.params) if block.type == "tool_invoke" else block.type
+    action = next(iter(tool_actions(block.type, block.params)), block.type)
     if action == "process.run":
         return
     testing = action in ("run_tests", "pytest.run")

@@ -90,6 +90,7 @@ OPERATIONS: Final[Mapping[str, Shape]] = {
             _text("prompt", "What is asked."),
             Param("packet", ("map",), "Structured input."),
             _text("model", "Model name, or auto.", references=False),
+            _text("provider", "Who must answer; refused when the mission's provider is another.", references=False),
             Param("temperature", ("number",), "Randomness (default 0)."),
             Param("max_tokens", ("integer",), "Longest answer in tokens (default 8192)."),
             Param("output_schema", ("text", "map"), "JSON Schema of the answer, or its file.", references=False),
@@ -223,6 +224,16 @@ ACTIONS: Final[Mapping[str, Shape]] = {
     ),
 }
 
+#: Block types that work through services, with the tool actions behind them (ruling R42).
+SERVED: Final[Mapping[str, tuple[str, ...]]] = {
+    "file_read": ("filesystem.read_file",),
+    "file_write": ("filesystem.write_file", "filesystem.read_file"),
+    "list_directory": ("filesystem.list_dir",),
+    "http_request": ("http.request",),
+    "send_email": ("mail.send",),
+}
+#: Block types that ask a model.
+ASKING: Final = frozenset({"llm_call", "ai_generate"})
 TOOLS: Final = tuple(dict.fromkeys(name.partition(".")[0] for name in ACTIONS))
 #: The closed set of gates (operations spec §3.4); ``schema:<NAME>`` comes on top.
 CHECKS: Final = (
@@ -270,6 +281,21 @@ def tool_action(params: Mapping[str, Any]) -> str:
     if not isinstance(tool, str) or not isinstance(action, str | None):
         return ""
     return f"{tool}.{action}" if action else tool
+
+
+def tool_actions(block_type: str, params: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tool actions a block may perform, its own first; none for blocks that use no tool."""
+    if block_type == "tool_invoke":
+        return (tool_action(params),)
+    actions = SERVED.get(block_type, ())
+    return actions if block_type != "file_write" or params.get("append") else actions[:1]
+
+
+def operation_type(block_type: str) -> str | None:
+    """The operation a block of this type is or performs; None for blocks that do nothing outside."""
+    if block_type in OPERATIONS:
+        return block_type
+    return "tool_invoke" if block_type in SERVED else "llm_call" if block_type in ASKING else None
 
 
 def shape_of(block_type: str, params: Mapping[str, Any], shape: Shape) -> Shape | None:

@@ -24,8 +24,14 @@ _KIND_NAMES: Final = {
     Kinds.LIST: "list",
     Kinds.MAP: "map",
 }
-#: Parameters that are code to their block: a value inserted there would be run, not shown.
-_CODE: Final = frozenset({("template", "template")})
+#: Parameters that are code to their block (a value inserted there would be run, not shown), or name who is asked.
+_CODE: Final = frozenset(
+    {
+        *(("template", name) for name in ("template", "partials")),
+        ("custom_transform", "transform"),
+        *(("ai_generate", name) for name in ("provider", "model", "api_key_env")),
+    }
+)
 
 
 @lru_cache(maxsize=1)

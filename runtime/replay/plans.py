@@ -229,7 +229,10 @@ def _user_of(definition: Mapping[str, Any], file: str) -> str | None:
     for name, block in _section(definition, "blocks").items():
         if not isinstance(block, Mapping):
             continue
-        asks = block.get("type") == "llm_call" and block.get("role", block.get("acting_role", "runner")) in roles
+        asks = (
+            block.get("type") in ("llm_call", "ai_generate")
+            and block.get("role", block.get("acting_role", "runner")) in roles
+        )
         if asks or block.get("output_schema") == file:
             return name
     return None

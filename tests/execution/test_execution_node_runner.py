@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from runtime.blocks.effects import SideEffects
+from runtime.blocks.envelope import Request
+from runtime.blocks.errors import BlockRuntimeError
+from runtime.blocks.running import NodeCall, NodeOptions
 from runtime.execution.node_runner import TurnRunner
 from runtime.host.api import Answer, Launch, RunStatus
 from runtime.host.runtime_host import RuntimeHost
 from runtime.kernel.errors import StorageError
+from tests.support.blocks_kit import respond, step
 from tests.support.hosting import entries, hosting, live, plain, question, run_to_end, until, write_mission
 
 WRITES = """\
@@ -142,3 +148,22 @@ async def test_a_failure_after_a_crash_still_undoes_what_came_before_it(tmp_path
         assert (done.status, done.exit_code) == (RunStatus.FAILED, 3)
         assert not (root / "out").exists()
         assert (await host.verify(run_id)).ok
+
+
+@pytest.mark.parametrize(("effects", "left"), [("none", SideEffects.NONE), ("unknown", SideEffects.NON_IDEMPOTENT)])
+async def test_a_failure_that_changed_nothing_is_safe_to_repeat(effects: str, left: SideEffects) -> None:
+    """A mail that was refused before it was taken may be sent again; without that word it may not (blocks spec C12)."""
+
+    async def nothing_to_undo(receipts: Any) -> tuple[()]:
+        return ()
+
+    runner = TurnRunner(
+        cast(Any, SimpleNamespace(executor=SimpleNamespace(compensate_all=nothing_to_undo), history=None))
+    )
+
+    def refuse(value: object, ctx: object) -> None:
+        raise BlockRuntimeError("email.smtp.transient", "later", effects=effects)
+
+    block = step("mail", refuse, effects="non_idempotent")
+    call = NodeCall(node_name="mail", node_path="mail", block=block, request=Request(), options=NodeOptions())
+    assert await runner.undo(call, await respond(block)) is left

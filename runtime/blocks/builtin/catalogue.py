@@ -7,12 +7,27 @@ from typing import Final
 from runtime.blocks.block import Block
 from runtime.blocks.builtin.approval import Approval
 from runtime.blocks.builtin.burst import Burst
+from runtime.blocks.builtin.choosing import Conditional, Filter
 from runtime.blocks.builtin.commits import ConventionalCommits
 from runtime.blocks.builtin.cron import Cron
 from runtime.blocks.builtin.feeds import Deduplicate, RssParse
+from runtime.blocks.builtin.files import FileRead, FileWrite, ListDirectory
+from runtime.blocks.builtin.markdown import MarkdownToHtml
 from runtime.blocks.builtin.operations import Escalate, GateCheck, LlmCall, PacketRoute, RunTests, ToolInvoke
-from runtime.blocks.builtin.shaping import Combine, Delay, Echo, SelectFirst, SplitLines
+from runtime.blocks.builtin.remote import AiGenerate, HttpRequest, SendEmail
+from runtime.blocks.builtin.shaping import (
+    Combine,
+    Delay,
+    Echo,
+    Merge,
+    SelectFirst,
+    SplitByKeys,
+    SplitFirst,
+    SplitLines,
+    Trigger,
+)
 from runtime.blocks.builtin.template import TextTemplate
+from runtime.blocks.builtin.transform import CustomTransform
 
 BUILTINS: Final[tuple[type[Block], ...]] = (
     LlmCall,
@@ -33,4 +48,18 @@ BUILTINS: Final[tuple[type[Block], ...]] = (
     SelectFirst,
     SplitLines,
     Cron,
+    FileRead,
+    FileWrite,
+    ListDirectory,
+    HttpRequest,
+    SendEmail,
+    AiGenerate,
+    SplitByKeys,
+    SplitFirst,
+    Merge,
+    Filter,
+    Conditional,
+    Trigger,
+    MarkdownToHtml,
+    CustomTransform,
 )

@@ -72,6 +72,7 @@ class LlmCall(OperationBlock, type_id="llm_call", display_name="Model call", sid
         _text("prompt", "What the model is asked; the role's prompt alone when silent."),
         _text("role", "Which role's prompt and model to use; the block's acting role when silent."),
         _text("model", "A model name, or 'auto'."),
+        _text("provider", "Who must answer; the mission's provider when silent."),
         ConfigField(name="packet", kinds=Kinds.MAP, summary="Structured data sent beside the prompt."),
         ConfigField(
             name="output_schema", kinds=_MAP_OR_TEXT, summary="JSON Schema of the answer, or a file holding it."

@@ -1,25 +1,26 @@
 """Text from data: Jinja2 in its sandbox, the template language Python users know (architecture §4, ruling 14).
 
-Templates are pure: no file, no environment, no Python attribute that could change anything. Names that do not exist
-render as nothing, at any depth. Nothing is escaped unasked: ``e`` makes foreign text safe for HTML, ``markdown`` for
-Markdown.
+Templates are pure: no file, no environment, no Python attribute that could change anything. They may come from the input,
+so what one costs is bounded, too. Names that do not exist render as nothing, at any depth. Nothing is escaped unasked:
+``e`` makes foreign text safe for HTML, ``markdown`` for Markdown. ``{% include "name" %}`` inserts a partial.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import field
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from jinja2 import ChainableUndefined, Template, TemplateSyntaxError
+from jinja2 import ChainableUndefined, DictLoader, Template, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from runtime.blocks.block import Block
+from runtime.blocks.builtin.addressing import Addressing
 from runtime.blocks.contexts import BlockingContext, BlockValidateContext
 from runtime.blocks.contracts import multiple, once
-from runtime.blocks.errors import BlockRuntimeError, BlockValidationError
+from runtime.blocks.errors import BlockInputError, BlockRuntimeError, BlockValidationError
 from runtime.blocks.sanitise import clean_text
 from runtime.blocks.values import BlockValue
 
@@ -27,10 +28,13 @@ from runtime.blocks.values import BlockValue
 MAX_OUTPUT: Final = 4 * 1024 * 1024
 #: Longest text or list that ``*`` may build inside an expression.
 MAX_REPEAT: Final = 100_000
+#: Turns all loops of one rendering may take together: a second or two of work.
+MAX_TURNS: Final = 250_000
+_turns: ContextVar[list[int]] = ContextVar("turns")
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """The stock sandbox, which bounds ranges but not repetition and powers."""
+    """The stock sandbox, which bounds ranges but not repetition, powers and loops within loops."""
 
     intercepted_binops = frozenset({"*", "**"})
 
@@ -40,6 +44,21 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if _product(left, right) > MAX_REPEAT:
             raise OverflowError(f"repetition is limited to {MAX_REPEAT} elements")
         return super().call_binop(context, operator, left, right)
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        for loop in tree.find_all(nodes.For):
+            count = nodes.Call(nodes.EnvironmentAttribute("count_turn"), [], [], None, None)
+            statement = nodes.ExprStmt(count, lineno=loop.lineno)
+            loop.body.insert(0, statement.set_lineno(loop.lineno).set_environment(self))
+        return tree
+
+    def count_turn(self) -> None:
+        """What every turn of a loop calls first."""
+        left = _turns.get()
+        left[0] -= 1
+        if left[0] < 0:
+            raise OverflowError(f"loops are limited to {MAX_TURNS} turns")
 
 
 def _product(left: Any, right: Any) -> int:
@@ -58,42 +77,103 @@ def markdown(text: object) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
-_ENVIRONMENT: Final = _Sandbox(undefined=ChainableUndefined, autoescape=False, keep_trailing_newline=True)
-_ENVIRONMENT.filters["markdown"] = markdown
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A template, and whether it asks for anything of the data."""
+
+    template: Template
+    asks: bool
 
 
 @lru_cache(maxsize=256)
-def _compiled(text: str) -> Template:
-    return _ENVIRONMENT.from_string(text)
+def _compiled(text: str, partials: tuple[tuple[str, str], ...]) -> _Compiled:
+    """Raises `BlockValidationError` ``template.invalid``."""
+    environment = _Sandbox(
+        undefined=ChainableUndefined, autoescape=False, keep_trailing_newline=True, loader=DictLoader(dict(partials))
+    )
+    environment.filters["markdown"] = markdown
+    asks = False
+    for name, source in (("", text), *partials):
+        where = f"partial {name!r}, " if name else ""
+        try:
+            tree = environment.parse(source)
+            asks = asks or bool(meta.find_undeclared_variables(tree) - environment.globals.keys())
+            unknown = {item for item in meta.find_referenced_templates(tree) if item} - dict(partials).keys()
+            environment.compile(tree)
+        except TemplateSyntaxError as error:
+            raise _invalid(f"{where}line {error.lineno}: {error.message}", line=error.lineno) from None
+        if unknown:
+            raise _invalid(f"{where}there is no partial {min(unknown)!r}")
+    return _Compiled(environment.from_string(text), asks)
+
+
+def _invalid(why: str, **details: Any) -> BlockValidationError:
+    return BlockValidationError("template.invalid", why, details=details, effects="none")
 
 
 class TextTemplate(
-    Block, type_id="template", display_name="Template", input=multiple(), output=once("string"), side_effects="none"
+    Addressing,
+    type_id="template",
+    display_name="Template",
+    input=multiple(),
+    output=once("string"),
+    side_effects="none",
 ):
     """Render text from data with a Jinja2 template."""
 
-    template: str = field(metadata={"help": "The template text; {{ name }} inserts a value."})
+    address_field: ClassVar[str] = "template"
+    address_keys: ClassVar[tuple[str, ...]] = ("template",)
+    address_text: ClassVar[bool] = False
+    address_missing: ClassVar[str] = "template.missing_data"
+    carries_content: ClassVar[bool] = True
+
+    template: str = field(
+        default="",
+        metadata={
+            "help": "The template text; {{ name }} inserts a value. When silent: the input's 'template', else JSON."
+        },
+    )
+    partials: dict[str, str] = field(
+        default_factory=dict, metadata={"help": "Further templates by name, for {% include %}."}
+    )
     data: Any = field(default=None, metadata={"help": "The values it may use; the input when silent."})
 
     def __post_init__(self) -> None:
-        try:
-            _compiled(self.template)
-        except TemplateSyntaxError as error:
-            where = {"line": error.lineno}
-            raise BlockValidationError(
-                "template.invalid", f"line {error.lineno}: {error.message}", details=where
-            ) from None
+        super().__post_init__()
+        self._compiled(self.configured or "")
 
     def validate(self, input: BlockValue, ctx: BlockValidateContext) -> None:
-        """Everything can be rendered."""
+        """The template must be one, and have data if it asks for some."""
+        if self.address_from == "input":
+            self.address(input)
+        if self._compiled(self._text(input)).asks and self._values(input).is_null:
+            raise BlockInputError(
+                "template.missing_data", "the template names values, but there is no data", effects="none"
+            )
 
     def run(self, input: BlockValue, ctx: BlockingContext) -> str:
+        text, values = self._text(input), self._values(input)
+        if not text.strip():
+            return values.to_json()
         try:
-            text = _limited(_compiled(self.template), variables(input.to_python() if self.data is None else self.data))
+            return _limited(self._compiled(text).template, variables(values))
         except Exception as error:
             told = clean_text(f"{type(error).__name__}: {error}")
             raise BlockRuntimeError("template.render_failed", f"the template failed: {told}", effects="none") from error
-        return text
+
+    def _compiled(self, text: str) -> _Compiled:
+        return _compiled(text, tuple(self.partials.items()))
+
+    def _text(self, input: BlockValue) -> str:
+        return self.configured or self.offered(input) or ""
+
+    def _values(self, input: BlockValue) -> BlockValue:
+        """The data: as configured, else the input without the template it brought."""
+        if self.data is not None:
+            return BlockValue.of(self.data)
+        if self.offered(input) is None:
+            return input
+        return BlockValue.of({key: item for key, item in input.expect_map().items() if key != "template"})
 
 
 def variables(data: object) -> dict[str, Any]:
@@ -105,6 +185,7 @@ def variables(data: object) -> dict[str, Any]:
 
 def _limited(template: Template, names: Mapping[str, Any]) -> str:
     parts, size = [], 0
+    _turns.set([MAX_TURNS])
     for part in template.generate(names):
         size += len(part)
         if size > MAX_OUTPUT:

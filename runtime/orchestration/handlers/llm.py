@@ -139,6 +139,10 @@ class LlmHandler:
         asked = params.text("model", "auto")
         packet = params.mapping("packet", {})
         prompt = params.text("prompt", "")
+        wanted = params.text("provider", "")
+        if wanted and settings.provider is not None and wanted != settings.provider.name:
+            hint = f"the mission's provider is {settings.provider.name!r}; leave provider out to ask whoever it is"
+            raise Refused("LLM_NO_MODEL", f"the block asks the provider {wanted!r}, which is not here", hint=hint)
         own = settings.prompts.get(role)
         if own is None and not prompt:
             raise Refused("LLM_NO_PROMPT", f"role {role!r} has no prompt", hint="add it to prompts:, or give prompt")

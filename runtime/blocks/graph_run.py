@@ -55,6 +55,7 @@ class GraphRun:
         self.worst_effect = SideEffects.NONE
         own = attempt.metadata
         self._prefix = f"{own['node_path']}/" if own.get("node_path") else ""
+        self._tick = int(own.get("tick", 1))
         extras = {key: own[key] for key in workflow.propagate if "." in key and key in own}
         self.child_metadata: dict[str, Any] = {
             "trace_id": own["trace_id"],
@@ -82,6 +83,10 @@ class GraphRun:
         request = Request(value, self._context(node), EMPTY, sources, kind == "handler")
         return await self._visit(node, request, kind)
 
+    async def execute_copy(self, node: PlanNode, value: BlockValue, context: Mapping[str, BlockValue]) -> Response:
+        """One visit of a node a composite made at run time, with the state it says."""
+        return await self._visit(node, Request(value, context), "node")
+
     async def stand_in(self, name: str, primary: Visit) -> Response:
         """Run a fallback node with the input its primary had (ruling R30). Its own fallback is not followed."""
         node = self.plan.nodes[name]
@@ -92,7 +97,7 @@ class GraphRun:
     async def _visit(self, node: PlanNode, request: Request, kind: str, *, standing_in: bool = False) -> Response:
         outcome = self.outcomes.setdefault(node.name, NodeOutcome())
         outcome.visits += 1
-        number = outcome.visits
+        number = outcome.visits if not self._prefix else self.scope.visit_of(self.path_of(node.name), self._tick)
         self.ledger.create_checkpoint(f"pre:{node.name}:{number}")
         response = await execute_with_recovery(Visit(self, node, request, number, kind, standing_in=standing_in))
         outcome.status = "succeeded" if response.success else "skipped" if response.skipped else "failed"

@@ -92,7 +92,7 @@ class AttemptHost(Protocol):
 class Scope:
     """What one root execution shares with everything inside it; created once per root `execute`."""
 
-    __slots__ = ("_turns", "executor", "observer", "root", "services", "workflow_id")
+    __slots__ = ("_turns", "_visits", "executor", "observer", "root", "services", "workflow_id")
 
     def __init__(
         self,
@@ -108,6 +108,21 @@ class Scope:
         self.workflow_id = workflow_id
         self.root: GraphRun | None = None  # set by the outermost workflow; reports are built from it
         self._turns: dict[int, asyncio.Lock] = {}
+        self._visits: dict[tuple[str, int], int] = {}
+
+    def visit_of(self, path: str, tick: int) -> int:
+        """The number of the visit that begins now, for a node inside a composite.
+
+        Counted over the whole run (blocks spec §7.3): a composite that runs again, by a retry or in a loop, has a fresh
+        ledger, but its nodes are not where they were, and neither are their operations (ruling R13).
+        """
+        number = self._visits[path, tick] = self._visits.get((path, tick), 0) + 1
+        return number
+
+    def visits_below(self, path: str, tick: int) -> dict[str, int]:
+        """How often each node inside the composite at ``path`` has been visited so far."""
+        inside = f"{path}/"
+        return {name: count for (name, at), count in self._visits.items() if at == tick and name.startswith(inside)}
 
     def turn(self, block: Block) -> asyncio.Lock:
         """The queue for one block instance, which may occupy several spots of a run (blocks spec §8.2)."""

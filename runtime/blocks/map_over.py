@@ -7,7 +7,6 @@ the node ``each``; nothing is compiled per item.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -132,7 +131,7 @@ def map_over(
     return MapOver(each, name=name, max_parallel=max_parallel, limit=limit, **settings)
 
 
-def _settled(graph: GraphRun, responses: Mapping[str, Response]) -> Response:
+def _settled(graph: GraphRun, responses: dict[str, Response]) -> Response:
     """Commit in item order; the results, or the first failure by index, or the first skip."""
     ended = {name: response for name, response in responses.items() if not response.success}
     for name, response in responses.items():

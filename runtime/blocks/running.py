@@ -119,6 +119,11 @@ class Scope:
         number = self._visits[path, tick] = self._visits.get((path, tick), 0) + 1
         return number
 
+    def visited(self, tick: int, visits: Mapping[str, int]) -> None:
+        """Visits that are known without having been made: those of a resumed run's past."""
+        for path, number in visits.items():
+            self._visits[path, tick] = max(number, self._visits.get((path, tick), 0))
+
     def visits_below(self, path: str, tick: int) -> dict[str, int]:
         """How often each node inside the composite at ``path`` has been visited so far."""
         inside = f"{path}/"

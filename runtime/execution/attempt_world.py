@@ -73,12 +73,19 @@ class Undo:
     def __init__(self, executor: Executes) -> None:
         self._executor = executor
         self._receipts: dict[AttemptKey, dict[str, tuple[int, OperationReceipt]]] = {}
+        self._entered: dict[AttemptKey, Mapping[str, int]] = {}
         self._noted = 0
 
     def note(self, key: AttemptKey, receipt: OperationReceipt) -> None:
         """Remember what one operation did; a receipt that is handed out again counts once."""
         self._noted += 1
         self._receipts.setdefault(key, {}).setdefault(receipt.receipt_hash, (self._noted, receipt))
+
+    def enter(self, call: NodeCall, key: AttemptKey) -> None:
+        """A composite begins an attempt: what was visited inside it before belongs to earlier ones."""
+        path, tick, visit, attempt = key
+        if (visit, attempt) != (1, 1) and call.scope is not None:
+            self._entered[key] = call.scope.visits_below(path, tick)
 
     async def attempt(self, call: NodeCall, key: AttemptKey) -> SideEffects:
         """Compensate the attempt's successful writes, last to first, and say which class remains.
@@ -95,10 +102,18 @@ class Undo:
         return worst(_class_of(receipts), *(() if declared is None else (declared,)))
 
     def _taken(self, call: NodeCall, key: AttemptKey) -> list[OperationReceipt]:
-        """The attempt's receipts, oldest first; those of a nested workflow include everything inside it."""
-        inside = f"{key[0]}/"
+        """The attempt's receipts, oldest first; those of a nested workflow include everything this attempt did inside."""
+        inside, before = f"{key[0]}/", self._entered.pop(key, {})
         keys = [
-            item for item in self._receipts if item == key or (call.block.is_workflow and item[0].startswith(inside))
+            item
+            for item in self._receipts
+            if item == key
+            or (
+                call.block.is_workflow
+                and item[0].startswith(inside)
+                and item[1] == key[1]
+                and item[2] > before.get(item[0], 0)
+            )
         ]
         found = [numbered for item in keys for numbered in self._receipts.pop(item).values()]
         return [receipt for _, receipt in sorted(found, key=lambda numbered: numbered[0])]

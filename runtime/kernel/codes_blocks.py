@@ -43,6 +43,7 @@ _PLANNING: Final = {
     "validation.unsupported_input": "The block cannot take what its source gives.",
     "validation.reference_missing": "A reference looked up something that is not there.",
     "validation.bad_config": "The block's configuration is wrong.",
+    "validation.child_inputs": "A child mission was given inputs it does not take.",
     "validation.returned_value": "A validator returned something.",
     "validation.side_effect": "A declared rule about side effects is violated.",
     "validation.source_missing": "An input names a source that does not exist.",

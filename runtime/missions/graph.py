@@ -45,6 +45,8 @@ class Graph:
     blocks: tuple[str, ...]
     #: Block → its type and its lane.
     kinds: dict[str, tuple[str, str]] = field(default_factory=dict)
+    #: Composite → what it is made of: ``each: llm_call``, ``review.yaml``.
+    inside: dict[str, str] = field(default_factory=dict)
     links: list[Edge] = field(default_factory=list)
     branches: list[Edge] = field(default_factory=list)
     handlers: dict[str, str] = field(default_factory=dict)
@@ -81,7 +83,13 @@ class Graph:
         """The blocks as a plan shows them, in file order."""
         after = self.after()
         return tuple(
-            NodeInfo(node_id=name, block_type=self.kinds[name][0], lane=self.kinds[name][1], after=after[name])
+            NodeInfo(
+                node_id=name,
+                block_type=self.kinds[name][0],
+                lane=self.kinds[name][1],
+                after=after[name],
+                inside=self.inside.get(name, ""),
+            )
             for name in self.blocks
         )
 
@@ -124,6 +132,7 @@ class Ancestry:
 def read_graph(document: Document, data: Mapping[str, Any], blocks: Mapping[str, Any]) -> Graph:
     """The graph of the file; everything wrong with it goes to the document's report."""
     graph = Graph(tuple(blocks), {name: _kind(block) for name, block in blocks.items()})
+    graph.inside = {name: told for name, block in blocks.items() if (told := _inside(block))}
     _read_links(document, data.get("links"), graph)
     branches = data.get("branches")
     graph.routed = bool(branches)
@@ -141,6 +150,14 @@ def read_graph(document: Document, data: Mapping[str, Any], blocks: Mapping[str,
 
 def _kind(block: Mapping[str, Any]) -> tuple[str, str]:
     return str(block.get("type", "")), LANES.get(block.get("lane"), LANES["data"])
+
+
+def _inside(block: Mapping[str, Any]) -> str:
+    """What a composite is made of, in words; '' for other blocks."""
+    each, child = block.get("each"), block.get("mission")
+    if block.get("type") == "map_over" and isinstance(each, dict):
+        return " ".join(filter(None, ("each:", str(each.get("type", "")), _inside(each))))
+    return child if block.get("type") == "child_workflow" and isinstance(child, str) else ""
 
 
 def _read_links(document: Document, links: object, graph: Graph) -> None:

@@ -108,19 +108,22 @@ def _check_reference(draft: Draft, graph: Graph, where: Where, found: Found, ear
             place,
             hint=f"write {'.'.join(('${outputs', item.name, 'output', *item.keys))}}}",
         )
-    elif item.keys and not draft.blocks[item.name].get("accept"):
+    else:
         _check_child_output(draft, item, place)
 
 
 def _check_child_output(draft: Draft, item: Reference, place: tuple[int, int]) -> None:
-    child = draft.child_of(item.name)
-    if child is None or draft.blocks[item.name].get("fallback") is not None:
+    """The outputs of a child mission are known; of a mapped one, those of an item."""
+    sites = list(draft.sites(item.name))
+    child, depth = draft.child_of(sites[-1]), len(sites) - 1
+    vague = any(site.block.get("accept") or site.block.get("fallback") for site in sites)
+    if child is None or vague or len(item.keys) <= depth:
         return
-    outputs = child.get("outputs")
+    outputs, key = child.get("outputs"), item.keys[depth]
     known = outputs if isinstance(outputs, dict) else {}
-    if item.keys[0] not in known:
-        hint = did_you_mean(item.keys[0], known) if known else "the child reports no outputs"
-        message = f"{item}: the child mission of {item.name!r} has no output {item.keys[0]!r}"
+    if key not in known:
+        hint = did_you_mean(key, known) if known else "the child reports no outputs"
+        message = f"{item}: the child mission of {item.name!r} has no output {key!r}"
         draft.document.report.add("MISSION_REFERENCE", message, place, hint=hint)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from runtime.blocks.contracts import BlockMode
 from runtime.blocks.map_over import MAX_ITEMS
 from runtime.missions import references
 from runtime.missions.draft import CHILD, COMPOSITES, MAP_OVER, Draft, Site
@@ -25,12 +26,20 @@ def check_composite(draft: Draft, site: Site) -> None:
                 draft.document.problem(
                     "MISSION_COMPOSITE", why, (*site.where, key), key=True, hint="write it on the blocks inside"
                 )
+    if site.inner or draft.data is not draft.around:
+        _check_nested(draft, site)
     if site.inner:
         _check_each(draft, site)
     if site.type == MAP_OVER:
         _check_map(draft, site)
     elif site.type == CHILD:
         _check_child(draft, site)
+
+
+def _check_nested(draft: Draft, site: Site) -> None:
+    if site.type in draft.registry and draft.registry.info(site.type).output.mode is BlockMode.RECURRING:
+        why = f"a {site.type} gives one item after the other; only the first block of the run itself may"
+        draft.document.problem("validation.recurring_nested", why, (*site.where, "type"))
 
 
 def _check_each(draft: Draft, site: Site) -> None:
@@ -61,8 +70,7 @@ def _check_map(draft: Draft, site: Site) -> None:
 
 def _check_child(draft: Draft, site: Site) -> None:
     """Do the values fit the child's inputs, as far as they are written out?"""
-    given, wanted = site.block.get("inputs", {}), site.block.get("mission")
-    child = draft.children.get(wanted) if isinstance(wanted, str) else None
+    given, child = site.block.get("inputs", {}), draft.child_of(site)
     if child is None or not isinstance(given, dict):
         return
     section = child.get("inputs")

@@ -85,8 +85,7 @@ class Draft:
             if block.get("type") == MAP_OVER and isinstance(each, dict):
                 yield Site(key, ("blocks", key, EACH), each)
 
-    def child_of(self, name: str) -> Mapping[str, Any] | None:
-        """The data of the child mission that the block ``name`` runs, if it runs one that could be read."""
-        block = self.blocks.get(name, {})
-        wanted = block.get("mission")
-        return self.children.get(wanted) if block.get("type") == CHILD and isinstance(wanted, str) else None
+    def child_of(self, site: Site) -> Mapping[str, Any] | None:
+        """The data of the child mission that is run there, if it could be read."""
+        wanted = site.block.get("mission")
+        return self.children.get(wanted) if site.type == CHILD and isinstance(wanted, str) else None

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runtime.blocks.block import Block
+from runtime.blocks.contexts import BlockContext, BlockValidateContext
+from runtime.blocks.contracts import recurring
 from runtime.blocks.envelope import Request, Response
+from runtime.blocks.registry import builtin_registry
 from runtime.blocks.running import DirectRunner, NodeCall
+from runtime.blocks.values import BlockValue
 from runtime.kernel.model import Envelope
 from runtime.missions.build import build_workflow
 from runtime.missions.loader import Mission, lint, load
@@ -335,6 +340,11 @@ WRONG = {
     "child input missing": ('m: {type: child_workflow, mission: inner.yaml, ^inputs: {times: 1}}', "MISSION_MISSING_PARAMETER"),
     "child input of another type": ('m: {type: child_workflow, mission: inner.yaml, inputs: {who: x, times: ^many}}', "MISSION_INPUT"),
     "child output unknown": ('m: {type: child_workflow, mission: inner.yaml, inputs: {who: x}}\n  n: {type: template, template: x, data: {a: "^${outputs.m.sad}"}}', "MISSION_REFERENCE"),
+    "output of an item unknown": (
+        'm: {type: map_over, items: [1], each: {type: child_workflow, mission: inner.yaml, inputs: {who: x}}}\n'
+        '  n: {type: template, template: x, data: {a: "^${outputs.m.0.sad}"}}',
+        "MISSION_REFERENCE",
+    ),
     "itself": ('m: {type: child_workflow, mission: ^mission.yaml}', "graph.recursive_workflow"),
 }  # fmt: skip
 
@@ -436,6 +446,29 @@ blocks:
 links: [a -> b]
 """, inner=CHILD)  # fmt: skip
     assert codes(lint(folder)) == set()
+
+
+def test_a_stream_can_start_neither_a_child_nor_an_item(tmp_path: Path) -> None:
+    class Clock(Block, type_id="clock", output=recurring("string"), side_effects="none"):
+        """Gives the time, again and again."""
+
+        def validate(self, input: BlockValue, ctx: BlockValidateContext) -> None: ...
+
+        async def run(self, input: BlockValue, ctx: BlockContext) -> AsyncIterator[str]:
+            yield "now"
+
+    registry = builtin_registry()
+    registry.register(Clock)
+    outer = """\
+blocks:
+  m: {type: map_over, items: [1], each: {type: clock}}
+  c: {type: child_workflow, mission: inner.yaml}
+links: [m -> c]
+"""
+    folder = write(tmp_path, outer, inner='mission: i\nversion: "1"\nblocks: {c: {type: clock}}\n')
+    found = [(item.code, Path(item.path).name, item.line) for item in lint(folder, registry)]
+    assert ("validation.recurring_nested", "mission.yaml", 4) in found
+    assert ("validation.recurring_nested", "inner.yaml", 3) in found
 
 
 # -- named links -----------------------------------------------------------------------------------------------

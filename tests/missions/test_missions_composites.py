@@ -340,11 +340,7 @@ WRONG = {
     "child input missing": ('m: {type: child_workflow, mission: inner.yaml, ^inputs: {times: 1}}', "MISSION_MISSING_PARAMETER"),
     "child input of another type": ('m: {type: child_workflow, mission: inner.yaml, inputs: {who: x, times: ^many}}', "MISSION_INPUT"),
     "child output unknown": ('m: {type: child_workflow, mission: inner.yaml, inputs: {who: x}}\n  n: {type: template, template: x, data: {a: "^${outputs.m.sad}"}}', "MISSION_REFERENCE"),
-    "output of an item unknown": (
-        'm: {type: map_over, items: [1], each: {type: child_workflow, mission: inner.yaml, inputs: {who: x}}}\n'
-        '  n: {type: template, template: x, data: {a: "^${outputs.m.0.sad}"}}',
-        "MISSION_REFERENCE",
-    ),
+    "output of an item unknown": ('m: {type: map_over, items: [1], each: {type: child_workflow, mission: inner.yaml, inputs: {who: x}}}\n  n: {type: template, template: x, data: {a: "^${outputs.m.0.sad}"}}', "MISSION_REFERENCE"),
     "itself": ('m: {type: child_workflow, mission: ^mission.yaml}', "graph.recursive_workflow"),
 }  # fmt: skip
 

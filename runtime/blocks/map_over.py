@@ -32,7 +32,7 @@ EACH: Final = "each"
 _LIST: Final = once("list")
 
 
-class MapOver(Workflow, _engine=True):
+class MapOver(Workflow, _engine=True, type_id="map_over", display_name="Map over", local=True):
     """Takes a LIST, gives the LIST of what ``each`` made of its items, in item order.
 
     An item that fails ends the whole like a node of a level: items at work end, further ones do not start, the first

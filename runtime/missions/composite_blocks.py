@@ -32,7 +32,7 @@ _ANYTHING = multiple()
 _OUTPUTS = once("map")
 
 
-class MapItems(MapOver, _engine=True):
+class MapItems(MapOver, _engine=True, local=True):
     """Maps the list its ``items`` name; what links deliver only comes before it."""
 
     def __init__(self, each: Block, *, items: Any, values: Values, keys: tuple[str, ...], **settings: Any) -> None:
@@ -50,7 +50,7 @@ class MapItems(MapOver, _engine=True):
         return BlockValue.of(_resolved(attempt, self._source, self._values, self._keys))
 
 
-class ChildMission(Workflow, _engine=True):
+class ChildMission(Workflow, _engine=True, type_id="child_workflow", display_name="Child workflow", local=True):
     """Another mission's blocks; the run inputs of its entry are the child's inputs, its result are the child's outputs."""
 
     def __init__(self, mission: Mission, *, given: Mapping[str, Any], values: Values, keys: tuple[str, ...]) -> None:

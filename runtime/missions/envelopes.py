@@ -39,9 +39,10 @@ def called_role(block: BlockSpec) -> str | None:
     return role if isinstance(role, str) else None
 
 
-def mission_envelope(spec: MissionSpec, blocks: Iterable[BlockSpec]) -> Envelope:
+def mission_envelope(spec: MissionSpec, blocks: Iterable[BlockSpec] | None = None) -> Envelope:
     """The mission's envelope with roles and operations derived where the author was silent, from all ``blocks`` of the
-    run: those for each item and those of child missions included."""
+    run: those for each item and those of child missions included (default: a mission without children)."""
+    blocks = (block for _, block in written_blocks(spec)) if blocks is None else blocks
     working = [block for block in blocks if block.type in OPERATION_TYPES]
     roles = {acting_role(block) for block in working} | {role for block in working if (role := called_role(block))}
     base: dict[str, Any] = {

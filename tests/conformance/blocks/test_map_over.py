@@ -15,7 +15,7 @@ from runtime.blocks.map_over import MapOver, map_over
 from runtime.blocks.policies import RetryPolicy
 from runtime.blocks.values import BlockValue
 from runtime.blocks.workflow import Workflow
-from tests.support.blocks_kit import Recorder, Step, respond, scope, step
+from tests.support.blocks_kit import Events, Recorder, Step, respond, scope, step
 
 
 def failing_at(*bad: int, gate: asyncio.Event | None = None) -> Step:
@@ -234,3 +234,12 @@ async def test_a_thousand_items_compile_nothing_per_item(monkeypatch: pytest.Mon
     response = await respond(map_over(inner, max_parallel=4), list(range(1000)))
     assert response.data.to_python() == list(range(1000))
     assert len({id(item) for item in compiled}) <= 5  # the map, and a copy per item at work
+
+
+async def test_events_and_types_say_what_it_is() -> None:
+    events = Events()
+    response = await map_over(step("work")).execute(Request([1]), scope=scope(observer=events))
+    assert response.success
+    types = [fields["block_type"] for event, fields in events.seen if event == "block.started"]
+    assert types[0] == "map_over"
+    assert MapOver.spec.local  # what it maps is an object, so it has no portable form

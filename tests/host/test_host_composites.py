@@ -243,3 +243,40 @@ branches: {part: [{when: value == null, to: end}, {otherwise: turn}]}
         assert ("part/try", 2) in ended
         assert len(ended) == len(set(ended))
         assert (await host.replay(Replay(run_id=done.run_id))).comparison.equivalent
+
+
+async def test_what_a_limit_cut_short_before_a_crash_is_not_visited_twice(tmp_path: Path) -> None:
+    """The items of a composite that timed out have no end of their own; a later visit of it gets new places."""
+    looping = """\
+mission: late
+version: "1"
+workspace: {kind: none}
+blocks:
+  all: {type: map_over, items: [x, y], timeout: 0.2, optional: true, each: {type: approval, message: "Take ${item}?"}}
+  ask: {type: approval, message: Again?, choices: [again, stop]}
+  end: {type: template, template: done}
+links: [all -> ask]
+branches: {ask: [{when: value.choice == "again", to: all}, {otherwise: end}]}
+"""
+
+    async def asked(host: Any, visit: int) -> Any:
+        def look() -> Any:
+            found = [item for item in open_questions(host, begun.run_id) if item.step_id == "ask"]
+            return found and found[0]
+
+        found = await until(look, f"question {visit}")
+        assert ("~" in found.escalation_id) == (visit > 1)
+        return found
+
+    async with hosting(tmp_path / "store") as first:
+        begun = await first.launch(Launch(path=write_mission(tmp_path / "m", looping)))
+        await asked(first, 1)
+    async with hosting(tmp_path / "store") as host:
+        await host.resume(begun.run_id, "back")
+        for visit, choice in ((1, "again"), (2, "stop")):
+            question_ = await asked(host, visit)
+            await host.answer(Answer(escalation_id=question_.escalation_id, resolution=choice))
+        assert (await host.wait(begun.run_id)).status is RunStatus.SUCCEEDED
+        places = [(item["step_id"], item.get("visit", 1)) for item in await entries(host, begun.run_id, "step_started")]
+        assert places.count(("all/0", 1)) == places.count(("all/0", 2)) == 1
+        assert (await host.verify(begun.run_id)).ok

@@ -40,10 +40,11 @@ _OF_A_RUN: Final = MissionSpec.model_fields.keys() - _OF_A_CHILD
 
 @dataclass(slots=True, kw_only=True)
 class Loaded:
-    """A mission file as far as it could be read. ``size`` counts its blocks with those of its children, each time they
+    """A mission file as far as it could be read; ``path`` is the file itself, links followed. ``size`` counts its blocks with those of its children, each time they
     are named; ``height`` is how many missions stand inside each other below it."""
 
     document: Document
+    path: Path
     source: bytes
     data: Mapping[str, Any]
     spec: MissionSpec | None
@@ -104,7 +105,7 @@ def _read(source: bytes, document: Document, place: _Place, family: Family) -> L
         _refuse_sections(document, data, place)
     draft = Draft(document, data, family.registry, family.around)
     graph = read_graph(document, data, draft.blocks)
-    loaded = Loaded(document=document, source=source, data=data, spec=spec, graph=graph)
+    loaded = Loaded(document=document, path=place.chain[-1], source=source, data=data, spec=spec, graph=graph)
     loaded.size = len(draft.blocks)
     for site in draft.sites():
         if site.type == CHILD and isinstance(site.block.get("mission"), str):
@@ -194,7 +195,9 @@ def _below(recorded: Mapping[str, bytes] | None, prefix: str) -> Mapping[str, by
 def child_files(loaded: Loaded) -> Iterator[tuple[Where, Attachment]]:
     """The children's files and what these name, named from this file's folder."""
     for name, child in loaded.children.items():
-        path = Path(str(child.document.report.path))
-        yield ("children", name), Attachment(name, path, digest_bytes(child.source), child.source, dict(child.data))
+        yield (
+            ("children", name),
+            Attachment(name, child.path, digest_bytes(child.source), child.source, dict(child.data)),
+        )
         for where, item in (*child.files.items(), *child_files(child)):
             yield ("children", name, *where), replace(item, name=folder_of(name) + item.name)

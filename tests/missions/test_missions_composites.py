@@ -254,6 +254,9 @@ blocks: {talk: {type: child_workflow, mission: parts/inner.yaml}}
     mission = load(folder)
     assert set(mission.definition["files"]) == {"parts/inner.yaml", "parts/verdict.json"}
     assert set(mission.schemas) == {"parts/verdict.json"}
+    assert {item.path for item in mission.files.values()} == {
+        (folder / "parts" / name).resolve() for name in ("inner.yaml", "verdict.json")
+    }
     assert mission.envelope.allow_ops == ("gate_check", "llm_call")
     assert [block.type for block in mission.every_block()] == ["child_workflow", "llm_call", "gate_check"]
     gate = build_workflow(mission, {}).nested()[0].wiring.nodes["sure"].block

@@ -280,3 +280,25 @@ branches: {ask: [{when: value.choice == "again", to: all}, {otherwise: end}]}
         places = [(item["step_id"], item.get("visit", 1)) for item in await entries(host, begun.run_id, "step_started")]
         assert places.count(("all/0", 1)) == places.count(("all/0", 2)) == 1
         assert (await host.verify(begun.run_id)).ok
+
+
+async def test_a_refused_item_is_placed_where_the_file_says_what_is_done_for_each(tmp_path: Path) -> None:
+    refused = """\
+mission: refused
+version: "1"
+workspace: {from: files}
+envelope: {allowed_paths: ["in/**"], allowed_tools: [filesystem.write_file]}
+blocks:
+  all:
+    type: map_over
+    items: [a, b]
+    each:
+      {type: tool_invoke, tool: filesystem.write_file, path: "out/${item}", content: x, accept: [op.policy_not_allowed]}
+"""
+    async with hosting(tmp_path / "store") as host:
+        done = await run_to_end(host, write_mission(tmp_path / "m", refused, {"files/in/keep": ""}))
+        assert done.status is RunStatus.SUCCEEDED, done
+        found = {item.step_id: item for item in await host.violations(done.run_id)}
+        assert set(found) == {"all/0", "all/1"}
+        places = [(item.position.line, item.outcome) for item in found.values() if item.position is not None]
+        assert places == [(9, "accepted"), (9, "accepted")]

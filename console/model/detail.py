@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -112,8 +113,13 @@ def step_pane(state: RunState, step_id: str) -> list[Row]:
         piece(f"{took(row.started_at, row.completed_at)}  " if row.completed_at else "", "dim"),
         piece(f"{len(tries)} attempts" if len(tries) > 1 else "", "dim"),
     )
-    links = (piece("after ", "dim"), piece(_names(after)), piece("   before ", "dim"), piece(_names(before)))
+    links: Row = (piece("after ", "dim"), piece(_names(after)), piece("   before ", "dim"), piece(_names(before)))
     why = tuple(part for part in (row.code, row.message) if part)
+    inner = state.inside(step_id)
+    if inner:
+        count = Counter("expected" if item.accepted else item.status for item in inner)
+        told = ", ".join(f"{number} {status}" for status, number in sorted(count.items()))
+        links = (*links, piece("   inside ", "dim"), piece(told))
     return [head, links, (piece("  ".join(why) if why else "", role),)]
 
 

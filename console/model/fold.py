@@ -151,6 +151,15 @@ class LogLine:
     text: SafeText
 
 
+def _rank(step_id: str, seen: Mapping[str, int]) -> tuple[tuple[int, int], ...]:
+    """Where a step stands in the tree of steps: each part by number, or else by when it was first seen."""
+    parts = step_id.split("/")
+    ways = ("/".join(parts[: size + 1]) for size in range(len(parts)))
+    return tuple(
+        (0, int(part)) if part.isdecimal() else (1, seen.get(way, 0)) for part, way in zip(parts, ways, strict=True)
+    )
+
+
 @dataclass(slots=True)
 class RunState:
     """Everything the screens of one run show."""
@@ -189,6 +198,7 @@ class RunState:
     last_at: str = ""
     revision: int = 0
     marks: dict[Part, int] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0))
+    _ranked: list[str] = field(default_factory=list)
     _given: dict[str, object] = field(default_factory=dict)
     _partial: dict[tuple[str, str], str] = field(default_factory=dict)
     _latest: dict[str, Attempt] = field(default_factory=dict)
@@ -218,8 +228,18 @@ class RunState:
         return twin
 
     def step_rows(self) -> list[StepRow]:
-        """Every step, in registration order."""
-        return list(self.steps.values())
+        """Every step in registration order, those inside a composite below it, items by number."""
+        if len(self.steps) == len(self.nodes):
+            return list(self.steps.values())
+        if len(self._ranked) != len(self.steps):
+            seen = {step_id: place for place, step_id in enumerate(self.steps)}
+            self._ranked = sorted(self.steps, key=lambda step_id: _rank(step_id, seen))
+        return [self.steps[step_id] for step_id in self._ranked]
+
+    def inside(self, step_id: str) -> list[StepRow]:
+        """The steps directly inside a composite: the items of a map, the blocks of a child mission."""
+        start, depth = f"{step_id}/", step_id.count("/") + 1
+        return [row for name, row in self.steps.items() if name.startswith(start) and name.count("/") == depth]
 
     def attempts_of(self, step_id: str) -> list[Attempt]:
         """The attempts at one block that are kept, oldest first."""

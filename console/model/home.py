@@ -376,6 +376,7 @@ def preview_rows(mission: MissionInfo) -> list[Row]:
         (
             piece(f"  {node.node_id:<14} "),
             piece(f"{node.block_type:<12}", "dim"),
+            piece(f"{safe(node.inside)}  " if node.inside else "", "dim"),
             piece(f"after {', '.join(node.after)}" if node.after else "", "dim"),
         )
         for node in mission.nodes

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from console.model.describe import describe_entry, short
-from console.model.fold import RunState, fold_entry
+from console.model.fold import RunState, StepRow, fold_entry
 from console.model.safe import safe
 from console.model.words import glyph
 from console.verbs.output import duration, print_json, print_table, say
@@ -184,7 +184,7 @@ class _Walk:
         self._entry = entry
         self._started = self._started or datetime.fromisoformat(entry.at)
         if entry.kind in _MOVING:
-            self._done = sum(row.status in _DONE or row.accepted for row in self._state.step_rows())
+            self._done = sum(row.status in _DONE or row.accepted for row in _counted(self._state))
 
     def print_line(self, *, as_json: bool) -> None:
         """One line: the moment, how far the run is, what happened."""
@@ -231,9 +231,14 @@ class _Walk:
             "step_id": _step_of(entry.entry),
             "turn": state.turn,
             "steps_done": self._done,
-            "steps_total": len(state.steps),
+            "steps_total": len(_counted(state)),
             "text": describe_entry(entry.kind, entry.entry),
         }
+
+
+def _counted(state: RunState) -> list[StepRow]:
+    """The steps of the mission, as the run itself counts them: not those inside them."""
+    return [row for row in state.steps.values() if "/" not in row.step_id]
 
 
 def _step_of(entry: Mapping[str, Any]) -> str | None:

@@ -64,6 +64,9 @@ def _input(graph: GraphRun, node: PlanNode, deliveries: Deliveries) -> tuple[Blo
     edges = node.inbound
     if node.name == graph.plan.entry:
         return graph.request.payload, ()
+    if edges[0].as_ is not None:  # the plan saw to it that all are named
+        named = {edge.as_: deliveries[edge.source, node.name] for edge in edges}
+        return BlockValue.of(named), tuple(edge.source for edge in edges)
     if len(edges) == 1:
         return deliveries[edges[0].source, node.name], (edges[0].source,)
     return list_of(deliveries[edge.source, node.name] for edge in edges), tuple(edge.source for edge in edges)

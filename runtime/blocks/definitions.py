@@ -6,7 +6,7 @@
      "nodes": [{"name", "type", "version", "config": {…}, "block_name", "side_effects", "timeout", "retry": {…},
                 "recovery": [{"error", "policies": […]}], "reads", "store_as", "accept", "fallback", "optional",
                 "lane", "extra"}],
-     "links": [{"source", "target", "pick"}],
+     "links": [{"source", "target", "pick", "as"}],
      "branches": [{"source", "cases": [{"target", "condition"?}]}],
      "on_error": [{"source", "handler"}]}
 
@@ -162,7 +162,7 @@ def _links(workflow: Workflow, told: Mapping[str, Any]) -> None:
                 (BINDINGS, Issue("validation.duplicate_source", "error", pair[1], text, pair[0]))
             )
         seen.add(pair)
-        workflow.link(*pair, pick=_get(entry, "pick", int, None))
+        workflow.link(*pair, pick=_get(entry, "pick", int, None), as_=_get(entry, "as", str, None))
 
 
 def _varied(block: Any, entry: Mapping[str, Any]) -> Any:

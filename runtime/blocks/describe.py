@@ -5,7 +5,7 @@ The data is::
     {"name", "discipline": "dataflow" | "routed", "entry", "output_node", "input", "output", "max_steps",
      "nodes": [{"name", "type", "title", "input", "output", "side_effects", "timeout", "reads", "store_as", "accept",
                 "fallback", "optional", "lane", "workflow"?: {… the same of a nested workflow}}],
-     "links": [{"source", "target", "pick"}],
+     "links": [{"source", "target", "pick", "as"}],
      "branches": {source: [{"condition", "target"}]},
      "on_error": [{"source", "handler"}],
      "issues": [{"code", "severity", "node_path", "other", "message", "details"?}]}
@@ -43,7 +43,9 @@ def describe(workflow: Workflow) -> dict[str, Any]:
         "output": str(workflow.output_contract),
         "max_steps": workflow.max_steps,
         "nodes": [_node(workflow, node) for node in wiring.nodes.values()],
-        "links": [{"source": edge.source, "target": edge.target, "pick": edge.pick} for edge in wiring.edges],
+        "links": [
+            {"source": edge.source, "target": edge.target, "pick": edge.pick, "as": edge.as_} for edge in wiring.edges
+        ],
         "branches": {
             source: [{"condition": case.label, "target": str(case.target)} for case in cases]
             for source, cases in wiring.branches.items()
@@ -119,7 +121,9 @@ def _quoted(*parts: str) -> str:
 def _arrows(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str, bool]]:
     """Everything that leads from one node to another: source, target, what to write on it, and is it a side path."""
     for link in data["links"]:
-        yield link["source"], link["target"], "" if link["pick"] is None else f"pick {link['pick']}", False
+        picked = "" if link["pick"] is None else f"pick {link['pick']} "
+        named = "" if link["as"] is None else f"as {link['as']}"
+        yield link["source"], link["target"], f"{picked}{named}".rstrip(), False
     for source, cases in data["branches"].items():
         for case in cases:
             yield source, case["target"], case["condition"], False

@@ -56,7 +56,10 @@ def to_definition(workflow: Workflow, inside: tuple[int, ...] = ()) -> dict[str,
         "max_parallel": workflow.max_parallel,
         "entry": wiring.entry_name,
         "nodes": [_node_out(node, deeper) for node in wiring.nodes.values()],
-        "links": [_known(source=edge.source, target=edge.target, pick=edge.pick) for edge in wiring.edges],
+        "links": [
+            _known(**{"source": edge.source, "target": edge.target, "pick": edge.pick, "as": edge.as_})
+            for edge in wiring.edges
+        ],
         "branches": [
             {"source": source, "cases": [_case_out(source, item) for item in cases]}
             for source, cases in wiring.branches.items()
@@ -81,7 +84,7 @@ def _node_out(node: Node, inside: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _block_out(block: Block, name: str, inside: tuple[int, ...]) -> dict[str, Any]:
-    if block.is_workflow:
+    if block.is_workflow and not block.spec.local:
         return {"type": CHILD, "config": {"definition": to_definition(cast(Workflow, block), inside)}}
     if block.spec.local:
         raise _not_exportable(name, f"{type(block).__name__} holds functions or other things that are no values")

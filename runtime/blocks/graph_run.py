@@ -95,6 +95,10 @@ class GraphRun:
         request = Request(value, self._context(node), EMPTY, sources, kind == "handler")
         return self._visit(node, request, kind, through=through)
 
+    async def execute_copy(self, node: PlanNode, value: BlockValue, context: Mapping[str, BlockValue]) -> Response:
+        """One visit of a node a composite made at run time, with the state it says."""
+        return await self._visit(node, Request(value, context), "node")
+
     async def stand_in(self, name: str, primary: Visit) -> Response:
         """Run a fallback node with the input its primary had (ruling R30). Its own fallback is not followed."""
         node = self.plan.nodes[name]
@@ -116,6 +120,8 @@ class GraphRun:
             outcome = self.outcomes[node.name] = NodeOutcome()
         outcome.visits += 1
         number = outcome.visits - outcome.before
+        if self._prefix:
+            number = self.scope.visit_of(self.path_of(node.name), self.tick or 1)
         checkpoint = self.ledger.create_checkpoint(self.checkpoint_before(node.name, number))
         if self.scope.observer is not None:
             self.observe("ledger.checkpoint_created", {"checkpoint_id": checkpoint})
@@ -130,6 +136,7 @@ class GraphRun:
         """From here on everything belongs to ``tick``: visits count anew, the ledger stays."""
         self.tick = tick
         self.level_floor = self.ledger.length
+        self.scope.begin_tick(tick)
         self.child_metadata = {**self.child_metadata, "tick": tick}
         for outcome in self.outcomes.values():
             outcome.before = outcome.visits

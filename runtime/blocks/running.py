@@ -101,6 +101,7 @@ class Scope:
 
     __slots__ = (
         "_turns",
+        "_visits",
         "attempts",
         "desk",
         "executor",
@@ -131,6 +132,30 @@ class Scope:
         self.stop_requested = False
         self.waiting: asyncio.Timeout | None = None  # while a recurring run waits for its next item
         self._turns: dict[BlockState, deque[asyncio.Future[None]] | None] = {}
+        self._visits: dict[tuple[str, int], int] = {}
+
+    def visit_of(self, path: str, tick: int) -> int:
+        """The number of the visit that begins now, for a node inside a composite.
+
+        Counted over the whole run (blocks spec §7.3): a composite that runs again, by a retry or in a loop, has a fresh
+        ledger, but its nodes are not where they were, and neither are their operations (ruling R13).
+        """
+        number = self._visits[path, tick] = self._visits.get((path, tick), 0) + 1
+        return number
+
+    def visited(self, tick: int, visits: Mapping[str, int]) -> None:
+        """Visits that are known without having been made: those of a resumed run's past."""
+        for path, number in visits.items():
+            self._visits[path, tick] = max(number, self._visits.get((path, tick), 0))
+
+    def begin_tick(self, tick: int) -> None:
+        """Ticks that are over are no longer counted in."""
+        self._visits = {key: number for key, number in self._visits.items() if key[1] >= tick}
+
+    def visits_below(self, path: str, tick: int) -> dict[str, int]:
+        """How often each node inside the composite at ``path`` has been visited so far."""
+        inside = f"{path}/"
+        return {name: count for (name, at), count in self._visits.items() if at == tick and name.startswith(inside)}
 
     def request_stop(self) -> None:
         """Let a recurring run finish its current tick and then end; other runs ignore it. Only on the loop."""

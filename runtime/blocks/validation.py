@@ -75,8 +75,12 @@ class _Check:
         self.conditions: dict[int, Predicate | StatefulCondition] = {}
         self.found: list[tuple[int, Issue]] = []
         self.picks: dict[str, list[int | None]] = {}
+        #: Target → the names of its links, in link order; only targets with a named one.
+        self.joins: dict[str, list[str | None]] = {}
         for edge in self.wiring.edges:
             self.picks.setdefault(edge.source, []).append(edge.pick)
+            self.joins.setdefault(edge.target, []).append(edge.as_)
+        self.joins = {target: names for target, names in self.joins.items() if any(name is not None for name in names)}
 
     def plan(self) -> Plan:
         stages = [
@@ -173,6 +177,8 @@ class _Check:
             links[edge.source] = links.get(edge.source, 0) + 1
             if edge.pick is not None:
                 yield self._mixed(edge.source, "uses pick, which only the parallel discipline has")
+            if edge.as_ is not None:
+                yield self._mixed(edge.target, "has a named link, which only the parallel discipline has")
         for name, count in links.items():
             if name in self.wiring.branches:
                 yield self._mixed(name, "has both links and a branch")
@@ -226,7 +232,7 @@ class _Check:
     def modes(self) -> Iterator[Issue]:
         for name, node in self.wiring.nodes.items():
             if not self.routed:
-                yield from self._single_input(name, node)
+                yield from self._join(name) if name in self.joins else self._single_input(name, node)
             yield from self._recurring(name, node)
             yield from self._fan_out(name, node)
 
@@ -235,6 +241,14 @@ class _Check:
         if len(sources) > 1 and node.block.input_contract.mode is not BlockMode.MULTIPLE:
             text = f"{name!r} takes one input but is linked from {', '.join(sources)}; declare input=multiple(...)"
             yield self.error("validation.mode_mismatch", name, text, sources[1])
+
+    def _join(self, name: str) -> Iterator[Issue]:
+        """A named join: all links have a name, and no two the same."""
+        names = self.joins[name]
+        if None in names:
+            yield self.error("validation.bad_join", name, f"some links to {name!r} have a name and some have none")
+        for item in dict.fromkeys(item for item in names if item is not None and names.count(item) > 1):
+            yield self.error("validation.bad_join", name, f"two links to {name!r} have the name {item!r}")
 
     def _recurring(self, name: str, node: Node) -> Iterator[Issue]:
         if not self.recurs(node):
@@ -283,8 +297,10 @@ class _Check:
             for target in targets:
                 for taker in (target, stand_ins.get(target)):
                     node = self.wiring.nodes.get(taker or "")
-                    if node is not None and not delivered.intersects(node.block.input_contract.kinds):
-                        text = f"{source!r} gives {delivered}, but {taker!r} takes {node.block.input_contract.kinds}"
+                    gives = _MAP if target in self.joins else delivered
+                    if node is not None and not gives.intersects(node.block.input_contract.kinds):
+                        what = f"{source!r} gives" if target not in self.joins else "the named links give"
+                        text = f"{what} {gives}, but {taker!r} takes {node.block.input_contract.kinds}"
                         yield self.error("validation.kind_mismatch", node.name, text, source)
 
     def _delivered(self, source: str, links: int) -> BlockValueKindSet:

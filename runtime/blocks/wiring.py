@@ -23,11 +23,12 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One data link. ``pick`` selects one value of a MULTIPLE source."""
+    """One data link. ``pick`` selects one value of a MULTIPLE source, ``as_`` names the value in a joined MAP."""
 
     source: str
     target: str
     pick: int | None = None
+    as_: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,12 +120,17 @@ class Workflow(Block, _engine=True):
         self._node(block)
         return self
 
-    def link(self, source: Endpoint, target: Endpoint, *more: Endpoint, pick: int | None = None) -> Self:
-        """Send the source's output to the target; further endpoints chain pairwise. Idempotent."""
+    def link(
+        self, source: Endpoint, target: Endpoint, *more: Endpoint, pick: int | None = None, as_: str | None = None
+    ) -> Self:
+        """Send the source's output to the target; further endpoints chain pairwise. Idempotent.
+
+        A block whose links are all named by ``as_`` gets a MAP ``{name: value}`` instead of a value or a LIST.
+        """
         self._changing()
         names = [self._name(endpoint) for endpoint in (source, target, *more)]
         for one, other in itertools.pairwise(names):
-            self.wiring.add_edge(Edge(one, other, pick))
+            self.wiring.add_edge(Edge(one, other, pick, as_))
         return self
 
     def branch(self, source: Endpoint, *cases: Case) -> Self:
@@ -211,8 +216,7 @@ class Workflow(Block, _engine=True):
         """The same wiring and config over fresh block instances, for a concurrent run."""
         twins: dict[int, Block] = {}
         for node in self.wiring.nodes.values():
-            block = node.block
-            twins[id(block)] = cast(Workflow, block).clone() if block.is_workflow else block._variant()
+            twins[id(node.block)] = fresh(node.block)
         other = self._variant()
         other.wiring = self.wiring.copy(twins)
         other._plan = None
@@ -304,16 +308,25 @@ class Workflow(Block, _engine=True):
         try:
             attempt.phase = "plan"
             plan = self.plan()
-            refused = _refusal(attempt, plan)
+            refused = _refusal(attempt, plan, self._entry_issue(plan, attempt.request.payload))
             if refused is not None:
                 return refused
             attempt.phase = "graph"
-            walk = run_recurring if plan.recurring else run_routed if plan.routed else run_dataflow
             graph = GraphRun(self, plan, attempt)
             timeout = self.attempt_timeout
-            return await (walk(graph) if timeout is None else _within(walk(graph), attempt, graph, timeout))
+            return await (self._walk(graph) if timeout is None else _within(self._walk(graph), attempt, graph, timeout))
         except Exception as error:  # noqa: BLE001 - the boundary: a fault of the engine is still one response
             return failure_from(attempt, error)
+
+    def _entry_issue(self, plan: Plan, value: BlockValue) -> Issue | None:
+        """What is wrong with the input, before anything runs."""
+        return entry_issue(plan, value)
+
+    async def _walk(self, graph: GraphRun) -> Response:
+        """The work itself; other composites put their own here."""
+        plan = graph.plan
+        walk = run_recurring if plan.recurring else run_routed if plan.routed else run_dataflow
+        return await walk(graph)
 
     def run(self, input: object = None, *, scope: Scope | None = None) -> RunReport:
         """Run to the end on a private loop. Raises `WorkflowValidationFailed`, `WorkflowRunFailed`."""
@@ -351,17 +364,21 @@ class Workflow(Block, _engine=True):
     ) -> RunHandle:
         value = BlockValue.of(input)
         self.validate()
-        issue = entry_issue(self.plan(), value)
+        issue = self._entry_issue(self.plan(), value)
         if issue is not None:
             raise WorkflowValidationFailed((issue,))
         return RunHandle(self, Request(value), runner, host, scope or Scope(), attended=attended)
 
 
-def _refusal(attempt: Attempt, plan: Plan) -> Response | None:
+def fresh(block: Block) -> Block:
+    """The same block as another instance, which may run beside it."""
+    return cast(Workflow, block).clone() if block.is_workflow else block._variant()
+
+
+def _refusal(attempt: Attempt, plan: Plan, entry: Issue | None) -> Response | None:
     """The failed response of a plan with errors; nothing has run (blocks spec §10)."""
     issues = list(zip(plan.stages, plan.issues, strict=True))
-    entry = None if plan.errors else entry_issue(plan, attempt.request.payload)
-    if entry is not None:
+    if entry is not None and not plan.errors:
         issues.append((ENTRY, entry))
     broken = [(stage, issue) for stage, issue in issues if issue.is_error]
     if not broken:

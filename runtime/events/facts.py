@@ -53,12 +53,14 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeInfo:
-    """One block of a run's frozen plan, in registration order."""
+    """One block of a run's frozen plan, in registration order. ``inside`` says what a composite is made of, where the
+    mission file is at hand: it is no part of the plan, which holds the file's hash."""
 
     node_id: str
     block_type: str
     lane: str = "DataLane"
     after: tuple[str, ...] = ()
+    inside: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,6 +76,7 @@ class Undo:
         self._executor = executor
         self._receipts: dict[AttemptKey, dict[str, tuple[int, OperationReceipt]]] = {}
         self._left: dict[AttemptKey, SideEffects] = {}
+        self._entered: dict[AttemptKey, Mapping[str, int]] = {}
         self._noted = 0
 
     def note(self, key: AttemptKey, receipt: OperationReceipt) -> None:
@@ -88,32 +89,48 @@ class Undo:
         if left is not SideEffects.NONE:
             self._left[key] = worst(left, self._left.get(key, SideEffects.NONE))
 
+    def enter(self, call: NodeCall, key: AttemptKey) -> None:
+        """A composite begins an attempt: what was visited inside it before belongs to earlier ones."""
+        path, tick, visit, attempt = key
+        if (visit, attempt) != (1, 1) and call.scope is not None:
+            self._entered[key] = call.scope.visits_below(path, tick)
+
     async def attempt(self, call: NodeCall, key: AttemptKey) -> SideEffects:
         """Compensate the attempt's successful writes, last to first, and say which class remains.
 
         A declared class can only worsen what the receipts say. Raises `Halted` ``COMP_FAILED`` when an undo could
         not be verified.
         """
-        receipts = self._taken(call, key)
+        before = self._entered.pop(key, {})
+        receipts = self._taken(_within(self._receipts, call, key, before))
         writes = [item for item in receipts if item.status == "success" and item.effect == Effect.WRITE.value]
         for outcome in await self._executor.compensate_all(writes):
             if not outcome.verified:
                 raise Halted(outcome.code or "COMP_FAILED", f"an effect of {key[0]} could not be undone")
         declared = None if call.block.is_workflow else call.block.declared_side_effects
-        left = [self._left.pop(item) for item in _within(self._left, call, key)]
+        left = [self._left.pop(item) for item in _within(self._left, call, key, before)]
         return worst(*left, *(() if declared is None else (declared,)))
 
-    def _taken(self, call: NodeCall, key: AttemptKey) -> list[OperationReceipt]:
-        """The attempt's receipts, oldest first."""
-        keys = _within(self._receipts, call, key)
+    def _taken(self, keys: Sequence[AttemptKey]) -> list[OperationReceipt]:
+        """Their receipts, oldest first."""
         found = [numbered for item in keys for numbered in self._receipts.pop(item).values()]
         return [receipt for _, receipt in sorted(found, key=lambda numbered: numbered[0])]
 
 
-def _within(keys: Iterable[AttemptKey], call: NodeCall, key: AttemptKey) -> list[AttemptKey]:
-    """The attempt itself; for a nested workflow, everything inside it, too."""
-    inside = f"{key[0]}/"
-    return [item for item in keys if item == key or (call.block.is_workflow and item[0].startswith(inside))]
+def _within(keys: Iterable[AttemptKey], call: NodeCall, key: AttemptKey, before: Mapping[str, int]) -> list[AttemptKey]:
+    """The attempt itself; for a nested workflow, everything this attempt did inside it, too.
+
+    ``before`` says how often each node inside had been visited when the attempt began.
+    """
+    path, tick = f"{key[0]}/", key[1]
+    return [
+        item
+        for item in keys
+        if item == key
+        or (
+            call.block.is_workflow and item[0].startswith(path) and item[1] == tick and item[2] > before.get(item[0], 0)
+        )
+    ]
 
 
 class AttemptWorld:

@@ -105,7 +105,7 @@ class TurnRunner:
 
     async def _attempt(self, call: NodeCall) -> Response:
         if isinstance(call.block, Workflow):
-            return await self._recorded(call, lambda: call.execute(runner=self))
+            return await self._composite(call, self._finished(call))
         opens = call.recurring
         known = None if opens else self._finished(call)
         if known is not None:
@@ -122,6 +122,19 @@ class TurnRunner:
                 # Waiting for a person takes no worker: eight open questions must not stop every other run.
                 return await self._execute(call)
             return await services.pool.submit(Task(id=call.node_path, run=lambda: execute(call), wait=True))
+
+    async def _composite(self, call: NodeCall, known: FinishedStep | None) -> Response:
+        """A composite takes neither lane nor slot: the blocks inside it do."""
+        self._undo.enter(call, _key(call))
+        if known is None:
+            return await self._recorded(call, lambda: call.execute(runner=self))
+        if known.code is None:
+            return await call.execute(runner=self)  # its end is journalled, and so is that of every step inside
+        # What a failure cut short inside it has no end to answer with.
+        history = self._services.history
+        if history is not None and call.scope is not None:
+            call.scope.visited(call.tick, history.visited_inside(known))
+        return await self._answer(call, known)
 
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
         """Compensate what the failed attempt wrote; its effective class comes from its receipts (ruling R14).
@@ -339,9 +352,9 @@ def _accepts(accept: Sequence[str], code: str | None) -> bool:
 
 
 def _stack(call: NodeCall, stack: tuple[Envelope, ...]) -> tuple[Envelope, ...]:
-    """The mission's envelopes and the block's own, which can only narrow."""
-    own = call.options.extra.get("envelope")
-    return (*stack, own) if isinstance(own, Envelope) else stack
+    """The mission's envelopes, those of child missions on the way, and the block's own: each can only narrow."""
+    own = call.options.extra.get("envelopes", ())
+    return (*stack, *(item for item in own if isinstance(item, Envelope))) if isinstance(own, tuple) else stack
 
 
 def _role(call: NodeCall, default: str) -> str:

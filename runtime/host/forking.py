@@ -16,9 +16,9 @@ from runtime.blocks.recurring import STREAM_ENDS
 from runtime.kernel.canonical import digest
 from runtime.kernel.model import Effect, OperationReceipt, StepRecord, thawed
 from runtime.missions import references
-from runtime.missions.build import block_params
 from runtime.missions.graph import Graph
 from runtime.missions.loader import Mission
+from runtime.missions.model import BlockSpec
 from runtime.missions.parameters import LEAVING, tool_action
 from runtime.orchestration.journal_history import FinishedStep, StepKey, finished_step, step_key, step_of_operation
 from runtime.orchestration.journal_history import step_record as started_record
@@ -26,6 +26,7 @@ from runtime.orchestration.operation_table import KnownOperation, OperationTable
 from runtime.orchestration.reuse import Redone
 
 _APPROVAL: Final = "approval"
+_CHILD: Final = "child_workflow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,14 +132,19 @@ def _part(definition: Mapping[str, Any], name: str, after: Sequence[str] | None)
         "branches": (data.get("branches") or {}).get(name),
         "on_error": (data.get("on_error") or {}).get(name),
     }
-    schema = block.get("output_schema")
-    if isinstance(schema, str):
-        parts["schema"] = files.get(schema)
-    if block.get("type") == "llm_call":
-        prompts = data.get("prompts") or {}
-        parts["prompts"] = [prompts, [files.get(item["file"]) for item in prompts.values() if isinstance(item, dict)]]
-    if block.get("type") == "run_tests" or tool_action(block) == "process.run":
-        parts["commands"] = data.get("commands")
+    each = block.get("each")
+    for where, written in (("block", block), ("each", each if isinstance(each, Mapping) else {})):
+        schema, child = written.get("output_schema"), written.get("type") == _CHILD
+        if isinstance(schema, str):
+            parts["schema" if where == "block" else "each_schema"] = files.get(schema)
+        if child:
+            parts["child"] = definition.get("children", {}).get(written.get("mission"))
+        if child or written.get("type") == "llm_call":
+            prompts = data.get("prompts") or {}
+            texts = [files.get(item["file"]) for item in prompts.values() if isinstance(item, Mapping)]
+            parts["prompts"] = [prompts, texts]
+        if child or written.get("type") == "run_tests" or tool_action(written) == "process.run":
+            parts["commands"] = data.get("commands")
     return digest(thawed(parts))
 
 
@@ -154,23 +160,34 @@ def open_branches(mission: Mission, inputs: Collection[str]) -> set[str]:
 
 
 def open_approvals(mission: Mission, inputs: Collection[str]) -> set[str]:
-    """Approvals of what one of these inputs is part of: an answer never admits another subject (operations spec §11.2)."""
+    """Blocks with approvals of what one of these inputs is part of: an answer never admits another subject (operations
+    spec §11.2)."""
     return {
         name
         for name, block in mission.spec.blocks.items()
-        if block.type == _APPROVAL and reads_any(mission, name, inputs)
+        if reads_any(mission, name, inputs) and _asks(mission, block)
     }
 
 
+def _asks(mission: Mission, block: BlockSpec) -> bool:
+    """Is the block an approval, or is one inside it?"""
+    for part in block.with_each:
+        child = mission.children.get(str(part.params.get("mission"))) if part.type == _CHILD else None
+        if part.type == _APPROVAL or (child is not None and any(one.type == _APPROVAL for one in child.every_block())):
+            return True
+    return False
+
+
 def reads_any(mission: Mission, block: str, inputs: Collection[str]) -> bool:
-    """Do the block's parameters refer to one of these inputs?"""
-    return not set(inputs).isdisjoint(references.names(block_params(mission, block), "inputs"))
+    """Do the block's parameters, or those of what it does for each item, refer to one of these inputs?"""
+    written = [part.params for part in mission.spec.blocks[block].with_each]
+    return not set(inputs).isdisjoint(references.names(written, "inputs"))
 
 
-def leaves_files(mission: Mission, block: str) -> bool:
-    """Does the block leave files in the run's own output folder? Each run has one of its own, so nothing there stands."""
-    spec = mission.spec.blocks[block]
-    return spec.type == "tool_invoke" and tool_action(spec.params) in LEAVING
+def leaves_files(mission: Mission, step_id: str) -> bool:
+    """Does the step leave files in the run's own output folder? Each run has one of its own, so nothing there stands."""
+    spec = mission.block_at(step_id)
+    return spec is not None and spec.type == "tool_invoke" and tool_action(spec.params) in LEAVING
 
 
 def kept_attempts(mission: Mission, attempts: Sequence[Attempted], again: Iterable[str]) -> tuple[Attempted, ...]:

@@ -215,13 +215,12 @@ def _lock_mode(mission: Mission, workspace: Workspace) -> LockMode | None:
 
 def _only_reads(mission: Mission) -> bool:
     """Does no block write to the work tree or run programs in it?"""
-    return not _actions(mission) - READING and all(block.type != "run_tests" for block in mission.spec.blocks.values())
+    return not _actions(mission) - READING and all(block.type != "run_tests" for block in mission.every_block())
 
 
 def _actions(mission: Mission) -> set[str]:
     """The tool actions the mission's blocks name."""
-    blocks = mission.spec.blocks.values()
-    return {action for block in blocks for action in tool_actions(block.type, block.params)}
+    return {action for block in mission.every_block() for action in tool_actions(block.type, block.params)}
 
 
 def _repository_check(mission: Mission, workspace: Workspace, *, clean: bool) -> Any:

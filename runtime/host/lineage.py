@@ -208,7 +208,7 @@ async def decide(fork: Fork, probe: TreeProbe, workspace: str | None) -> Reuse:
 
     while True:
         kept = await asyncio.to_thread(kept_attempts, mission, fork.attempts, again)
-        leaving = {item.key for item in kept if leaves_files(mission, item.block)}
+        leaving = {item.key for item in kept if leaves_files(mission, item.record.step_id)}
         redone = leaving | await not_standing(fork.doings.writes(kept), state_hash, workspace)
         blocks = {item.block for item in kept if item.key in redone}
         other = {name for name in blocks if reads_any(mission, name, fork.changed_inputs)}

@@ -192,7 +192,8 @@ async def recorded_mission(store: Store, record: RunRecord, *, files_too: bool) 
         return mission
     body = None if files_too else await store.artifacts.get(record.mission_hash or "")
     then = parse_strict(body) if body is not None else mission.definition
-    if digest({**mission.definition, "files": then["files"]}) != record.mission_hash:
+    named = {member: then[member] for member in ("files", "children") if member in then}
+    if digest({**mission.definition, **named}) != record.mission_hash:
         raise _manual("a file its mission names has changed since")
     return mission
 

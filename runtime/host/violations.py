@@ -128,9 +128,11 @@ def _outcome(found: Violation, run: _Run, *, accepted: bool) -> str:
 
 
 def _block(data: Any, step_id: str) -> Where | None:
-    """The block that tried: a step inside another belongs to the outer one, which the file names."""
-    names = (step_id, step_id.partition("/")[0])
-    return next((("blocks", name) for name in names if _holds(data, ("blocks", name))), None)
+    """The block that tried: a step inside another belongs to the outer one, which the file names, and an item's to
+    what that does for each."""
+    name, _, inside = step_id.partition("/")
+    where: tuple[Where, ...] = (("blocks", step_id), *((("blocks", name, "each"),) if inside else ()), ("blocks", name))
+    return next((item for item in where if _holds(data, item)), None)
 
 
 def _rule(data: Any, rule: str, block: Where) -> Where | None:

@@ -36,12 +36,14 @@ _VALUES: Final = {
     "input.element_kind": "A list element is of the wrong kind.",
     "input.not_object": "The input must be an object.",
     "input.bad_json": "The input is not JSON.",
+    "input.too_many_items": "The list has more items than are mapped in one run of the block.",
 }
 
 _PLANNING: Final = {
     "validation.unsupported_input": "The block cannot take what its source gives.",
     "validation.reference_missing": "A reference looked up something that is not there.",
     "validation.bad_config": "The block's configuration is wrong.",
+    "validation.child_inputs": "A child mission was given inputs it does not take.",
     "validation.returned_value": "A validator returned something.",
     "validation.side_effect": "A declared rule about side effects is violated.",
     "validation.source_missing": "An input names a source that does not exist.",
@@ -54,6 +56,7 @@ _PLANNING: Final = {
     "validation.recurring_nested": "A recurring block is nested.",
     "validation.recurring_handler": "A recurring block handles errors.",
     "validation.bad_pick": "An input picks a part its source does not have.",
+    "validation.bad_join": "The links to a block are not all named, or two have one name.",
     "validation.fanout_mismatch": "A fan-out does not fit what is mapped.",
     "validation.handler_kind_mismatch": "An error handler gives a kind its place does not take.",
     "validation.unknown_read": "A block reads state that nothing writes.",

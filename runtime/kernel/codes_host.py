@@ -12,6 +12,8 @@ from typing import Final
 _MISSIONS: Final = {
     "MISSION_ACCEPT": "A code listed under accept is unknown or can never be accepted.",
     "MISSION_BRANCH": "A branch case is malformed.",
+    "MISSION_CHILD": "A child mission cannot be used: it has problems, goes too deep, or says what only the run's own may.",
+    "MISSION_COMPOSITE": "A map_over or child_workflow is written in a way it cannot run.",
     "MISSION_COMMAND_ARGS": "A command's arguments do not match its template.",
     "MISSION_CONDITION": "A condition does not compile.",
     "MISSION_DUPLICATE_KEY": "A key appears twice.",

@@ -13,7 +13,8 @@ from runtime.kernel.codes import known
 from runtime.kernel.codes_operations import OPERATIONS as OPERATION_CODES
 from runtime.kernel.outcomes import block_code
 from runtime.missions import references
-from runtime.missions.draft import COMMON_KEYS, Draft
+from runtime.missions.composites import check_composite
+from runtime.missions.draft import COMMON_KEYS, COMPOSITES, EACH, Draft, Site
 from runtime.missions.graph import Graph
 from runtime.missions.parameters import ACTIONS, CHECKS, OPERATIONS, Shape, check, shape_of, tool_action
 from runtime.missions.problems import did_you_mean, shown
@@ -23,10 +24,11 @@ from runtime.missions.yaml_reader import Where
 _SCHEMA_GATE: Final = "schema:"
 
 
-def check_block(draft: Draft, name: str) -> None:
+def check_block(draft: Draft, site: Site) -> None:
     """Report everything wrong with the type, parameters and accepted codes of one block."""
-    _check_type(draft, name)
-    _check_accepted(draft, name)
+    _check_type(draft, site)
+    _check_accepted(draft, site)
+    check_composite(draft, site)
 
 
 def check_recurring(draft: Draft, graph: Graph) -> None:
@@ -47,10 +49,9 @@ def check_recurring(draft: Draft, graph: Graph) -> None:
                 draft.document.report.add("validation.recurring_not_entry", why, edge.place, hint="lead elsewhere")
 
 
-def _check_type(draft: Draft, name: str) -> None:
-    block_type = draft.blocks[name].get("type")
-    where: Where = ("blocks", name)
-    if not isinstance(block_type, str):
+def _check_type(draft: Draft, site: Site) -> None:
+    block_type, where = site.type, site.where
+    if not block_type:
         return
     shape = draft.types.get(block_type)
     if shape is None:
@@ -59,23 +60,27 @@ def _check_type(draft: Draft, name: str) -> None:
             "validation.block_unavailable", f"there is no block type {shown(block_type)}", (*where, "type"), hint=hint
         )
         return
-    params = draft.params(name)
+    params = site.params
     exact = shape_of(block_type, params, shape)
     if exact is None:
-        _unknown_action(draft, name, params)
+        _unknown_action(draft, site, params)
         return
-    found = [] if draft.accepts(name, "OP_PARAM_UNKNOWN", "OP_PARAMS") else list(check(params, exact))
+    # What is in ``each`` is a block of its own, checked at its own place.
+    written = {**params, EACH: {}} if EACH in site.block else params
+    found = [] if site.accepts("OP_PARAM_UNKNOWN", "OP_PARAMS") else list(check(written, exact))
     for problem in found:
         spot = where if problem.name is None else (*where, problem.name)
-        hint = did_you_mean(problem.name, (*problem.known, *COMMON_KEYS)) if problem.key else ""
+        hint = did_you_mean(problem.name, {*problem.known, *COMMON_KEYS}) if problem.key else ""
         draft.document.problem(problem.code, problem.message, spot, key=problem.key or problem.name is None, hint=hint)
     if not found:
-        _check_construction(draft, name, block_type, params)
-    _check_names_in_params(draft, name, block_type, params)
+        _check_construction(draft, site, block_type, params)
+    _check_names_in_params(draft, site, block_type, params)
 
 
-def _check_construction(draft: Draft, name: str, block_type: str, params: Mapping[str, Any]) -> None:
+def _check_construction(draft: Draft, site: Site, block_type: str, params: Mapping[str, Any]) -> None:
     """Let the block itself judge what is known of its parameters: a template's syntax, a question's choices."""
+    if block_type in COMPOSITES:
+        return
     info = draft.registry.info(block_type)
     known = {key: value for key, value in params.items() if not references.has_reference(value)}
     if info.operation or any(item.required and item.name not in known for item in info.config):
@@ -87,7 +92,7 @@ def _check_construction(draft: Draft, name: str, block_type: str, params: Mappin
         texts = {key: value for key, value in params.items() if key in fields and fields[key].problem(value) is None}
         error = _refusal(draft, block_type, known | texts)
     if error is not None:
-        draft.document.problem(error.code, error.message, ("blocks", name), key=True)
+        draft.document.problem(error.code, error.message, site.where, key=True)
 
 
 def _refusal(draft: Draft, block_type: str, params: Mapping[str, Any]) -> BlockError | None:
@@ -98,46 +103,46 @@ def _refusal(draft: Draft, block_type: str, params: Mapping[str, Any]) -> BlockE
     return None
 
 
-def _unknown_action(draft: Draft, name: str, params: Mapping[str, Any]) -> None:
+def _unknown_action(draft: Draft, site: Site, params: Mapping[str, Any]) -> None:
     action = tool_action(params)
-    if draft.accepts(name, "TOOL_UNKNOWN", "ENV_TOOL") or references.has_reference(params.get("tool")):
+    if site.accepts("TOOL_UNKNOWN", "ENV_TOOL") or references.has_reference(params.get("tool")):
         action = ""
     if action:
         key = "action" if isinstance(params.get("action"), str) else "tool"
         draft.document.problem(
             "TOOL_UNKNOWN",
             f"there is no tool action {shown(action)}",
-            ("blocks", name, key),
+            (*site.where, key),
             hint=did_you_mean(action, ACTIONS),
         )
     for problem in check(params, Shape(OPERATIONS["tool_invoke"].params, open=True)):
-        spot: Where = ("blocks", name) if problem.name is None else ("blocks", name, problem.name)
+        spot: Where = site.where if problem.name is None else (*site.where, problem.name)
         draft.document.problem(problem.code, problem.message, spot, key=problem.name is None)
 
 
-def _check_names_in_params(draft: Draft, name: str, block_type: str, params: Mapping[str, Any]) -> None:
+def _check_names_in_params(draft: Draft, site: Site, block_type: str, params: Mapping[str, Any]) -> None:
     """What only the rest of the mission can tell about parameters: gates, commands, prompts."""
     if block_type == "gate_check":
-        _check_gate(draft, name, params)
+        _check_gate(draft, site, params)
     elif block_type == "tool_invoke" and tool_action(params) == "process.run":
-        _check_command(draft, name, params)
+        _check_command(draft, site, params)
     elif block_type == "llm_call" and "prompt" not in params:
-        role = params.get("role") or draft.blocks[name].get("acting_role") or RUNNER
-        prompts = draft.data.get("prompts")
+        role = params.get("role") or site.block.get("acting_role") or RUNNER
+        prompts = draft.around.get("prompts")
         if isinstance(role, str) and not (isinstance(prompts, dict) and role in prompts):
             wanted = f"nothing is asked: the block has no prompt and the role {shown(role)} has none in 'prompts'"
-            draft.document.problem("MISSION_MISSING_PARAMETER", wanted, ("blocks", name), key=True)
+            draft.document.problem("MISSION_MISSING_PARAMETER", wanted, site.where, key=True)
 
 
-def _check_gate(draft: Draft, name: str, params: Mapping[str, Any]) -> None:
+def _check_gate(draft: Draft, site: Site, params: Mapping[str, Any]) -> None:
     if "require" in params:
         for key in params.keys() & {"condition", "data"}:
             message = f"a gate with 'require' takes no {key!r}: the condition itself says what is looked at"
-            draft.document.problem("MISSION_PARAMETER_TYPE", message, ("blocks", name, key), key=True)
+            draft.document.problem("MISSION_PARAMETER_TYPE", message, (*site.where, key), key=True)
         return
     key = "check" if "check" in params else "schema"
     gate = params.get(key)
-    if not isinstance(gate, str) or draft.accepts(name, "GATE_UNKNOWN", "OP_PARAMS"):
+    if not isinstance(gate, str) or site.accepts("GATE_UNKNOWN", "OP_PARAMS"):
         return
     if gate.startswith(_SCHEMA_GATE):
         known = {f"{_SCHEMA_GATE}{file}" for file in _schema_files(draft)}
@@ -148,23 +153,23 @@ def _check_gate(draft: Draft, name: str, params: Mapping[str, Any]) -> None:
         condition_fits = isinstance(condition, dict) or references.is_reference(condition)
     if gate not in known:
         hint = did_you_mean(gate, known or CHECKS)
-        draft.document.problem("GATE_UNKNOWN", f"there is no check {shown(gate)}", ("blocks", name, key), hint=hint)
+        draft.document.problem("GATE_UNKNOWN", f"there is no check {shown(gate)}", (*site.where, key), hint=hint)
     elif not condition_fits:
-        where: Where = ("blocks", name, "condition" if "condition" in params else "data")
+        where: Where = (*site.where, "condition" if "condition" in params else "data")
         draft.document.problem("MISSION_PARAMETER_TYPE", f"what {gate!r} checks must be a mapping", where)
 
 
 def _schema_files(draft: Draft) -> set[str]:
     """The schemas a gate may name: those some model block must answer to."""
-    written = (block.get("output_schema") for block in draft.blocks.values())
+    written = (site.block.get("output_schema") for site in draft.sites())
     return {item for item in written if isinstance(item, str)}
 
 
-def _check_command(draft: Draft, name: str, params: Mapping[str, Any]) -> None:
-    commands = draft.data.get("commands")
+def _check_command(draft: Draft, site: Site, params: Mapping[str, Any]) -> None:
+    commands = draft.around.get("commands")
     known = {key: item for key, item in commands.items() if key != "python"} if isinstance(commands, dict) else {}
-    template, where = params.get("template"), ("blocks", name)
-    if not isinstance(template, str) or draft.accepts(name, "TOOL_UNKNOWN", "OP_PARAMS", "OP_PARAM_UNKNOWN"):
+    template, where = params.get("template"), site.where
+    if not isinstance(template, str) or site.accepts("TOOL_UNKNOWN", "OP_PARAMS", "OP_PARAM_UNKNOWN"):
         return
     if template not in known:
         hint = did_you_mean(template, known) or "declare it under 'commands'"
@@ -187,13 +192,13 @@ def _check_command(draft: Draft, name: str, params: Mapping[str, Any]) -> None:
             draft.document.problem("MISSION_COMMAND_ARGS", message, where, key=True)
 
 
-def _check_accepted(draft: Draft, name: str) -> None:
+def _check_accepted(draft: Draft, site: Site) -> None:
     """A misspelt code would never match; packs may have codes of their own, so it is only a warning."""
-    listed = draft.blocks[name].get("accept")
+    listed = site.block.get("accept")
     for index, code in enumerate(listed if isinstance(listed, list) else ()):
         if isinstance(code, str) and code.startswith("op.") and not known(code):
             hint = did_you_mean(code, map(block_code, OPERATION_CODES))
-            where: Where = ("blocks", name, "accept", index)
+            where: Where = (*site.where, "accept", index)
             draft.document.problem(
                 "MISSION_ACCEPT", f"no operation fails with {shown(code)}", where, hint=hint, severity="warning"
             )

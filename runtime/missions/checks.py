@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from runtime.blocks.contracts import BlockValueKindSet
 from runtime.kernel import globs
 from runtime.kernel.redaction import KEY_LIKE
 from runtime.missions import references
 from runtime.missions.block_checks import check_block, check_recurring
 from runtime.missions.conditions import Condition, Names
-from runtime.missions.draft import COMMON_KEYS, Draft
+from runtime.missions.draft import COMMON_KEYS, COMPOSITES, Draft, Site
 from runtime.missions.graph import Ancestry, Graph
 from runtime.missions.inputs import fits_type
 from runtime.missions.parameters import ACTIONS, TOOLS
@@ -36,9 +37,11 @@ def check_all(draft: Draft, graph: Graph) -> dict[Where, Condition]:
     for name in draft.blocks:
         if draft.document.report.full:
             break
-        check_block(draft, name)
-        _check_block_references(draft, graph, name, ancestry)
+        for site in draft.sites(name):
+            check_block(draft, site)
+            _check_block_references(draft, graph, site, ancestry)
     check_recurring(draft, graph)
+    _check_joins(draft, graph)
     _check_outputs(draft, graph)
     _check_elsewhere(draft)
     _check_inputs(draft)
@@ -48,17 +51,28 @@ def check_all(draft: Draft, graph: Graph) -> dict[Where, Condition]:
     return _compile_conditions(draft, graph, ancestry)
 
 
-def _check_block_references(draft: Draft, graph: Graph, name: str, ancestry: Ancestry) -> None:
-    block = draft.blocks[name]
-    params = {key: value for key, value in block.items() if key not in COMMON_KEYS}
+def _check_block_references(draft: Draft, graph: Graph, site: Site, ancestry: Ancestry) -> None:
     earlier: set[str] | None = None
-    for way, found in references.find(params):
+    for way, found in references.find(site.params):
         if earlier is None and not graph.loose:
-            earlier = ancestry.upstream(name)
-        _check_reference(draft, graph, ("blocks", name, *way), found, earlier)
-    for way, found in references.find({key: value for key, value in block.items() if key in COMMON_KEYS}):
+            earlier = ancestry.upstream(site.name)
+        if site.inner and isinstance(found.item, Reference) and found.item.of_item:
+            continue
+        _check_reference(draft, graph, (*site.where, *way), found, earlier)
+    for way, found in references.find({key: value for key, value in site.block.items() if key in COMMON_KEYS}):
         if way[0] != "compensation_command":  # the model says it better
-            _forbidden(draft, ("blocks", name, *way), found)
+            _forbidden(draft, (*site.where, *way), found)
+
+
+def _check_joins(draft: Draft, graph: Graph) -> None:
+    """Named links give a map, so the block they lead to must take one."""
+    for edge in graph.links:
+        kind = draft.blocks[edge.target].get("type") if edge.as_ is not None else None
+        if isinstance(kind, str) and kind in draft.registry and kind not in COMPOSITES:
+            takes = draft.registry.info(kind).input.kinds
+            if not takes.intersects(BlockValueKindSet.MAP):
+                why = f"named links give a map, but {edge.target!r} takes {takes}"
+                draft.document.report.add("validation.kind_mismatch", why, edge.place, hint="remove 'as'")
 
 
 def _check_reference(draft: Draft, graph: Graph, where: Where, found: Found, earlier: set[str] | None) -> None:
@@ -68,6 +82,10 @@ def _check_reference(draft: Draft, graph: Graph, where: Where, found: Found, ear
     report = draft.document.report
     if isinstance(item, Malformed):
         report.add("MISSION_REFERENCE", f"{shown(item.text)} {item.reason}", place, hint="write $${ for a plain ${")
+    elif item.of_item:
+        report.add(
+            "MISSION_REFERENCE", f"{item}: no item is mapped here", place, hint="it belongs into 'each' of a map_over"
+        )
     elif item.root == "inputs":
         _check_input_reference(draft, item, place)
     elif item.name not in graph.known:
@@ -91,6 +109,23 @@ def _check_reference(draft: Draft, graph: Graph, where: Where, found: Found, ear
             place,
             hint=f"write {'.'.join(('${outputs', item.name, 'output', *item.keys))}}}",
         )
+    else:
+        _check_child_output(draft, item, place)
+
+
+def _check_child_output(draft: Draft, item: Reference, place: tuple[int, int]) -> None:
+    """The outputs of a child mission are known; of a mapped one, those of an item."""
+    sites = list(draft.sites(item.name))
+    child, depth = draft.child_of(sites[-1]), len(sites) - 1
+    vague = any(site.block.get("accept") or site.block.get("fallback") for site in sites)
+    if child is None or vague or len(item.keys) <= depth:
+        return
+    outputs, key = child.get("outputs"), item.keys[depth]
+    known = outputs if isinstance(outputs, dict) else {}
+    if key not in known:
+        hint = did_you_mean(key, known) if known else "the child reports no outputs"
+        message = f"{item}: the child mission of {item.name!r} has no output {key!r}"
+        draft.document.report.add("MISSION_REFERENCE", message, place, hint=hint)
 
 
 def _yields_verdict(draft: Draft, name: str) -> bool:
@@ -206,7 +241,7 @@ def _check_literals(draft: Draft, value: object, where: Where) -> None:
 
 def _tool_lists(draft: Draft) -> Iterator[tuple[Where, list[Any]]]:
     owners: list[tuple[Where, object]] = [((), draft.data.get("envelope"))]
-    owners += [(("blocks", name), block.get("envelope")) for name, block in draft.blocks.items()]
+    owners += [(site.where, site.block.get("envelope")) for site in draft.sites()]
     for where, envelope in owners:
         tools = envelope.get("allowed_tools") if isinstance(envelope, dict) else None
         if isinstance(tools, list):
@@ -250,10 +285,10 @@ def _branch_conditions(draft: Draft) -> Iterator[_Written]:
 
 
 def _gate_conditions(draft: Draft) -> Iterator[_Written]:
-    for name, block in draft.blocks.items():
-        text = block.get("require") if block.get("type") == "gate_check" else None
+    for site in draft.sites():
+        text = site.block.get("require") if site.type == "gate_check" else None
         if isinstance(text, str) and not references.has_reference(text):
-            yield _Written(("blocks", name, "require"), text, name, seen=False)
+            yield _Written((*site.where, "require"), text, site.name, seen=False)
 
 
 def _condition_type(declared: Mapping[str, Any]) -> str:

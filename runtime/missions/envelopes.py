@@ -8,7 +8,7 @@ be refused is a load error, unless it says by ``accept`` that a refusal is what 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from runtime.governance.network_rules import is_listed, parse_target
@@ -41,9 +41,11 @@ def called_role(block: BlockSpec) -> str | None:
     return role if isinstance(role, str) else None
 
 
-def mission_envelope(spec: MissionSpec) -> Envelope:
-    """The mission's envelope with roles and operations derived where the author was silent."""
-    working = [block for block in spec.blocks.values() if operation_type(block.type)]
+def mission_envelope(spec: MissionSpec, blocks: Iterable[BlockSpec] | None = None) -> Envelope:
+    """The mission's envelope with roles and operations derived where the author was silent, from all ``blocks`` of the
+    run: those for each item and those of child missions included (default: a mission without children)."""
+    blocks = (block for _, block in written_blocks(spec)) if blocks is None else blocks
+    working = [block for block in blocks if operation_type(block.type)]
     roles = {acting_role(block) for block in working} | {role for block in working if (role := called_role(block))}
     base: dict[str, Any] = {
         "allowed_roles": sorted(roles),
@@ -53,51 +55,78 @@ def mission_envelope(spec: MissionSpec) -> Envelope:
     return Envelope(**base | _written(spec.envelope))
 
 
-def block_envelopes(spec: MissionSpec, outer: Envelope) -> dict[str, Envelope]:
-    """The further envelopes of the blocks that have one; what they do not name stays as in ``outer``."""
+def narrowed(written: EnvelopeSpec, outer: Envelope) -> Envelope:
+    """A further envelope to stack on ``outer``: what it does not name stays as there."""
     base: dict[str, Any] = {name: getattr(outer, name) for name in (*_LISTS, *_PLAIN)}
     base["max_budget_usd"] = outer.max_budget_micros / MICROS
+    return Envelope(**base | _written(written))
+
+
+def block_envelopes(spec: MissionSpec, outer: Envelope) -> dict[str, Envelope]:
+    """The further envelopes of the blocks that have one, ``<name>/each`` for what a block does for each item."""
     return {
-        name: Envelope(**base | _written(block.envelope))
-        for name, block in spec.blocks.items()
-        if block.envelope is not None
+        where: narrowed(block.envelope, outer) for where, block in written_blocks(spec) if block.envelope is not None
     }
+
+
+def written_blocks(spec: MissionSpec) -> Iterator[tuple[str, BlockSpec]]:
+    """The blocks of a file by their place, ``name`` or ``name/each``, in file order."""
+    for name, block in spec.blocks.items():
+        yield name, block
+        if block.each is not None:
+            yield f"{name}/each", block.each
 
 
 def _written(envelope: EnvelopeSpec) -> dict[str, Any]:
     return envelope.model_dump(exclude_none=True, exclude=set(BESIDE_THE_ENVELOPE))
 
 
-def check_feasible(document: Document, spec: MissionSpec, outer: Envelope, inner: Mapping[str, Envelope]) -> None:
-    """Warn of every block that could only ever be refused.
+class Feasibility:
+    """Warns of every block of one run that could only ever be refused. ``run`` is the outermost mission.
 
     A warning, because the envelope is what refuses: the run is allowed to try, and ends with the violation on record.
     """
-    left = _MAX_COMPARED
-    for name, block in spec.blocks.items():
-        if block.type in ASKING and spec.provider is None:
-            document.problem(
-                "MISSION_PROVIDER",
-                "the mission has no provider for model calls",
-                ("blocks", name, "type"),
-                hint="add 'provider'",
-            )
-        if operation_type(block.type) is None or block.accept or document.report.full:
-            continue
-        stack = (outer, inner[name]) if name in inner else (outer,)
-        left -= _comparisons(block, stack)
-        if left < 0:
-            break
-        for key, message, hint in _refusals(spec, block, stack):
-            where: Where = ("blocks", name, *key)
-            document.problem(
-                "MISSION_ENVELOPE_FORBIDS",
-                f"{name!r} would always be refused: {message}",
-                where,
-                hint=hint,
-                severity="warning",
-            )
-    _check_sections(document, spec)
+
+    def __init__(self, run: MissionSpec) -> None:
+        self._run = run
+        self._left = _MAX_COMPARED
+
+    def check(
+        self, document: Document, spec: MissionSpec, outer: tuple[Envelope, ...], inner: Mapping[str, Envelope]
+    ) -> None:
+        """Check one file's blocks under the envelopes ``outer`` and each block's own."""
+        for place, block in written_blocks(spec):
+            where: Where = ("blocks", *place.split("/"))
+            if block.type in ASKING and self._run.provider is None:
+                document.problem(
+                    "MISSION_PROVIDER",
+                    "the mission has no provider for model calls",
+                    (*where, "type"),
+                    hint="add 'provider'",
+                )
+            if operation_type(block.type) is None or block.accept or document.report.full:
+                continue
+            stack = (*outer, *own_envelopes(place, inner))
+            self._left -= _comparisons(block, stack)
+            if self._left < 0:
+                break
+            for key, message, hint in _refusals(self._run, block, stack):
+                document.problem(
+                    "MISSION_ENVELOPE_FORBIDS",
+                    f"{where[1]!r} would always be refused: {message}",
+                    (*where, *key),
+                    hint=hint,
+                    severity="warning",
+                )
+        if spec is self._run:
+            _check_sections(document, spec)
+
+
+def own_envelopes(place: str, inner: Mapping[str, Envelope]) -> tuple[Envelope, ...]:
+    """The envelopes that hold at a place of a file beside the mission's: the block's, and that for each item."""
+    parts = place.split("/")
+    names = ("/".join(parts[: size + 1]) for size in range(len(parts)))
+    return tuple(inner[name] for name in names if name in inner)
 
 
 def _comparisons(block: BlockSpec, stack: Sequence[Envelope]) -> int:
@@ -105,7 +134,7 @@ def _comparisons(block: BlockSpec, stack: Sequence[Envelope]) -> int:
     return patterns * sum(len(path) for _, path in _literal_paths(block.params))
 
 
-def _refusals(spec: MissionSpec, block: BlockSpec, stack: Sequence[Envelope]) -> Iterator[_Refusal]:
+def _refusals(run: MissionSpec, block: BlockSpec, stack: Sequence[Envelope]) -> Iterator[_Refusal]:
     operation = operation_type(block.type)
     if operation != "escalate" and not all(operation in (envelope.allow_ops or ()) for envelope in stack):
         yield ("type",), f"allow_ops does not list {operation}", "add it to the envelope"
@@ -114,8 +143,8 @@ def _refusals(spec: MissionSpec, block: BlockSpec, stack: Sequence[Envelope]) ->
             written = block.acting_role if key == "acting_role" else block.params.get(key)
             yield (key,) if written else ("type",), f"allowed_roles does not list {role!r}", "add it to the envelope"
     yield from _tool_refusals(block, stack)
-    yield from _host_refusals(spec, block)
-    yield from _path_refusals(spec, block, stack)
+    yield from _host_refusals(run, block)
+    yield from _path_refusals(run, block, stack)
 
 
 def _tool_refusals(block: BlockSpec, stack: Sequence[Envelope]) -> Iterator[_Refusal]:
@@ -142,15 +171,15 @@ def _host_refusals(spec: MissionSpec, block: BlockSpec) -> Iterator[_Refusal]:
         yield ("url",), f"sandbox.hosts does not list {target}", f"add {target.rule} to it"
 
 
-def _path_refusals(spec: MissionSpec, block: BlockSpec, stack: Sequence[Envelope]) -> Iterator[_Refusal]:
+def _path_refusals(run: MissionSpec, block: BlockSpec, stack: Sequence[Envelope]) -> Iterator[_Refusal]:
     """Paths written out in parameters; those a command takes are declared elsewhere."""
     action = next(iter(tool_actions(block.type, block.params)), block.type)
     if action == "process.run":
         return
     testing = action in ("run_tests", "pytest.run")
     allowed = [envelope.allowed_paths for envelope in stack]
-    if action not in READING and spec.envelope.write_paths is not None:
-        allowed.append(spec.envelope.write_paths)
+    if action not in READING and run.envelope.write_paths is not None:
+        allowed.append(run.envelope.write_paths)
     denied = [pattern for envelope in stack for pattern in envelope.denied_paths]
     for key, path in _literal_paths(block.params):
         target = path.partition("::")[0] if testing else path

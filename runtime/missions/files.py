@@ -106,7 +106,7 @@ def attach(
             continue  # the model refuses the spelling already
         try:
             path = inside(directory, name) if recorded is None else directory / name
-            content = read_bounded(path, limit) if recorded is None else _recorded(recorded, name)
+            content = read_bounded(path, limit) if recorded is None else recorded_bytes(recorded, name)
             if len(content) > limit:
                 raise Refused("MISSION_FILE", f"{shown(name)} is larger than {limit // 1024} KiB")
             found[where] = Attachment(name, path, digest_bytes(content), content, reader(content, name))
@@ -117,7 +117,8 @@ def attach(
     return found
 
 
-def _recorded(recorded: Mapping[str, bytes], name: str) -> bytes:
+def recorded_bytes(recorded: Mapping[str, bytes], name: str) -> bytes:
+    """A file as it was. Raises `Refused` ``MISSION_FILE``."""
     content = recorded.get(name)
     if content is None:
         raise Refused("MISSION_FILE", f"{shown(name)}: it was not recorded")
@@ -136,8 +137,10 @@ def _named_files(data: Mapping[str, Any]) -> Iterator[tuple[Where, str, int, Cal
         if isinstance(prompt, dict) and isinstance(prompt.get("file"), str):
             yield ("prompts", role, "file"), prompt["file"], MAX_TEXT_BYTES, _as_text
     for name, block in section("blocks").items():
-        if isinstance(block, dict) and isinstance(block.get("output_schema"), str):
-            yield ("blocks", name, "output_schema"), block["output_schema"], MAX_TEXT_BYTES, _as_json
+        each = block.get("each") if isinstance(block, dict) else None
+        for where, written in ((("blocks", name), block), (("blocks", name, "each"), each)):
+            if isinstance(written, dict) and isinstance(written.get("output_schema"), str):
+                yield (*where, "output_schema"), written["output_schema"], MAX_TEXT_BYTES, _as_json
 
 
 def _unread(content: bytes, name: str) -> None:

@@ -1,12 +1,14 @@
 """The shape of a mission: which block follows which, read from ``links``, ``branches``, ``on_error``, ``fallback``.
 
 Works on what the file says before it is known to be valid, so that a mistake elsewhere hides nothing here. Links
-are text (``red -> propose -> apply``); several links to one block join there. A mission with ``branches`` is
+are text (``red -> propose -> apply``); several links to one block join there, and ``draft -> mail as body`` gives the
+link a name in the join. A mission with ``branches`` is
 routed: one block at a time, cycles allowed. Without, it is a dataflow: every ready block runs, cycles are errors.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,18 +20,22 @@ from runtime.missions.problems import did_you_mean
 from runtime.missions.yaml_reader import Document, Where
 
 _ARROW: Final = "->"
+#: One end of a link: a block, and the name of the link that leads to it.
+_END: Final = re.compile(r"(\S+)\s+as\s+(\S.*)\Z", re.DOTALL)
 #: Lanes as a mission spells them, and as events and plans do.
 LANES: Final[Mapping[object, str]] = {"data": "DataLane", "control": "ControlLane"}
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One way from a block to the next, and where the file says so. ``case`` numbers a branch's cases."""
+    """One way from a block to the next, and where the file says so. ``case`` numbers a branch's cases, ``as_`` is the
+    link's name in the join."""
 
     source: str
     target: str
     place: tuple[int, int]
     case: int | None = None
+    as_: str | None = None
 
 
 @dataclass(slots=True)
@@ -39,6 +45,8 @@ class Graph:
     blocks: tuple[str, ...]
     #: Block → its type and its lane.
     kinds: dict[str, tuple[str, str]] = field(default_factory=dict)
+    #: Composite → what it is made of: ``each: llm_call``, ``review.yaml``.
+    inside: dict[str, str] = field(default_factory=dict)
     links: list[Edge] = field(default_factory=list)
     branches: list[Edge] = field(default_factory=list)
     handlers: dict[str, str] = field(default_factory=dict)
@@ -75,7 +83,13 @@ class Graph:
         """The blocks as a plan shows them, in file order."""
         after = self.after()
         return tuple(
-            NodeInfo(node_id=name, block_type=self.kinds[name][0], lane=self.kinds[name][1], after=after[name])
+            NodeInfo(
+                node_id=name,
+                block_type=self.kinds[name][0],
+                lane=self.kinds[name][1],
+                after=after[name],
+                inside=self.inside.get(name, ""),
+            )
             for name in self.blocks
         )
 
@@ -118,6 +132,7 @@ class Ancestry:
 def read_graph(document: Document, data: Mapping[str, Any], blocks: Mapping[str, Any]) -> Graph:
     """The graph of the file; everything wrong with it goes to the document's report."""
     graph = Graph(tuple(blocks), {name: _kind(block) for name, block in blocks.items()})
+    graph.inside = {name: told for name, block in blocks.items() if (told := _inside(block))}
     _read_links(document, data.get("links"), graph)
     branches = data.get("branches")
     graph.routed = bool(branches)
@@ -126,6 +141,7 @@ def read_graph(document: Document, data: Mapping[str, Any], blocks: Mapping[str,
     _read_fallbacks(document, blocks, graph)
     if graph.blocks:
         _check_discipline(document, graph)
+        _check_joins(document, graph)
         _find_entry(graph)
         _check_cycles(document, graph)
         _check_reachable(document, graph)
@@ -134,6 +150,14 @@ def read_graph(document: Document, data: Mapping[str, Any], blocks: Mapping[str,
 
 def _kind(block: Mapping[str, Any]) -> tuple[str, str]:
     return str(block.get("type", "")), LANES.get(block.get("lane"), LANES["data"])
+
+
+def _inside(block: Mapping[str, Any]) -> str:
+    """What a composite is made of, in words; '' for other blocks."""
+    each, child = block.get("each"), block.get("mission")
+    if block.get("type") == "map_over" and isinstance(each, dict):
+        return " ".join(filter(None, ("each:", str(each.get("type", "")), _inside(each))))
+    return child if block.get("type") == "child_workflow" and isinstance(child, str) else ""
 
 
 def _read_links(document: Document, links: object, graph: Graph) -> None:
@@ -146,13 +170,23 @@ def _read_links(document: Document, links: object, graph: Graph) -> None:
 
 
 def _read_chain(document: Document, where: Where, text: str, graph: Graph) -> Iterator[Edge]:
-    """The edges of one ``a -> b -> c``."""
+    """The edges of one ``a -> b as x -> c``."""
     names: list[tuple[str, tuple[int, int]]] = []
+    labels: list[str | None] = []
     offset = 0
     for piece in text.split(_ARROW):
-        name = piece.strip()
         start = offset + len(piece) - len(piece.lstrip())
+        end = _END.match(piece.strip())
+        name, label = (end[1], end[2]) if end else (piece.strip(), None)
+        if label is not None and (not labels or not BLOCK_NAME.match(label)):
+            hint = (
+                "write 'a -> b as name'" if labels else "a name belongs to the block a link leads to: 'a -> b as name'"
+            )
+            place = document.within(where, start + (end.start(2) if end else 0), label)
+            _complain(document, graph, "MISSION_LINK", f"{label[:70]!r} is not the name of a link", place, hint)
+            label = None
         names.append((name, document.within(where, start, name)))
+        labels.append(label)
         offset += len(piece) + len(_ARROW)
     if len(names) < 2:
         _complain(document, graph, "MISSION_LINK", f"{text[:70]!r} links nothing", document.at(where), "write 'a -> b'")
@@ -160,7 +194,7 @@ def _read_chain(document: Document, where: Where, text: str, graph: Graph) -> It
     known = [_known(document, graph, name, place, "MISSION_LINK") for name, place in names]
     for index in range(len(names) - 1):
         if known[index] and known[index + 1]:
-            yield Edge(names[index][0], names[index + 1][0], names[index + 1][1])
+            yield Edge(names[index][0], names[index + 1][0], names[index + 1][1], as_=labels[index + 1])
 
 
 def _known(document: Document, graph: Graph, name: str, place: tuple[int, int], malformed: str) -> bool:
@@ -253,6 +287,27 @@ def _check_discipline(document: Document, graph: Graph) -> None:
             seen[edge.source] = edge
             continue
         document.report.add("graph.mixed_discipline", why, edge.place, hint="keep one way out, or branch")
+
+
+def _check_joins(document: Document, graph: Graph) -> None:
+    """Links to one block are all named, each with a name of its own, or none is."""
+    links: dict[str, list[Edge]] = {}
+    for edge in graph.links:
+        links.setdefault(edge.target, []).append(edge)
+    for target, edges in links.items():
+        named = [edge for edge in edges if edge.as_ is not None]
+        if named and graph.routed:
+            why = f"the link to {target!r} has a name, and a mission with branches joins nothing"
+            document.report.add("graph.mixed_discipline", why, named[0].place, hint="remove 'as'")
+            continue
+        for edge in edges if named else ():
+            if edge.as_ is None:
+                why = f"this link to {target!r} has no name, and others have one"
+                document.report.add("validation.bad_join", why, edge.place, hint="write 'as name', or name none")
+            elif next(other for other in named if other.as_ == edge.as_) is not edge:
+                document.report.add(
+                    "validation.bad_join", f"two links to {target!r} are named {edge.as_!r}", edge.place
+                )
 
 
 def _find_entry(graph: Graph) -> None:

@@ -48,11 +48,16 @@ class InputsInvalid(Refused):
 
 
 def bind(
-    declared: Mapping[str, InputSpec], given: Mapping[str, object], directory: str | None = None
+    declared: Mapping[str, InputSpec],
+    given: Mapping[str, object],
+    directory: str | None = None,
+    *,
+    limit: int | None = MAX_INPUT_BYTES,
 ) -> dict[str, Any]:
     """The typed inputs of a run, defaults filled in, in declaration order. Raises `InputsInvalid`.
 
     A given path becomes absolute: a relative one starts in ``directory``, the operator's own, and ``~`` is their home.
+    ``limit`` is the most bytes they may take together; None for values no journal's first entry will hold.
     """
     problems = [_unknown(name, declared) for name in given if name not in declared]
     bound: dict[str, Any] = {}
@@ -62,8 +67,8 @@ def bind(
             problems.append(result)
         else:
             bound[name] = result[0]
-    if not problems:
-        problems += _oversized(bound)
+    if not problems and limit is not None:
+        problems += _oversized(bound, limit)
     if problems:
         raise InputsInvalid(tuple(problems))
     return bound
@@ -177,9 +182,9 @@ def _canonical(value: object) -> bool:
     return True
 
 
-def _oversized(bound: Mapping[str, Any]) -> list[InputProblem]:
+def _oversized(bound: Mapping[str, Any], limit: int) -> list[InputProblem]:
     try:
-        canonical_bytes(dict(bound), limit=MAX_INPUT_BYTES)
+        canonical_bytes(dict(bound), limit=limit)
     except CanonicalizationError as error:
         message = f"the inputs together are too large to be kept with a run: {error.message}"
     else:

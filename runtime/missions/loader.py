@@ -6,35 +6,35 @@ it finds and the next runs on whatever is well-formed, so five unrelated mistake
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from runtime.blocks.registry import BlockRegistry
 from runtime.kernel.canonical import digest
 from runtime.kernel.model import Envelope
-from runtime.missions.checks import check_all
 from runtime.missions.conditions import Condition
-from runtime.missions.draft import Draft
-from runtime.missions.envelopes import block_envelopes, check_feasible, mission_envelope
-from runtime.missions.files import Attachment, attach, locate, read_mission
-from runtime.missions.graph import Graph, read_graph
-from runtime.missions.model import MissionSpec
+from runtime.missions.envelopes import Feasibility, block_envelopes, mission_envelope, narrowed, own_envelopes
+from runtime.missions.files import Attachment, locate, read_mission
+from runtime.missions.graph import Graph
+from runtime.missions.model import MAX_BLOCKS, BlockSpec, MissionSpec
 from runtime.missions.problems import MissionInvalid, MissionProblem
+from runtime.missions.reading import Family, Loaded, child_files, read_top
 from runtime.missions.sections import PromptFile
-from runtime.missions.structure import validate
 from runtime.missions.types import default_registry
-from runtime.missions.yaml_reader import Where, read
+from runtime.missions.yaml_reader import Where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mission:
     """A mission that can run. ``directory`` is the folder of its file; relative paths start there.
 
-    ``definition`` is what ``mission_hash`` is the digest of: the values as parsed plus the digests of the files they
-    name. ``block_envelopes`` holds the further envelopes of blocks that have one. ``conditions`` and ``files`` are keyed by
-    their place in the file. ``warnings`` did not stop the load.
+    ``definition`` is what ``mission_hash`` is the digest of: the values as parsed, the digests of the files they name,
+    and the hashes of child missions. ``block_envelopes`` holds the further envelopes of blocks that have one, by
+    name, and ``<name>/each`` for what is done for each item. ``conditions`` and ``files`` are keyed by their place in
+    the file; files of children stand below ``("children", name)`` and are named from here. ``children`` are the child
+    missions by the name the file gives them; their ``envelope`` narrows this one's. ``warnings`` did not stop the load.
     """
 
     path: Path
@@ -48,6 +48,7 @@ class Mission:
     block_envelopes: Mapping[str, Envelope]
     conditions: Mapping[Where, Condition]
     files: Mapping[Where, Attachment]
+    children: Mapping[str, Mission] = field(default_factory=dict)
     warnings: tuple[MissionProblem, ...] = ()
 
     @property
@@ -72,13 +73,37 @@ class Mission:
         """The file with scripted answers, if the mission has one."""
         return self.files.get(("provider", "scripted"))
 
-    def output_schema(self, block: str) -> dict[str, Any] | None:
+    def output_schema(self, block: str, *, each: bool = False) -> dict[str, Any] | None:
         """The JSON Schema a model block's answer must fit, read from its file where it has one."""
-        written = self.spec.blocks[block].params.get("output_schema")
+        spec = self.spec.blocks[block]
+        written = (spec.each if each and spec.each is not None else spec).params.get("output_schema")
         if isinstance(written, str):
-            content: dict[str, Any] = self.files["blocks", block, "output_schema"].content
+            where: Where = ("blocks", block, *(("each",) if each else ()), "output_schema")
+            content: dict[str, Any] = self.files[where].content
             return content
         return written
+
+    def every_block(self) -> Iterator[BlockSpec]:
+        """The blocks of the file and of its children, those for each item included; a child's once per name."""
+        for block in self.spec.blocks.values():
+            yield from block.with_each
+        for child in self.children.values():
+            yield from child.every_block()
+
+    def block_at(self, path: str) -> BlockSpec | None:
+        """The block a step belongs to: ``name``, ``name/0`` for an item, ``name/inner`` in a child; None: no such one."""
+        name, *rest = path.split("/")
+        mission, block = self, self.spec.blocks.get(name)
+        for part in rest:
+            if block is None:
+                return None
+            if block.each is not None:
+                block = block.each
+            elif (child := mission.children.get(str(block.params.get("mission")))) is not None:
+                mission, block = child, child.spec.blocks.get(part)
+            else:
+                return None
+        return block
 
 
 def load(path: Path | str, registry: BlockRegistry | None = None) -> Mission:
@@ -102,39 +127,87 @@ def load_bytes(
 
     ``recorded`` has the contents of the files it names as they were; then nothing beside ``file`` is looked at.
     """
-    document = read(source, file)
-    spec = validate(document)
-    data = document.data if isinstance(document.data, dict) else {}
-    draft = Draft(document, data, registry or default_registry())
-    graph = read_graph(document, data, draft.blocks)
-    conditions = check_all(draft, graph)
-    directory = file.absolute().parent
-    files = attach(document, directory, data, recorded)
-    if spec is None:
-        raise MissionInvalid(document.report.problems())
-    envelope = mission_envelope(spec)
-    inner = block_envelopes(spec, envelope)
-    check_feasible(document, spec, envelope, inner)
-    document.report.raise_if_failed()
-    definition = {
-        "schema": "mission-definition/1",
-        "mission": data,
-        "files": {item.name: item.digest for item in files.values()},
-    }
-    return Mission(
-        path=file,
-        directory=directory,
-        source=source,
-        spec=spec,
-        graph=graph,
-        definition=definition,
-        mission_hash=digest(definition),
-        envelope=envelope,
-        block_envelopes=inner,
-        conditions=conditions,
-        files=files,
-        warnings=document.report.problems(),
-    )
+    family = Family(registry or default_registry(), recorded)
+    top = read_top(source, file, family)
+    if top.spec is None:
+        raise MissionInvalid(family.problems(top))
+    envelope = mission_envelope(top.spec, _every_block(top))
+    finish = _Finish(envelope, top.spec)
+    mission = finish.mission(top, file)
+    finish.check(top, mission, (envelope,))
+    problems = family.problems(top)
+    if top.document.report.failed or any(item.severity == "error" for item in problems):
+        raise MissionInvalid(problems)
+    return replace(mission, warnings=problems)
+
+
+def _every_block(loaded: Loaded) -> Iterator[BlockSpec]:
+    """The blocks of a file and of its children, those for each item included; each file's once."""
+    files, waiting = {id(loaded): loaded}, [loaded]
+    while waiting:
+        for child in waiting.pop().children.values():
+            if id(child) not in files:
+                files[id(child)] = child
+                waiting.append(child)
+    for item in files.values():
+        for block in item.spec.blocks.values() if item.spec is not None else ():
+            yield from block.with_each
+
+
+class _Finish:
+    """Makes the missions of a family from what was read; a file's once, however often it is named."""
+
+    def __init__(self, envelope: Envelope, run: MissionSpec) -> None:
+        self._envelope = envelope
+        self._feasibility = Feasibility(run)
+        self._made: dict[int, Mission] = {}
+
+    def mission(self, loaded: Loaded, file: Path, *, child: bool = False) -> Mission:
+        known = self._made.get(id(loaded))
+        if known is None:
+            known = self._made[id(loaded)] = self._fresh(loaded, file, child=child)
+        return known
+
+    def _fresh(self, loaded: Loaded, file: Path, *, child: bool) -> Mission:
+        spec = loaded.spec
+        assert spec is not None, "a child without a model fails its parent"
+        children = {
+            name: self.mission(item, file.parent / name, child=True)
+            for name, item in loaded.children.items()
+            if item.spec is not None
+        }
+        files = {**loaded.files, **dict(child_files(loaded))}
+        definition = {
+            "schema": "mission-definition/1",
+            "mission": loaded.data,
+            "files": {item.name: item.digest for item in files.values()},
+            **({"children": {name: item.mission_hash for name, item in children.items()}} if children else {}),
+        }
+        return Mission(
+            path=file,
+            directory=file.absolute().parent,
+            source=loaded.source,
+            spec=spec,
+            graph=loaded.graph,
+            definition=definition,
+            mission_hash=digest(definition),
+            envelope=narrowed(spec.envelope, self._envelope) if child else self._envelope,
+            block_envelopes=block_envelopes(spec, self._envelope),
+            conditions=loaded.conditions,
+            files=files,
+            children=children,
+        )
+
+    def check(self, loaded: Loaded, mission: Mission, outer: tuple[Envelope, ...]) -> None:
+        """What the envelopes certainly forbid, here and in every use of a child."""
+        self._feasibility.check(loaded.document, mission.spec, outer, mission.block_envelopes)
+        if loaded.size > MAX_BLOCKS:
+            return
+        for site, name in loaded.uses:
+            child = mission.children.get(name)
+            if child is not None:
+                own = own_envelopes("/".join(map(str, site.where[1:])), mission.block_envelopes)
+                self.check(loaded.children[name], child, (*outer, *own, child.envelope))
 
 
 def lint(path: Path | str, registry: BlockRegistry | None = None) -> tuple[MissionProblem, ...]:

@@ -151,7 +151,7 @@ class RetrySpec(Part):
 
 
 class BlockSpec(BaseModel):
-    """One unit of work. Keys not listed here are parameters of its type."""
+    """One unit of work. Keys not listed here are parameters of its type, and so is ``each``."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
     type: str = Field(description="Block type.")
@@ -174,6 +174,7 @@ class BlockSpec(BaseModel):
         default=None, description="How its operation is undone; default: the tool's own way."
     )
     compensation_command: str | None = Field(default=None, description="Declaration that goes with compensation_type.")
+    each: BlockSpec | None = Field(default=None, description="What map_over does for each item: a block without name.")
 
     @field_validator("compensation_type")
     @classmethod
@@ -202,8 +203,13 @@ class BlockSpec(BaseModel):
 
     @property
     def params(self) -> dict[str, Any]:
-        """The block's parameters as written."""
+        """The block's parameters as written, but for ``each``."""
         return dict(self.model_extra or {})
+
+    @property
+    def with_each(self) -> tuple[BlockSpec, ...]:
+        """The block, and what it does for each item."""
+        return (self,) if self.each is None else (self, self.each)
 
 
 class CaseSpec(Part):
@@ -282,7 +288,9 @@ class MissionSpec(Part):
         min_length=1, max_length=MAX_BLOCKS, description="The units of work by name."
     )
     links: _Texts = Field(
-        default=(), description="Order of work: 'a -> b -> c'. Several links to one block join there."
+        default=(),
+        description="Order of work: 'a -> b -> c'. Several links to one block join there, as a list; written"
+        " 'a -> c as x' and 'b -> c as y' they join as a map {x: …, y: …}.",
     )
     branches: dict[LocalName, Annotated[tuple[CaseSpec, ...], AS_TUPLE, Field(min_length=1)]] = Field(
         default_factory=dict, description="Choices by the result of a block; makes the mission routed."

@@ -234,6 +234,30 @@ SERVED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 #: Block types that ask a model.
 ASKING: Final = frozenset({"llm_call", "ai_generate"})
+#: Blocks made of blocks; the mission builds them itself.
+COMPOSITES: Final[Mapping[str, Shape]] = {
+    "map_over": Shape(
+        (
+            Param("items", ("list",), "The list, or a reference to one: at most 1000 items.", required=True),
+            Param(
+                "each",
+                ("map",),
+                "What is done for each item: a block without name, in which ${item}, ${item.key} and ${index} may be used.",
+                required=True,
+            ),
+            Param("max_parallel", ("integer",), "Items at work at once (default 8).", references=False),
+        ),
+        "Do one thing for every item of a list; yields the list of the results, in the same order.",
+    ),
+    "child_workflow": Shape(
+        (
+            _text("mission", "The child's mission file, below this file's folder.", required=True, references=False),
+            Param("inputs", ("map",), "Values for the child's inputs."),
+        ),
+        "Run another mission file as one block of this run; yields its outputs as a map.",
+    ),
+}
+
 TOOLS: Final = tuple(dict.fromkeys(name.partition(".")[0] for name in ACTIONS))
 #: The closed set of gates (operations spec §3.4); ``schema:<NAME>`` comes on top.
 CHECKS: Final = (

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from runtime.blocks.registry import BlockRegistry
+from runtime.missions.draft import EACH, MAP_OVER
 from runtime.missions.model import BlockSpec, MissionSpec
 from runtime.missions.parameters import ACTIONS, TOOLS, Param, Shape
 from runtime.missions.types import default_registry, shapes
@@ -25,7 +26,10 @@ _JSON_TYPES: Final = {
     "null": "null",
 }
 #: A text that is exactly one reference may stand for a value of any type.
-_REFERENCE: Final = {"type": "string", "pattern": r"^\$\{(inputs|outputs)\.[^{}]+\}$"}
+_REFERENCE: Final = {
+    "type": "string",
+    "pattern": r"^\$\{((inputs|outputs)\.[^{}]+|item(\.[^{}]+)?|index)\}$",
+}
 
 
 def mission_schema(registry: BlockRegistry | None = None) -> dict[str, Any]:
@@ -33,13 +37,23 @@ def mission_schema(registry: BlockRegistry | None = None) -> dict[str, Any]:
     schema = _tidied(MissionSpec.model_json_schema(by_alias=True))
     definitions: dict[str, Any] = schema["$defs"]
     common: dict[str, Any] = definitions.pop(BlockSpec.__name__)["properties"]
+    del common[EACH]
     variants = []
     for name, shape in sorted(shapes(registry or default_registry()).items()):
         for key, block in _variants(name, shape, common):
             definitions[key] = block
             variants.append({"$ref": f"#/$defs/{key}"})
+    _mapped(definitions, variants)
     schema["properties"]["blocks"]["additionalProperties"] = {"anyOf": variants}
     return {"$schema": _DIALECT, "title": "Quarterdeck mission", **schema}
+
+
+def _mapped(definitions: dict[str, Any], variants: list[dict[str, Any]]) -> None:
+    """What is done for each item is any block that is not itself a `map_over`."""
+    own = f"block_{MAP_OVER}"
+    each = definitions[own]["properties"][EACH]
+    others = [item for item in variants if item["$ref"] != f"#/$defs/{own}"]
+    definitions[own]["properties"][EACH] = {"description": each["description"], "anyOf": others}
 
 
 def _variants(name: str, shape: Shape, common: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -13,7 +13,7 @@ from typing import Final
 from runtime.blocks.config import ConfigField
 from runtime.blocks.contracts import BlockValueKindSet as Kinds
 from runtime.blocks.registry import BlockRegistry, BlockTypeInfo, builtin_registry
-from runtime.missions.parameters import OPERATIONS, Param, Shape
+from runtime.missions.parameters import COMPOSITES, OPERATIONS, Param, Shape
 
 _KIND_NAMES: Final = {
     Kinds.NULL: "null",
@@ -42,7 +42,7 @@ def default_registry() -> BlockRegistry:
 
 def shapes(registry: BlockRegistry) -> dict[str, Shape]:
     """Type id → its parameters."""
-    return {info.type_id: _shape(info) for info in registry.types()}
+    return {info.type_id: _shape(info) for info in registry.types()} | dict(COMPOSITES)
 
 
 def _shape(info: BlockTypeInfo) -> Shape:

@@ -168,6 +168,15 @@ class History:
         """The finished attempt with its outputs, or None: then it has to run."""
         return self._finished.get((step_id, tick, visit, attempt))
 
+    def visited_inside(self, composite: FinishedStep) -> dict[str, int]:
+        """How often each step inside a composite had been visited when that attempt of it ended, cut short or not."""
+        end, inside = composite.record, f"{composite.record.step_id}/"
+        found: dict[str, int] = {}
+        for step_id, tick, visit, _ in (key for key, item in self._finished.items() if item.record.seq < end.seq):
+            if tick == end.tick and step_id.startswith(inside):
+                found[step_id] = max(visit, found.get(step_id, 0))
+        return found
+
     def open_operations(self) -> tuple[Mapping[str, Any], ...]:
         """``operation_started`` entries a crash left without receipt, oldest first."""
         return self.operations.open()

@@ -98,7 +98,12 @@ def workflows(draw: st.DrawFn, depth: int = 1) -> Workflow:
         workflow.configure(draw(blocks(depth)), name=name, **draw(options(names)))
     anywhere = st.sampled_from(names)
     for _ in range(draw(st.integers(0, 4))):
-        workflow.link(draw(anywhere), draw(anywhere), pick=draw(st.none() | st.integers(0, 1)))
+        workflow.link(
+            draw(anywhere),
+            draw(anywhere),
+            pick=draw(st.none() | st.integers(0, 1)),
+            as_=draw(st.none() | st.sampled_from("xy")),
+        )
     conditions = st.sampled_from(["fine", "unknown", case(key="a.b", equals=1), case(contains="x"), case(equals=None)])
     if draw(st.booleans()):
         workflow.branch(draw(anywhere), when(draw(conditions), draw(anywhere)), otherwise(draw(anywhere)))

@@ -97,6 +97,16 @@ flowchart TD
     assert 'n0 -->|"pick 1"| n1' in mermaid(picked().describe())
 
 
+def test_named_links_say_their_name() -> None:
+    one, other, joined = step("one"), step("other"), step("joined")
+    workflow = Workflow("w").link(step("start"), one).link(one, joined, as_="x")
+    workflow.link("start", other).link(other, joined, as_="y")
+    drawn = mermaid(workflow.describe())
+    assert '-->|"as x"|' in drawn
+    assert '-->|"as y"|' in drawn
+    assert [link["as"] for link in workflow.describe()["links"]] == [None, "x", None, "y"]
+
+
 def test_foreign_text_cannot_leave_its_label() -> None:
     chart, lines = mermaid(routed().describe()), text(routed().describe())
     label = next(re.finditer(r'n0 -->\|"(.*)"\| n1\n', chart))[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.fake_deck import AT, NODES, RUN, entry, lanes, run_summary, streams
 
+from console.model.detail import step_pane
 from console.model.fold import JOURNAL_TAIL, LOG_TAIL, RunState
 from console.model.home import HomeState, title_text
 from console.model.reasons import run_reason
@@ -45,6 +46,35 @@ def test_steps_follow_their_entries() -> None:
         ("propose", "running"),
         ("apply", "pending"),
     ]
+
+
+def test_steps_inside_a_composite_stand_below_it_items_by_number() -> None:
+    state = begin()
+    order = [
+        "red",
+        "propose",
+        "propose/0",
+        "propose/10",
+        "propose/2",
+        "propose/10/ask",
+        "propose/2/read",
+        "propose/2/ask",
+    ]
+    state.apply_all([started(seq, step) for seq, step in enumerate(order)])
+    state.apply(finished(len(order), "propose/0", "completed"))
+    shown = [row.step_id for row in state.step_rows()]
+    assert shown[:8] == [
+        "red",
+        "propose",
+        "propose/0",
+        "propose/2",
+        "propose/2/read",
+        "propose/2/ask",
+        "propose/10",
+        "propose/10/ask",
+    ]
+    assert shown[8] == "apply"
+    assert "1 completed, 2 running" in "".join(text for row in step_pane(state, "propose") for text, *_ in row)
 
 
 def test_an_accepted_failure_is_marked_and_so_are_its_violations() -> None:

@@ -465,6 +465,33 @@ def test_digest_tells_each_news_once_and_runs_nothing_of_it(deck: Deckhand) -> N
     deck.assert_verifies(done.run_id)
 
 
+# -- review-each ------------------------------------------------------------------------------------------------------
+
+
+def test_review_each_maps_a_child_mission_over_the_pages(deck: Deckhand) -> None:
+    done = deck.inline("run", str(SAMPLES / "review-each"), "--json")
+    assert done.code == 0, done
+    assert done.done["outputs"] == {"report": "reviews.md", "first": "fair"}
+    text = (Path(done.done["output_folder"]) / "reviews.md").read_text(encoding="utf-8")
+    assert "3 pages, 1 of them poor." in text
+    assert [line[:2] for line in text.splitlines() if line[:1].isdigit()] == ["3 ", "1.", "2.", "3."]
+    shown = deck.inline("show", done.run_id).out.splitlines()
+    steps = [line.split()[1:3] for line in shown if line.startswith("  ✓ ")]
+    inside = [[f"reviews/{page}{step}", kind] for page in range(3) for step, kind in _REVIEW]
+    assert steps == [
+        ["pages", "tool_invoke"],
+        ["reviews", "map_over"],
+        *inside,
+        ["summary", "template"],
+        ["keep", "tool_invoke"],
+    ]
+    assert {item["operation_id"] for item in deck.receipts(done.run_id)} >= {"reviews/0/read.0", "reviews/2/ask.0"}
+    deck.assert_verifies(done.run_id)
+
+
+_REVIEW = (("", "mission"), ("/read", "tool_invoke"), ("/ask", "llm_call"))
+
+
 # -- triage -----------------------------------------------------------------------------------------------------------
 
 

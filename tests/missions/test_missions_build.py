@@ -246,7 +246,7 @@ on_error: {one: three}
     assert workflow.wiring.nodes["two"].options.accept == ("op.path_missing",)
     assert workflow.max_parallel == 3
     extra = dict(node.options.extra)
-    assert isinstance(extra.pop("envelope"), Envelope)
+    assert [type(item) for item in extra.pop("envelopes")] == [Envelope]
     assert extra == {
         "acting_role": "builder",
         "compensation_type": "fs_delete",

@@ -35,7 +35,9 @@ blocks:
   gate: {type: gate_check, schema: "schema:patch", data: {a: 1}}
   demand: {type: gate_check, require: "outputs.gate.ok", on_fail: escalate}
   count: {type: tool_invoke, tool: process.run, template: count, f: x}
-links: [red -> propose -> apply -> split -> gate]
+  many: {type: map_over, items: "${outputs.split.paths}", each: {type: template, template: "{{ x }}", optional: true}}
+  child: {type: child_workflow, mission: child.yaml, inputs: {goal: "${inputs.goal}"}}
+links: [red -> propose -> apply -> split -> gate, many -> child as many]
 branches: {gate: [{when: value.ok, to: red}, {otherwise: split}]}
 outputs: {commit: "${outputs.gate.ok}"}
 watch: {paths: ["src/**"]}
@@ -147,6 +149,10 @@ def test_a_full_mission_is_valid() -> None:
         with_block(type="llm_call", promt="x"),
         with_block(type="gate_check", check="equals", schema="equals"),
         with_block(type="escalate", reason="x", severity="huge"),
+        with_block(type="map_over", items=[1]),
+        with_block(type="map_over", items=[1], each={"type": "templat"}),
+        with_block(type="map_over", items=[1], each={"type": "map_over", "items": [], "each": {"type": "echo"}}),
+        with_block(type="child_workflow", inputs={}),
     ],
 )
 def test_mistakes_are_refused(value: Any) -> None:

@@ -38,3 +38,19 @@ def test_operation_ids_name_their_attempt() -> None:
     assert step_of_operation("a/b", "a/b.0") == ("a/b", 1, 1, 1)
     assert step_of_operation("a/b", "a/b~2.3.4.0") == ("a/b", 2, 3, 4)
     assert step_of_operation("a", "a~1.1.2.key.with.dots") == ("a", 1, 1, 2)
+
+
+def test_what_was_visited_inside_a_composite_when_it_ended_counts_what_was_cut_short() -> None:
+    journal, store, _ = new_journal()
+    for visit in (1, 2):
+        journal.record_step("all", operation_type="mission", attempt=visit)
+        for step, status in (("all/0", "completed"), ("all/1", "cancelled")):
+            journal.record_step(step, operation_type="t", visit=visit)
+            journal.complete_step(step, status, visit=visit)
+        journal.complete_step("all", "failed", code="runtime.timeout", attempt=visit)
+    history = History.fold(store.entries)
+    first, second = history.finished("all"), history.finished("all", attempt=2)
+    assert first is not None
+    assert second is not None
+    assert history.visited_inside(first) == {"all/0": 1, "all/1": 1}
+    assert history.visited_inside(second) == {"all/0": 2, "all/1": 2}

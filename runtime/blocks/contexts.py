@@ -23,8 +23,9 @@ from runtime.blocks.errors import (
     OperationFailed,
     engine_error,
 )
+from runtime.blocks.faces import Offered, OfferedBlocking
 from runtime.blocks.sanitise import clean_text, redact
-from runtime.blocks.services import Services
+from runtime.blocks.services import AttemptServices, BlockingServices
 from runtime.blocks.state import BlockPhase
 from runtime.blocks.values import BlockValue
 from runtime.kernel.errors import Halted, JournalError, ModelError
@@ -186,10 +187,6 @@ class _RunContext(BlockValidateContext):
         return request.payload.as_map if request.handling else None
 
     @property
-    def services(self) -> Services:
-        return self._attempt.scope.services
-
-    @property
     def cancelled(self) -> bool:
         """True once the attempt is over; long threaded work should look now and then."""
         return not self._attempt.open
@@ -207,7 +204,17 @@ class _RunContext(BlockValidateContext):
 class BlockContext(_RunContext):
     """The context of an ``async`` run (and of ``inline`` ones, which must not use the awaitable calls)."""
 
-    __slots__ = ()
+    __slots__ = ("_offered",)
+    _offered: Offered
+
+    @property
+    def services(self) -> AttemptServices:
+        """The block's doors to the world: what the scope gives, else faces over `operate`."""
+        try:
+            return self._offered
+        except AttributeError:  # most blocks never ask
+            self._offered = _offered(self._attempt)
+            return self._offered
 
     async def operate(
         self,
@@ -234,7 +241,7 @@ class BlockContext(_RunContext):
         return await ask(self._attempt, prompt, kinds, choices, subject)
 
     async def sleep(self, seconds: float) -> None:
-        await self.services.clock.sleep(seconds)
+        await _sleep(self._attempt, seconds)
 
     def emit(self, lane: str, value: object) -> Awaitable[None]:
         """Emit a stream item: ``await ctx.emit("data", value)``. Outside a run nothing happens.
@@ -268,11 +275,17 @@ class _Breath:
 class BlockingContext(_RunContext):
     """The context of a threaded run: the same calls, blocking the worker thread."""
 
-    __slots__ = ("_bridge",)
+    __slots__ = ("_bridge", "_offered")
 
     def __init__(self, attempt: Attempt, block: Block, bridge: ThreadBridge) -> None:
         super().__init__(attempt, block)
         self._bridge = bridge
+        self._offered = OfferedBlocking(_offered(attempt), bridge.call)
+
+    @property
+    def services(self) -> BlockingServices:
+        """See `BlockContext.services`; every call waits in the worker thread."""
+        return self._offered
 
     def operate(
         self,
@@ -308,6 +321,16 @@ class BlockingContext(_RunContext):
             return
         # The host belongs to the loop.
         self._bridge.call(lambda: _on_loop(lambda: super(BlockingContext, self)._log(level, event, value)))
+
+
+def _offered(attempt: Attempt) -> Offered:
+    async def operate(operation_type: str, params: Mapping[str, Any]) -> BlockValue:
+        return await perform(attempt, operation_type, params, None, None)
+
+    def seed() -> str:
+        return "|".join(str(attempt.metadata.get(key)) for key in ("run_id", "node_path", "tick", "visit", "attempt"))
+
+    return Offered(attempt.scope.services, operate, seed)
 
 
 async def _on_loop(call: Callable[[], None]) -> None:
@@ -381,12 +404,15 @@ def operation_failure(result: OperationResult, output: BlockValue) -> OperationF
     told = next((result.evidence[key] for key in ("reason", "message", "error") if key in result.evidence), None)
     disposition = result.evidence.get("retry_disposition")
     text = clean_text(str(told)) if told else f"{result.type} ended with {result.reason_code}"
+    status = result.evidence.get("status")
     return OperationFailed(
         code,
         text,
         output=output,
         retry_disposition=disposition if disposition in ("never", "manual", "immediate", "backoff") else None,
         details={"operation_id": result.operation_id, "operation_type": result.type},
+        provider_status=None if status is None else clean_text(str(status)),
+        effects="none" if result.evidence.get("effects") == "none" else "unknown",
     )
 
 

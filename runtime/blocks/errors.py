@@ -58,7 +58,7 @@ ENGINE_REASONS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 #: Codes of governed operations and of questions to a human; refusals among them end the run.
-_GOVERNED: Final = ("op.", "approval.")
+_GOVERNED: Final = ("op.", "approval.", "file.path_outside_root")
 _ENDS_RUN: Final = frozenset(
     {FailureClass.POLICY, FailureClass.HALT, FailureClass.APPROVAL, FailureClass.BUDGET, FailureClass.TIME}
 )
@@ -164,6 +164,7 @@ class OperationFailed(BlockRuntimeError):
         retry_disposition: str | None = None,
         details: Mapping[str, Any] | None = None,
         provider_status: str | None = None,
+        effects: str = "unknown",
     ) -> None:
         super().__init__(
             code,
@@ -171,6 +172,7 @@ class OperationFailed(BlockRuntimeError):
             details=details,
             provider_status=provider_status,
             retry_disposition=retry_disposition,
+            effects=effects,
         )
         self.output = output
 

@@ -113,7 +113,7 @@ def classify(code: str | None) -> FailureClass:
         return FailureClass.TIME
     if code in _APPROVAL_CODES or code.startswith("approval."):
         return FailureClass.APPROVAL
-    if code.startswith(_POLICY_PREFIXES):
+    if code.startswith(_POLICY_PREFIXES) or code == "file.path_outside_root":
         return FailureClass.POLICY
     return FailureClass.ORDINARY
 

@@ -126,10 +126,10 @@ async def leaf(attempt: Attempt) -> Response:
         attempt.phase = "validate"
         validated = cast(Authored, block).validate(attempt.request.payload, BlockValidateContext(attempt, block))
         if validated is not None:
-            raise _returned(block)
+            raise refused_return(block)
         attempt.phase = "run"
         timeout = block.attempt_timeout
-        returned = await (_run(attempt, block) if timeout is None else _run_within(attempt, block, timeout))
+        returned = await (run_body(attempt, block) if timeout is None else _run_within(attempt, block, timeout))
         attempt.phase = "result"
         return succeeded(attempt.metadata, await _checked(returned, block))
     except BlockSkip as skip:
@@ -147,8 +147,8 @@ async def run_inner(inner: Block, value: BlockValue, ctx: BlockContext) -> Block
     attempt = ctx.attempt_state
     _input_gate(inner, Request(value, sources=attempt.request.sources))
     if cast(Authored, inner).validate(value, BlockValidateContext(attempt, inner)) is not None:
-        raise _returned(inner)
-    return await _checked(await _run(attempt, inner, value), inner)
+        raise refused_return(inner)
+    return await _checked(await run_body(attempt, inner, value), inner)
 
 
 def failure_from(attempt: Attempt, error: Exception) -> Response:
@@ -192,7 +192,8 @@ _ANY: Final = BlockValueKindSet.ANY.value
 _BEFORE_RUN: Final = frozenset({"guard", "plan", "input", "validate"})
 
 
-def _returned(block: Block) -> BlockValidationError:
+def refused_return(block: Block) -> BlockValidationError:
+    """The fault of a ``validate`` that returned something."""
     return BlockValidationError(
         "validation.returned_value", f"validate of {block.block_name} must return nothing; raise an error to refuse"
     )
@@ -207,7 +208,8 @@ async def _checked(returned: object, block: Block) -> BlockRunResult:
         raise
 
 
-async def _run(attempt: Attempt, block: Block, value: BlockValue | None = None) -> object:
+async def run_body(attempt: Attempt, block: Block, value: BlockValue | None = None) -> object:
+    """The author's ``run`` in its style, and what it returned; no gates around it."""
     authored = cast(Authored, block)
     payload = attempt.request.payload if value is None else value
     style = block.spec.style
@@ -222,7 +224,7 @@ async def _run(attempt: Attempt, block: Block, value: BlockValue | None = None) 
 async def _run_within(attempt: Attempt, block: Block, timeout: float) -> object:
     try:
         async with asyncio.timeout(timeout) as attempt.deadline:
-            return await _run(attempt, block)
+            return await run_body(attempt, block)
     except TimeoutError:
         if attempt.deadline is not None and attempt.deadline.expired():
             raise timed_out(block, timeout) from None

@@ -112,7 +112,7 @@ class BlockRegistry:
         except BlockError:
             raise
         except (TypeError, ValueError) as error:
-            raise _bad_config(type_id, (ConfigProblem(None, str(error)),)) from error
+            raise config_refused(type_id, error) from error
 
     def _lookup(self, type_id: str) -> _Registered:
         entry = self._types.get(type_id)
@@ -167,6 +167,11 @@ def _unknown(name: str, declared: Mapping[str, ConfigField]) -> ConfigProblem:
     near = difflib.get_close_matches(name, declared, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(declared) or 'none'}"
     return ConfigProblem(name, f"unknown parameter {name!r}", hint)
+
+
+def config_refused(type_id: str, error: Exception) -> BlockValidationError:
+    """``validation.bad_config`` for what a block's constructor raised."""
+    return _bad_config(type_id, (ConfigProblem(None, str(error)),))
 
 
 def _bad_config(type_id: str, problems: tuple[ConfigProblem, ...]) -> BlockValidationError:

@@ -70,6 +70,8 @@ class PackContext:
     now: str = ""
     #: Services the run brings along, which a pack reaches with `PackHost.service`.
     services: tuple[str, ...] = ()
+    #: The environment the run gives to its blocks; in a governed run none.
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,7 @@ def context_frame(context: PackContext) -> bytes:
 def read_context(data: bytes) -> PackContext:
     members = Members(payload_of(data, FrameType.CONTEXT)[1], "context")
     plain: dict[str, Any] = {name: members.text(name, limit=10_000) for name in _CONTEXT_TEXTS}
-    state = members.raw("state")
+    state, env = members.raw("state"), members.raw("env")
     told = PackContext(
         **plain,
         attempt=members.integer("attempt", 0, 2**63 - 1),
@@ -128,6 +130,7 @@ def read_context(data: bytes) -> PackContext:
         state=state.as_map or {},
         remaining=members.number("remaining") if members.optional("remaining") else None,
         services=members.texts("services"),
+        env={name: item.expect_string() for name, item in (env.as_map or {}).items()},
     )
     members.done()
     return told
@@ -244,6 +247,7 @@ def _operation(
         retry_disposition=words["retry_disposition"],
         details=details,
         provider_status=words["provider_status"],
+        effects=words["effects"],
     )
 
 

@@ -11,8 +11,8 @@ block to the world; whoever carries a link carries it too. What the frames hold 
 
 A reply is always a frame. A block's own failure is an ERROR frame, never an exception; a link raises
 
-* `BlockError` ``plugin.fault`` when the pack raised instead of answering, or its process died;
-* `FrameError` for bytes that are no frame;
+* `BlockInternalError` ``plugin.fault`` when the pack raised instead of answering, or its process died;
+* `BlockInternalError` ``plugin.bad_frame``, never to be tried again, for an answer that is not bytes;
 * whatever `PackHost` raised that is control flow (`runtime.kernel.errors.Halted`, cancellation): the call is abandoned.
 """
 
@@ -84,3 +84,10 @@ class PackLink(Protocol):
     def drop(self, handle: int) -> None:
         """Forget a block. One way; never raises; may be called from any thread, also after the link has ended."""
         ...
+
+
+async def close(stream: AsyncIterator[object]) -> None:
+    """End a stream early; iterators without a way to say so are left to themselves."""
+    end = getattr(stream, "aclose", None)
+    if end is not None:
+        await end()

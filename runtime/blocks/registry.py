@@ -68,6 +68,7 @@ class BlockRegistry:
 
     def __init__(self) -> None:
         self._types: dict[str, _Registered] = {}
+        self._skipped: dict[str, tuple[str, str]] = {}
 
     def register(self, block_class: type[Block]) -> None:
         """Add a block class; raises `RegistryError` ``registry.duplicate_type_id``."""
@@ -80,6 +81,18 @@ class BlockRegistry:
         """Add or replace a block class."""
         info = type_info(block_class)
         self._types[info.type_id] = _Registered(info, lambda config: build(block_class, config))
+
+    def withdraw(self, type_id: str) -> None:
+        """Take a type out again; one that is not there is no error."""
+        self._types.pop(type_id, None)
+
+    def note_skipped(self, type_id: str, pack: str, code: str) -> None:
+        """Remember that ``pack``, which has this type, was not loaded because of ``code``: whoever asks is told."""
+        self._skipped[type_id] = (pack, code)
+
+    def skipped(self, type_id: str) -> tuple[str, str] | None:
+        """Pack and code of a type that is missing only because its pack was skipped."""
+        return None if type_id in self else self._skipped.get(type_id)
 
     def __contains__(self, type_id: object) -> bool:
         return type_id in self._types
@@ -112,10 +125,14 @@ class BlockRegistry:
         except BlockError:
             raise
         except (TypeError, ValueError) as error:
-            raise config_refused(type_id, error) from error
+            raise _bad_config(type_id, (ConfigProblem(None, str(error)),)) from error
 
     def _lookup(self, type_id: str) -> _Registered:
         entry = self._types.get(type_id)
+        if entry is None and type_id in self._skipped:
+            pack, code = self._skipped[type_id]
+            text = f"the block type {type_id!r} is in the pack {pack!r}, which was skipped: {code}"
+            raise RegistryError("registry.unknown_name", text)
         if entry is None:
             near = difflib.get_close_matches(type_id, self._types, n=1)
             advice = f"; did you mean {near[0]!r}?" if near else f"; known types: {', '.join(sorted(self._types))}"
@@ -169,24 +186,22 @@ def _unknown(name: str, declared: Mapping[str, ConfigField]) -> ConfigProblem:
     return ConfigProblem(name, f"unknown parameter {name!r}", hint)
 
 
-def config_refused(type_id: str, error: Exception) -> BlockValidationError:
-    """``validation.bad_config`` for what a block's constructor raised."""
-    return _bad_config(type_id, (ConfigProblem(None, str(error)),))
-
-
 def _bad_config(type_id: str, problems: tuple[ConfigProblem, ...]) -> BlockValidationError:
     text = "; ".join(problem.message for problem in problems)
     details = {"type_id": type_id, "problems": [problem.record() for problem in problems]}
     return BlockValidationError("validation.bad_config", f"{type_id}: {text}", details=details)
 
 
-def builtin_registry() -> BlockRegistry:
-    """A fresh registry holding the built-in blocks."""
-    from runtime.blocks.builtin.catalogue import BUILTINS  # built-ins import Jinja2: not paid by library users
+def builtin_registry(*, byte_path: bool = False) -> BlockRegistry:
+    """A fresh registry holding the built-in blocks; with ``byte_path`` they are spoken to as any other pack is."""
+    # Built-ins import Jinja2, and packs what it takes to run foreign code: not paid by those who only read registries.
+    from runtime.blocks.builtin.catalogue import BUILTIN
+    from runtime.blocks.packs.loading import load_packs
 
     registry = BlockRegistry()
-    for block_class in BUILTINS:
-        registry.register(block_class)
+    report = load_packs(registry, builtin=BUILTIN, byte_path=byte_path)
+    if report.skipped:
+        raise RegistryError(report.skipped[0].code, report.skipped[0].message)
     return registry
 
 

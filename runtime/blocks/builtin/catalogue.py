@@ -1,4 +1,7 @@
-"""The built-in block types a mission file may name. `map_input` takes a function and is for library use only."""
+"""The built-in block types a mission file may name: the first pack, loaded like every other (blocks spec §20.1).
+
+`map_input` takes a function and is for library use only.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from runtime.blocks.builtin.feeds import Deduplicate, RssParse
 from runtime.blocks.builtin.operations import Escalate, GateCheck, LlmCall, PacketRoute, RunTests, ToolInvoke
 from runtime.blocks.builtin.shaping import Combine, Delay, Echo, SelectFirst, SplitLines
 from runtime.blocks.builtin.template import TextTemplate
+from runtime.blocks.packs.pack import Pack
 
 BUILTINS: Final[tuple[type[Block], ...]] = (
     LlmCall,
@@ -32,3 +36,5 @@ BUILTINS: Final[tuple[type[Block], ...]] = (
     SelectFirst,
     SplitLines,
 )
+
+BUILTIN: Final = Pack("builtin", "1", BUILTINS, module="builtin.catalogue", symbol="BUILTIN")

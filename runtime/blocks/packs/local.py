@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from runtime.blocks.errors import BlockInternalError, engine_error
 from runtime.blocks.packs.links import PackHost, close
 from runtime.blocks.sanitise import clean_text
+
+_LOGGER: Final = logging.getLogger("runtime.blocks")
 
 
 class LocalLink:
@@ -54,7 +57,10 @@ class LocalLink:
                 await close(frames)
 
     def drop(self, handle: int) -> None:
-        self._pack.drop(handle)
+        try:
+            self._pack.drop(handle)
+        except Exception as error:  # noqa: BLE001 - nobody waits for this answer
+            _LOGGER.warning("a pack could not forget a block: %s", clean_text(f"{type(error).__name__}: {error}"))
 
 
 def fault(error: BaseException) -> BlockInternalError:

@@ -18,11 +18,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Iterable
 from inspect import isasyncgen
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from runtime.blocks.block import Block
 from runtime.blocks.contexts import BlockValidateContext
-from runtime.blocks.errors import BlockDefinitionError, BlockError, BlockInternalError
+from runtime.blocks.errors import BlockDefinitionError, BlockError, BlockInternalError, engine_error
 from runtime.blocks.execute import Attempt, Authored, failure_from, refused_return, run_body
 from runtime.blocks.packs.frames import (
     OK,
@@ -37,8 +37,8 @@ from runtime.blocks.packs.frames import (
 )
 from runtime.blocks.packs.inside import InsideAttempt
 from runtime.blocks.packs.links import PackHost, close
-from runtime.blocks.packs.manifest import ABI, PackBlockInfo, PackError, PackManifest, encode_manifest
-from runtime.blocks.registry import config_refused
+from runtime.blocks.packs.manifest import ABI, PackBlockInfo, PackManifest, encode_manifest
+from runtime.blocks.registry import BlockRegistry
 from runtime.blocks.results import BlockRunResult, Multiple, Once, Recurring, normalise
 from runtime.blocks.sanitise import clean_text
 from runtime.blocks.wire import FrameType
@@ -67,8 +67,10 @@ class Pack:
             symbol=symbol,
             blocks=tuple(block_info(block_class) for block_class in self.classes),
         )
-        self._by_id = {block_class.spec.type_id: block_class for block_class in self.classes}
         self._manifest = encode_manifest(self.about)
+        self._registry = BlockRegistry()
+        for block_class in self.classes:
+            self._registry.register(block_class)
         self._blocks: dict[int, Block] = {}
         self._handles = itertools.count(1)
 
@@ -84,12 +86,11 @@ class Pack:
     def create(self, request: bytes) -> tuple[int, bytes]:
         """Build a block; handle 0 comes with an ERROR frame."""
         type_id, config = read_create(request)
-        if type_id not in self._by_id:
-            raise PackError("plugin.fault", f"{self.about.name} has no block type {type_id!r}")
         try:
-            block, answer = _built(self._by_id[type_id], config)
-        except BlockError as error:
-            return 0, error_frame(error, "validate")
+            block = self._registry.create(type_id, config)
+            answer = effective_frame(effective(block))
+        except Exception as error:  # noqa: BLE001 - whatever the author's class raised is an answer
+            return 0, error_frame(_as_told(type_id, error), "validate")
         handle = next(self._handles)
         self._blocks[handle] = block
         return handle, answer
@@ -155,17 +156,12 @@ def _failure(attempt: Attempt, error: Exception) -> bytes:
     return error_frame(cast(BlockError, told), attempt.phase)
 
 
-def _built(block_class: type[Block], config: dict[str, Any]) -> tuple[Block, bytes]:
-    try:
-        block = block_class(**config)
-        return block, effective_frame(effective(block))
-    except BlockError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise config_refused(block_class.spec.type_id, error) from error
-    except Exception as error:
-        text = f"{block_class.spec.type_id}: {type(error).__name__}: {error}"
-        raise BlockInternalError("runtime.internal", clean_text(text), reason="internal_error") from error
+def _as_told(type_id: str, error: Exception) -> BlockError:
+    if isinstance(error, BlockError):
+        return error
+    text = clean_text(f"{type_id}: {type(error).__name__}: {error}")
+    details = {"error_class": type(error).__name__}
+    return engine_error(BlockInternalError, "runtime.internal", text, details=details)
 
 
 def effective(block: Block) -> Effective:

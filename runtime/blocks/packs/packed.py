@@ -69,7 +69,6 @@ def _namespace(info: PackBlockInfo, link: PackLink) -> dict[str, Any]:
         "free_form_field": info.free_form,
         "is_operation": info.operation,
         "_packed_link": link,
-        "_packed_names": names,
         **({info.free_form: dataclasses.field(default_factory=dict)} if info.free_form is not None else defaults),
     }
 
@@ -119,12 +118,21 @@ class _Packed(Block, abstract=True):
     """Base of the classes `packed_class` makes."""
 
     _packed_link: ClassVar[PackLink]
-    _packed_names: ClassVar[tuple[str, ...]]
 
     def __post_init__(self) -> None:
-        config = {name: getattr(self, name) for name in self._packed_names}
-        held = _Held(self._packed_link, create_frame(self.spec.type_id, config))
+        held = _Held(self._packed_link, create_frame(self.spec.type_id, self._given()))
         object.__setattr__(self, "_packed_held", held)
+
+    def _given(self) -> dict[str, Any]:
+        """The config as a mission would write it: what differs from the defaults, which the pack knows itself."""
+        if self.free_form_field is not None:
+            return dict(getattr(self, self.free_form_field))
+        values = {item.name: (item, BlockValue.of(getattr(self, item.name))) for item in self.spec.fields}
+        return {
+            name: value
+            for name, (item, value) in values.items()
+            if item.required or value != BlockValue.of(item.default)
+        }
 
     @property
     def _effective(self) -> Effective | None:

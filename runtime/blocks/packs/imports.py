@@ -1,0 +1,119 @@
+"""Running a pack's code in this process: from the bytes that were digested, under a name of its own (blocks spec §20.6).
+
+``sys.path`` stays as it is, no bytecode is read or written, and two packs can hold modules of the same name. Inside a
+pack, modules find each other by relative imports; compiled extensions are not loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Final, TypeVar
+
+from runtime.blocks.packs.folders import PackFolder
+from runtime.blocks.packs.manifest import PackError
+from runtime.blocks.sanitise import clean_text
+
+T = TypeVar("T")
+PREFIX: Final = "quarterdeck_pack_"
+_NUMBERS: Final = itertools.count(1)
+
+
+def import_symbol(folder: PackFolder, module: str, symbol: str, accept: Callable[[object], T]) -> T:
+    """Import ``module`` of a pack and return what ``accept`` makes of the object it calls ``symbol``.
+
+    Raises `PackError` ``plugin.import_failed`` for anything its code raised, `SystemExit` included;
+    ``plugin.missing_symbol``, and what ``accept`` raises. Nothing of a refused import stays behind.
+    """
+    root = f"{PREFIX}{folder.digest.removeprefix('sha256:')[:12]}_{next(_NUMBERS)}"
+    _FINDER.folders[root] = folder
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+    try:
+        return accept(symbol_of(_guarded(f"{root}.{module}"), symbol))
+    except PackError:
+        del _FINDER.folders[root]
+        for name in [name for name in sys.modules if name.partition(".")[0] == root]:
+            del sys.modules[name]
+        raise
+
+
+def import_installed(module: str, symbol: str) -> object:
+    """Import a pack that is installed, by its ordinary name; raises as `import_symbol`."""
+    return symbol_of(_guarded(module), symbol)
+
+
+def symbol_of(module: ModuleType, symbol: str) -> object:
+    """Raises `PackError` ``plugin.missing_symbol``."""
+    if symbol not in vars(module):
+        raise PackError("plugin.missing_symbol", f"{module.__name__.partition('.')[2]} defines no {symbol!r}")
+    return vars(module)[symbol]
+
+
+def _guarded(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        told = clean_text(f"{type(error).__name__}: {error}")
+        raise PackError("plugin.import_failed", f"importing it raised {told}") from error
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds modules below the private names of packs, and nothing else."""
+
+    def __init__(self) -> None:
+        self.folders: dict[str, PackFolder] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        root, _, rest = fullname.partition(".")
+        folder = self.folders.get(root)
+        if folder is None:
+            return None
+        place = f"{rest.replace('.', '/')}/" if rest else ""
+        for name in (f"{place}__init__.py", f"{place[:-1]}.py"):
+            if name in folder.sources:
+                return _spec(fullname, folder, name)
+        return _spec(fullname, folder, None) if not rest or _is_namespace(folder, place) else None
+
+
+def _is_namespace(folder: PackFolder, place: str) -> bool:
+    return any(name.startswith(place) for name in folder.sources)
+
+
+def _spec(fullname: str, folder: PackFolder, name: str | None) -> importlib.machinery.ModuleSpec:
+    loader = _Loader(folder, name)
+    origin = None if not name else str(folder.path / name)
+    is_package = loader.is_package(fullname)
+    spec = importlib.machinery.ModuleSpec(fullname, loader, origin=origin, is_package=is_package)
+    spec.has_location = origin is not None
+    return spec
+
+
+class _Loader(importlib.abc.ExecutionLoader):
+    """Compiles a module from the bytes that were digested; a folder without ``__init__.py`` is an empty module."""
+
+    def __init__(self, folder: PackFolder, name: str | None) -> None:
+        self._folder = folder
+        self._name = name
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self._folder.path / (self._name or ""))
+
+    def get_source(self, fullname: str) -> str:
+        return importlib.util.decode_source(self._folder.sources[self._name]) if self._name else ""
+
+    def is_package(self, fullname: str) -> bool:
+        return self._name is None or self._name.rpartition("/")[2] == "__init__.py"
+
+
+_FINDER: Final = _Finder()

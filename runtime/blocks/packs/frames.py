@@ -49,7 +49,7 @@ PHASES: Final = ("validate", "run", "result")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackContext:
     """The CONTEXT frame: what ``ctx`` tells the author about the attempt. Times: ``remaining`` seconds to the deadline,
-    ``now`` RFC 3339."""
+    ``now`` RFC 3339. ``tick`` 0: not part of a recurring run."""
 
     block_name: str
     node_name: str = ""
@@ -60,7 +60,7 @@ class PackContext:
     span_id: str = ""
     attempt: int = 1
     visit: int = 1
-    tick: int = 1
+    tick: int = 0
     sources: tuple[str, ...] = ()
     #: True when the block runs as a failure handler; the input is the envelope then.
     handling: bool = False

@@ -14,13 +14,15 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from runtime.blocks.packs.folders import PackFolder
-from runtime.blocks.packs.manifest import PackError
+from runtime.blocks.packs.manifest import ABI, PackError
 from runtime.blocks.sanitise import clean_text
 
 T = TypeVar("T")
+#: Methods a pack object must have (`runtime.blocks.packs.pack`).
+METHODS: Final = ("abi_version", "manifest", "create", "validate", "run", "drop")
 PREFIX: Final = "quarterdeck_pack_"
 _NUMBERS: Final = itertools.count(1)
 
@@ -54,6 +56,26 @@ def symbol_of(module: ModuleType, symbol: str) -> object:
     if symbol not in vars(module):
         raise PackError("plugin.missing_symbol", f"{module.__name__.partition('.')[2]} defines no {symbol!r}")
     return vars(module)[symbol]
+
+
+def live(pack: Any, manifest: bytes | None = None) -> Any:
+    """The pack object, if it has its methods and tells what its file told.
+
+    Raises `PackError` ``plugin.missing_symbol``, ``plugin.manifest_mismatch``.
+    """
+    lacking = [name for name in METHODS if not callable(getattr(pack, name, None))]
+    if lacking:
+        raise PackError("plugin.missing_symbol", f"the pack object has no method {', '.join(lacking)}")
+    try:
+        version, told = pack.abi_version(), pack.manifest()
+    except (Exception, SystemExit) as error:
+        told = clean_text(f"{type(error).__name__}: {error}")
+        raise PackError("plugin.manifest_mismatch", f"asking the pack for its manifest raised {told}") from error
+    if version != ABI or (manifest is not None and told != manifest):
+        raise PackError(
+            "plugin.manifest_mismatch", "the code tells another manifest than pack.bin; write pack.bin again"
+        )
+    return pack
 
 
 def _guarded(name: str) -> ModuleType:

@@ -58,7 +58,9 @@ class InsideHost:
     async def wait(
         self, prompt: str, *, kinds: Sequence[str] = (), choices: Sequence[str] = (), subject: BlockValue | None = None
     ) -> BlockValue:
-        question = {"prompt": prompt, "kinds": list(kinds), "choices": list(choices), "subject": subject}
+        question: dict[str, Any] = {"prompt": prompt, "kinds": list(kinds), "choices": list(choices)}
+        if subject is not None:  # null is a subject, too
+            question["subject"] = subject
         return answered(await self._host.wait(value_frame(FrameType.VALUE, question)))
 
     async def send(self, value: BlockValue) -> None:
@@ -134,7 +136,7 @@ class InsideAttempt(Attempt):
 
 def _metadata(told: PackContext) -> dict[str, Any]:
     names = ("node_name", "node_path", "run_id", "trace_id", "span_id", "attempt", "visit", "tick")
-    return {name: getattr(told, name) for name in names}
+    return {name: getattr(told, name) for name in names if getattr(told, name)}
 
 
 def _scope(told: PackContext, host: InsideHost | None) -> Scope:

@@ -45,7 +45,7 @@ class PackHost(Protocol):
         ...
 
     async def wait(self, question: bytes) -> bytes:
-        """Ask the operator: a VALUE frame of ``{prompt, kinds, choices, subject}`` → a VALUE or an ERROR frame.
+        """Ask the operator: a VALUE frame of ``{prompt, kinds, choices}`` and maybe ``subject`` → a VALUE or an ERROR frame.
 
         Raises `runtime.kernel.errors.Halted`.
         """

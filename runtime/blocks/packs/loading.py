@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 from runtime.blocks.block import Block
 from runtime.blocks.errors import BlockError
 from runtime.blocks.packs.folders import CACHE, PackFolder, read_folder
-from runtime.blocks.packs.imports import import_installed, import_symbol
+from runtime.blocks.packs.imports import import_installed, import_symbol, live
 from runtime.blocks.packs.links import PackLink
 from runtime.blocks.packs.local import LocalLink
-from runtime.blocks.packs.manifest import ABI, PackError, PackManifest, decode_manifest
-from runtime.blocks.packs.pack import METHODS, Pack
+from runtime.blocks.packs.manifest import PackError, PackManifest, decode_manifest
+from runtime.blocks.packs.pack import Pack
 from runtime.blocks.packs.packed import packed_class
 from runtime.blocks.packs.report import FoundPack, PackNote, PluginReport, SkippedPack, Trust
 from runtime.blocks.registry import BlockRegistry
@@ -92,24 +92,7 @@ def _places(folder: Path) -> list[Path]:
 
 
 def _imported(folder: PackFolder, manifest: PackManifest) -> Any:
-    return import_symbol(folder, manifest.module, manifest.symbol, lambda pack: _live(pack, folder.manifest))
-
-
-def _live(pack: Any, manifest: bytes | None) -> Any:
-    """A pack object that has its methods and tells what its file told."""
-    lacking = [name for name in METHODS if not callable(getattr(pack, name, None))]
-    if lacking:
-        raise PackError("plugin.missing_symbol", f"the pack object has no method {', '.join(lacking)}")
-    try:
-        version, told = pack.abi_version(), pack.manifest()
-    except (Exception, SystemExit) as error:
-        told = clean_text(f"{type(error).__name__}: {error}")
-        raise PackError("plugin.manifest_mismatch", f"asking the pack for its manifest raised {told}") from error
-    if version != ABI or (manifest is not None and told != manifest):
-        raise PackError(
-            "plugin.manifest_mismatch", "the code tells another manifest than pack.bin; write pack.bin again"
-        )
-    return pack
+    return import_symbol(folder, manifest.module, manifest.symbol, lambda pack: live(pack, folder.manifest))
 
 
 class _Loading:
@@ -151,7 +134,7 @@ class _Loading:
             trust = self._trusted(step, folder)
             pack = None
             if folder.manifest is None and trust is Trust.IN_PROCESS:
-                pack = _live(import_installed(entry_point.module, entry_point.attr), None)
+                pack = live(import_installed(entry_point.module, entry_point.attr), None)
                 manifest = decode_manifest(pack.manifest())
             else:
                 manifest = folder.read_manifest()
@@ -161,7 +144,7 @@ class _Loading:
             )
 
             def run() -> Any:
-                return pack or _live(import_installed(entry_point.module, entry_point.attr), folder.manifest)
+                return pack or live(import_installed(entry_point.module, entry_point.attr), folder.manifest)
 
             self._finish(step, found, run)
 

@@ -31,7 +31,7 @@ def told(ctx: BlockContext) -> PackContext:
         span_id=ctx.span_id,
         attempt=ctx.attempt,
         visit=ctx.visit,
-        tick=ctx.tick,
+        tick=int(attempt.metadata.get("tick", 0)),
         sources=ctx.sources,
         handling=attempt.request.handling,
         state=dict(ctx.state),
@@ -96,9 +96,12 @@ class OutsideHost:
         )
 
     async def _wait(self, question: bytes) -> BlockValue:
-        asked = payload_of(question, FrameType.VALUE)[1].to_python()
+        asked = payload_of(question, FrameType.VALUE)[1]
         return await self._ctx.wait(
-            asked["prompt"], kinds=asked["kinds"], choices=asked["choices"], subject=asked["subject"]
+            asked["prompt"].expect_string(),
+            kinds=asked["kinds"].to_python(),
+            choices=asked["choices"].to_python(),
+            subject=asked.get("subject"),
         )
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Iterable
 from inspect import isasyncgen
-from typing import Final, cast
+from typing import cast
 
 from runtime.blocks.block import Block
 from runtime.blocks.contexts import BlockValidateContext
@@ -42,9 +42,6 @@ from runtime.blocks.registry import BlockRegistry
 from runtime.blocks.results import BlockRunResult, Multiple, Once, Recurring, normalise
 from runtime.blocks.sanitise import clean_text
 from runtime.blocks.wire import FrameType
-
-#: Methods a pack object must have.
-METHODS: Final = ("abi_version", "manifest", "create", "validate", "run", "drop")
 
 
 class Pack:

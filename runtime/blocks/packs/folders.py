@@ -7,6 +7,7 @@ whoever changes the folder meanwhile. ``__pycache__`` is neither digested nor re
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import struct
 from collections.abc import Iterator, Mapping
@@ -105,7 +106,9 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
     """Relative path and place of every file; links to folders inside are followed nowhere, but counted as entries."""
     waiting, seen = [root], 0
     while waiting:
-        for entry in os.scandir(waiting.pop()):
+        with os.scandir(waiting.pop()) as found:
+            entries = list(itertools.islice(found, MAX_ENTRIES + 1 - seen))
+        for entry in entries:
             seen += 1
             path = Path(entry.path)
             if seen > MAX_ENTRIES:
@@ -138,7 +141,7 @@ def _digested(root: Path, files: list[tuple[str, Path]], pack: Path) -> PackFold
         else:
             _stream(total, path, size)
     manifest = kept.pop(MANIFEST_FILE, None)
-    return PackFolder(root, f"sha256:{total.hexdigest()}", kept, manifest)
+    return PackFolder(pack, f"sha256:{total.hexdigest()}", kept, manifest)
 
 
 def _add(total: hashlib._Hash, name: str, size: int) -> None:

@@ -37,7 +37,8 @@ from runtime.blocks.errors import (
     BlockValidationError,
     OperationFailed,
 )
-from runtime.blocks.packs.manifest import Members, PackError, contract, contract_map, side_effects
+from runtime.blocks.packs.manifest import contract, contract_map, side_effects
+from runtime.blocks.packs.members import Members, PackError
 from runtime.blocks.values import NULL, BlockValue
 from runtime.blocks.wire import FrameError, FrameType, frame, pack, unframe, unpack
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from runtime.blocks.block import Block
 from runtime.blocks.errors import BlockError
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["FoundPack", "PluginReport", "SkippedPack", "Trust", "import_pack", "installed_packs", "load_packs"]
 
 #: Entry points of installed packs: ``name = "package.module:PACK"``.
+T = TypeVar("T")
+#: Runs a pack's code and hands its object to a function; what that raises undoes the import.
+Bring = Callable[[Callable[[Any], Any]], Any]
 GROUP: Final = "quarterdeck.blocks"
 
 
@@ -81,7 +84,7 @@ def import_pack(folder: Path) -> Any:
     """
     read = read_folder(folder)
     manifest = read.read_manifest()
-    return _imported(read, manifest)
+    return _imported(read, manifest, lambda pack: pack)
 
 
 def _places(folder: Path) -> list[Path]:
@@ -91,8 +94,8 @@ def _places(folder: Path) -> list[Path]:
     return sorted((item for item in found if item.is_dir() or item.is_symlink()), key=lambda item: item.name)
 
 
-def _imported(folder: PackFolder, manifest: PackManifest) -> Any:
-    return import_symbol(folder, manifest.module, manifest.symbol, lambda pack: live(pack, folder.manifest))
+def _imported(folder: PackFolder, manifest: PackManifest, use: Callable[[Any], T]) -> T:
+    return import_symbol(folder, manifest.module, manifest.symbol, lambda pack: use(live(pack, folder.manifest)))
 
 
 class _Loading:
@@ -122,33 +125,23 @@ class _Loading:
         found = FoundPack(
             source="builtin", path=Path(__file__).parent, manifest=pack.about, digest="", trust=Trust.IN_PROCESS
         )
-        self._guarded(found.path, lambda step: self._finish(step, found, lambda: pack))
+        self._guarded(found.path, lambda step: self._admit(step, found, lambda use: use(pack)))
 
     def installed(self, entry_point: EntryPoint) -> None:
-        """An installed package is its own folder; a ``pack.bin`` in it can be read without running anything."""
-        named = Path(f"{entry_point.name} = {entry_point.value}")
+        """An installed package is its own folder. Without a ``pack.bin`` only its code can tell what it holds."""
 
         def load(step: _Step) -> None:
             folder = read_folder(_top_package(entry_point.module))
             step.digest = folder.digest
-            trust = self._trusted(step, folder)
-            pack = None
-            if folder.manifest is None and trust is Trust.IN_PROCESS:
-                pack = live(import_installed(entry_point.module, entry_point.attr), None)
-                manifest = decode_manifest(pack.manifest())
-            else:
-                manifest = folder.read_manifest()
-            step.manifest = manifest
-            found = FoundPack(
-                source="entry_point", path=folder.path, manifest=manifest, digest=folder.digest, trust=trust
-            )
 
-            def run() -> Any:
-                return pack or live(import_installed(entry_point.module, entry_point.attr), folder.manifest)
+            def bring(use: Callable[[Any], Any]) -> Any:
+                return use(live(import_installed(entry_point.module, entry_point.attr), folder.manifest))
 
-            self._finish(step, found, run)
+            if folder.manifest is None and self._trusted(folder) is Trust.IN_PROCESS:
+                step.manifest = decode_manifest(bring(lambda pack: pack.manifest()))
+            self._judge(step, "entry_point", folder, bring)
 
-        self._guarded(named, load)
+        self._guarded(Path(f"{entry_point.name} = {entry_point.value}"), load)
 
     def all_in(self, folder: Path) -> None:
         """Every pack of a folder, by name."""
@@ -167,23 +160,7 @@ class _Loading:
         def load(step: _Step) -> None:
             folder = read_folder(place, inside=inside)
             step.digest = folder.digest
-            step.manifest = manifest = folder.read_manifest()
-            if self._is_loaded(manifest, folder.digest):
-                text = f"{manifest.name} {manifest.version} is loaded already"
-                self.notes.append(PackNote(path=str(place), code="plugin.already_loaded", message=text))
-                return
-            found = FoundPack(
-                source="folder",
-                path=place,
-                manifest=manifest,
-                digest=folder.digest,
-                trust=self._trusted(step, folder),
-            )
-            self._finish(
-                step,
-                found,
-                lambda: _imported(folder, manifest),
-            )
+            self._judge(step, "folder", folder, lambda use: _imported(folder, folder.read_manifest(), use))
 
         self._guarded(place, load)
 
@@ -196,7 +173,17 @@ class _Loading:
         except BlockError as error:
             self._skip(str(path), error.code, error.message, step)
 
-    def _trusted(self, step: _Step, folder: PackFolder) -> Trust:
+    def _judge(self, step: _Step, source: str, folder: PackFolder, bring: Bring) -> None:
+        step.manifest = manifest = step.manifest or folder.read_manifest()
+        if self._is_loaded(manifest, folder.digest):
+            text = f"{manifest.name} {manifest.version} is loaded already"
+            self.notes.append(PackNote(path=str(folder.path), code="plugin.already_loaded", message=text))
+            return
+        trust = self._trusted(folder)
+        found = FoundPack(source=source, path=folder.path, manifest=manifest, digest=folder.digest, trust=trust)
+        self._admit(step, found, bring)
+
+    def _trusted(self, folder: PackFolder) -> Trust:
         trust = self._trust(folder.digest)
         if trust is Trust.NONE:
             raise PackError(
@@ -207,31 +194,30 @@ class _Loading:
         return trust
 
     def _is_loaded(self, manifest: PackManifest, digest: str) -> bool:
-        same = (
-            found
-            for found in self.loaded
-            if (found.manifest.name, found.manifest.version) == (manifest.name, manifest.version)
-        )
+        told = (manifest.name, manifest.version)
+        same = (found for found in self.loaded if (found.manifest.name, found.manifest.version) == told)
         return any((found.digest or _builtin_digest()) == digest for found in same)
 
-    def _finish(self, step: _Step, found: FoundPack, run: Callable[[], Any]) -> None:
-        step.manifest = found.manifest
-        taken = [type_id for type_id in found.manifest.type_ids if type_id in self._registry]
+    def _admit(self, step: _Step, found: FoundPack, bring: Bring) -> None:
+        """Run its code, if that is trusted, and register its types."""
+        step.manifest = manifest = found.manifest
+        taken = [type_id for type_id in manifest.type_ids if type_id in self._registry]
         if taken:
-            raise PackError(
-                "plugin.type_conflict", f"{', '.join(taken)} is registered already, by {self._owner(taken[0])}"
-            )
+            text = f"{', '.join(taken)} is registered already, by {self._owner(taken[0])}"
+            raise PackError("plugin.type_conflict", text)
         if found.trust is Trust.IN_PROCESS:
-            pack = run()
-            fast = type(pack) is Pack and not self._byte_path
-            self._register(found.manifest, lambda: pack.classes if fast else _packed(found.manifest, LocalLink(pack)))
+            bring(lambda pack: self._register(manifest, lambda: self._classes(manifest, pack)))
         elif self._link_for is None:
             raise PackError("plugin.untrusted", f"{found.path} may run confined only, which cannot be done here")
         else:
             link = self._link_for(found)
-            self._register(found.manifest, lambda: _packed(found.manifest, link))
+            self._register(manifest, lambda: _packed(manifest, link))
         self.loaded.append(found)
-        self._tell("plugin.loaded", found.manifest.name, str(found.path), None)
+        self._tell("plugin.loaded", manifest.name, str(found.path), None)
+
+    def _classes(self, manifest: PackManifest, pack: Any) -> Iterable[type[Block]]:
+        fast = type(pack) is Pack and not self._byte_path
+        return cast(Pack, pack).classes if fast else _packed(manifest, LocalLink(pack))
 
     def _register(self, manifest: PackManifest, classes: Callable[[], Iterable[type[Block]]]) -> None:
         try:

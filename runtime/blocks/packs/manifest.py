@@ -22,6 +22,7 @@ specification. A manifest has one spelling: decoding and encoding again gives th
 
 from __future__ import annotations
 
+import keyword
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -29,10 +30,13 @@ from typing import Any, Final
 from runtime.blocks.config import ConfigField
 from runtime.blocks.contracts import BlockMode, BlockValueContract, BlockValueKindSet
 from runtime.blocks.effects import SideEffects
-from runtime.blocks.errors import BlockError, BlockValidationError
+from runtime.blocks.errors import BlockError
+from runtime.blocks.packs.members import Members, PackError, invalid
 from runtime.blocks.policies import RetryPolicy
 from runtime.blocks.values import BlockValue
 from runtime.blocks.wire import FrameError, FrameType, frame, pack, unframe, unpack
+
+__all__ = ["ABI", "PackBlockInfo", "PackError", "PackManifest", "decode_manifest", "encode_manifest"]
 
 ABI: Final = 2
 #: Revision of the pack kit; it changes only when what the kit writes into manifests does.
@@ -45,10 +49,8 @@ _VERSION: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}\Z")
 #: ASCII only: what looks like a name must be one.
 _MODULE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*){0,15}\Z")
 _SYMBOL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
-
-
-class PackError(BlockValidationError):
-    """A pack cannot be used; ``code`` is one of the ``plugin.*`` codes (blocks spec §20.6)."""
+#: A config field: what a constructor can take as a keyword.
+_FIELD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,76 +173,10 @@ def decode_manifest(data: bytes) -> PackManifest:
     value = unpack(payload)
     abi = value.get("abi") if value.is_map else None
     if abi is None or not abi.is_int:
-        raise _invalid("abi", "must be an integer member of a map")
+        raise invalid("abi", "must be an integer member of a map")
     if abi.payload != ABI:
         raise PackError("plugin.abi_mismatch", f"the pack speaks interface {abi.payload}, this program {ABI}")
     return _manifest(Members(value, "manifest"))
-
-
-class Members:
-    """A MAP read member by member; every member must be asked for. Raises `PackError` ``plugin.manifest_invalid``."""
-
-    __slots__ = ("_left", "where")
-
-    def __init__(self, value: BlockValue, where: str) -> None:
-        if not value.is_map:
-            raise _invalid(where, "must be a map")
-        self._left = dict(value.expect_map())
-        self.where = where
-
-    def raw(self, name: str) -> BlockValue:
-        if name not in self._left:
-            raise _invalid(f"{self.where}.{name}", "is missing")
-        return self._left.pop(name)
-
-    def integer(self, name: str, low: int, high: int) -> int:
-        value = self.raw(name).as_int
-        if value is None or not low <= value <= high:
-            raise _invalid(f"{self.where}.{name}", f"must be an integer from {low} to {high}")
-        return value
-
-    def number(self, name: str) -> float:
-        value = self.raw(name).as_float
-        if value is None:
-            raise _invalid(f"{self.where}.{name}", "must be a float")
-        return value
-
-    def flag(self, name: str) -> bool:
-        value = self.raw(name).as_bool
-        if value is None:
-            raise _invalid(f"{self.where}.{name}", "must be true or false")
-        return value
-
-    def text(self, name: str, pattern: re.Pattern[str] | None = None, *, limit: int = 2000) -> str:
-        value = self.raw(name).as_string
-        if value is None or len(value) > limit or (pattern is not None and not pattern.match(value)):
-            like = f" like {pattern.pattern}" if pattern is not None else ""
-            raise _invalid(f"{self.where}.{name}", f"must be text of at most {limit} characters{like}")
-        return value
-
-    def texts(self, name: str, *, limit: int = 1000) -> tuple[str, ...]:
-        items = [item.as_string for item in self.items(name, limit=limit)]
-        texts = tuple(item for item in items if item is not None)
-        if len(texts) < len(items):
-            raise _invalid(f"{self.where}.{name}", "must hold only text")
-        return texts
-
-    def items(self, name: str, *, limit: int) -> tuple[BlockValue, ...]:
-        value = self.raw(name).as_list
-        if value is None or len(value) > limit:
-            raise _invalid(f"{self.where}.{name}", f"must be a list of at most {limit} elements")
-        return value
-
-    def optional(self, name: str) -> bool:
-        """Is the member there and not null? A null one is taken."""
-        if name in self._left and self._left[name].is_null:
-            del self._left[name]
-            return False
-        return True
-
-    def done(self) -> None:
-        if self._left:
-            raise _invalid(f"{self.where}.{min(self._left)}", "is no member of this interface")
 
 
 def _manifest(members: Members) -> PackManifest:
@@ -264,7 +200,7 @@ def _manifest(members: Members) -> PackManifest:
     if repeated:
         raise PackError("plugin.duplicate_type_id", f"the pack offers {', '.join(repeated)} more than once")
     if list(ids) != sorted(ids):
-        raise _invalid("blocks", "must ascend by type id")
+        raise invalid("blocks", "must ascend by type id")
     return manifest
 
 
@@ -284,13 +220,13 @@ def _block(members: Members) -> PackBlockInfo:
         timeout=members.integer("timeout_ms", 1, 2**53) / 1000 if members.optional("timeout_ms") else None,
         retry=_retry(Members(members.raw("retry"), f"{members.where}.retry")) if members.optional("retry") else None,
         reads=members.texts("reads"),
-        free_form=members.text("free_form", _SYMBOL) if members.optional("free_form") else None,
+        free_form=_field_name(members, "free_form") if members.optional("free_form") else None,
         operation=members.flag("operation"),
     )
     members.done()
     names = [item.name for item in info.config]
     if len(set(names)) < len(names):
-        raise _invalid(f"{members.where}.config", "names a field twice")
+        raise invalid(f"{members.where}.config", "names a field twice")
     return info
 
 
@@ -300,7 +236,7 @@ def contract(members: Members, name: str, *, output: bool) -> BlockValueContract
     modes = {mode.value: mode for mode in BlockMode if output or mode is not BlockMode.RECURRING}
     mode = modes.get(side.text("mode"))
     if mode is None:
-        raise _invalid(f"{side.where}.mode", f"must be one of {', '.join(modes)}")
+        raise invalid(f"{side.where}.mode", f"must be one of {', '.join(modes)}")
     kinds = _kinds(side, "kinds")
     side.done()
     return BlockValueContract(mode, kinds)
@@ -312,7 +248,7 @@ def side_effects(members: Members) -> SideEffects | None:
         return None
     word = members.text("side_effects")
     if word not in {item.value for item in SideEffects}:
-        raise _invalid(f"{members.where}.side_effects", "is no side-effect class")
+        raise invalid(f"{members.where}.side_effects", "is no side-effect class")
     return SideEffects.parse(word)
 
 
@@ -323,7 +259,7 @@ def _kinds(members: Members, name: str) -> BlockValueKindSet:
 def _field(members: Members) -> ConfigField:
     default = members.raw("default")
     item = ConfigField(
-        name=members.text("name", _SYMBOL),
+        name=_field_name(members, "name"),
         kinds=_kinds(members, "kinds"),
         items=_kinds(members, "items"),
         required=members.flag("required"),
@@ -333,9 +269,16 @@ def _field(members: Members) -> ConfigField:
         summary=members.text("summary"),
     )
     if item.required and not default.is_null:
-        raise _invalid(f"{members.where}.default", "must be null for a required field")
+        raise invalid(f"{members.where}.default", "must be null for a required field")
     members.done()
     return item
+
+
+def _field_name(members: Members, name: str) -> str:
+    text = members.text(name, _FIELD)
+    if keyword.iskeyword(text):
+        raise invalid(f"{members.where}.{name}", "is a word of Python's own")
+    return text
 
 
 def _retry(members: Members) -> RetryPolicy:
@@ -345,8 +288,4 @@ def _retry(members: Members) -> RetryPolicy:
     try:
         return RetryPolicy(max_attempts=attempts, retry_on=globs, **facts)
     except BlockError as error:
-        raise _invalid(members.where, error.message) from None
-
-
-def _invalid(where: str, why: str) -> PackError:
-    return PackError("plugin.manifest_invalid", f"{where} {why}")
+        raise invalid(members.where, error.message) from None

@@ -1,0 +1,655 @@
+"""Packs: found, judged and loaded step by step; the first failure skips the whole pack, and nothing else (blocks spec §20)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.blocks_kit import Events
+from support.pack_folders import pack_text, write_pack
+from support.pack_samples import PACK
+
+from runtime.blocks.builtin.catalogue import BUILTIN
+from runtime.blocks.config import ConfigField
+from runtime.blocks.contracts import BlockMode, BlockValueContract, BlockValueKindSet
+from runtime.blocks.effects import SideEffects
+from runtime.blocks.envelope import Request
+from runtime.blocks.errors import BlockError, RegistryError
+from runtime.blocks.packs.export import export_builtin, write_manifest
+from runtime.blocks.packs.folders import MAX_MANIFEST_FILE, digest_of, pack_digest, read_folder, read_pack
+from runtime.blocks.packs.imports import PREFIX
+from runtime.blocks.packs.links import PackLink
+from runtime.blocks.packs.loading import FoundPack, Trust, import_pack, installed_packs, load_packs
+from runtime.blocks.packs.local import LocalLink
+from runtime.blocks.packs.manifest import (
+    PackBlockInfo,
+    PackError,
+    PackManifest,
+    decode_manifest,
+    encode_manifest,
+)
+from runtime.blocks.packs.report import PluginReport
+from runtime.blocks.policies import RetryPolicy
+from runtime.blocks.registry import BlockRegistry, builtin_registry
+from runtime.blocks.values import BlockValue
+from runtime.blocks.wire import FrameError, FrameType, decode_value, frame, pack, unframe
+from runtime.kernel import codes
+
+
+def everybody(digest: str) -> Trust:
+    return Trust.IN_PROCESS
+
+
+def load(folder: Path, registry: BlockRegistry | None = None, **options: Any) -> tuple[BlockRegistry, PluginReport]:
+    registry = BlockRegistry() if registry is None else registry
+    return registry, load_packs(registry, folders=[folder], **{"trust": everybody, **options})
+
+
+async def say(registry: BlockRegistry, type_id: str) -> str:
+    return (await registry.create(type_id, {}).execute(Request())).data.text()
+
+
+def leftovers() -> set[str]:
+    return {name for name in sys.modules if name.startswith(PREFIX)}
+
+
+# -- one corrupt pack per code, between healthy ones -----------------------------------------------------------
+
+
+def changed(place: Path, **changes: Any) -> None:
+    """Another manifest in the file, well framed."""
+    payload = unframe((place / "pack.bin").read_bytes())[1]
+    members = decode_value(frame(FrameType.VALUE, payload)).to_python()
+    (place / "pack.bin").write_bytes(frame(FrameType.MANIFEST, pack(BlockValue.of({**members, **changes}))))
+
+
+def damaged(edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def apply(place: Path) -> None:
+        path = place / "pack.bin"
+        path.write_bytes(edit(path.read_bytes()))
+
+    return apply
+
+
+def source(text: str) -> Callable[[Path], None]:
+    return lambda place: (place / "broken.py").write_text(text) and None
+
+
+def escaping(place: Path) -> None:
+    (place / "notes.txt").symlink_to(place.parent.parent / "outside.txt")
+
+
+def twice(place: Path) -> None:
+    blocks = [{**block, "summary": text} for block in _blocks(place) for text in ("a", "b")]
+    changed(place, blocks=blocks)
+
+
+def _blocks(place: Path) -> list[dict[str, Any]]:
+    payload = unframe((place / "pack.bin").read_bytes())[1]
+    return list(decode_value(frame(FrameType.VALUE, payload)).to_python()["blocks"])
+
+
+def conflicting(place: Path) -> None:
+    (place / "broken.py").write_text(pack_text("broken", type_id="alpha_say"))
+    write_manifest(place, "broken")
+
+
+def clashing(place: Path) -> None:
+    """A manifest no block class can be made from, told by the code, too."""
+    block = _blocks(place)[0]
+    block["config"] = [{**block["config"][0], "name": "spec"}]
+    changed(place, blocks=[{**block, "type_id": "a_fine_one", "config": []}, block])
+    text = "\n".join(
+        (
+            "from pathlib import Path",
+            "class Hand:",
+            "    abi_version = lambda self: 2",
+            f"    manifest = lambda self: {(place / 'pack.bin').read_bytes()!r}",
+            "    create = validate = run = drop = abi_version",
+            "PACK = Hand()",
+        )
+    )
+    (place / "broken.py").write_text(text)
+
+
+CORRUPT: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a link leads out": ("plugin.path_escape", escaping),
+    "a pipe": ("plugin.path_escape", lambda place: os.mkfifo(place / "pipe")),
+    "no manifest": ("plugin.manifest_missing", lambda place: (place / "pack.bin").unlink()),
+    "a manifest that is a folder": (
+        "plugin.manifest_missing",
+        lambda place: ((place / "pack.bin").unlink(), (place / "pack.bin").mkdir()),
+    ),
+    "another magic": ("plugin.bad_magic", damaged(lambda data: b"PK" + data[2:])),
+    "cut short": ("plugin.truncated", damaged(lambda data: data[:-1])),
+    "an empty file": ("plugin.truncated", damaged(lambda data: b"")),
+    "a changed byte": ("plugin.checksum", damaged(lambda data: data[:-1] + bytes([data[-1] ^ 1]))),
+    "another frame": ("plugin.bad_frame", damaged(lambda data: frame(FrameType.VALUE, b"\xc0"))),
+    "a repeated key": (
+        "plugin.bad_encoding",
+        damaged(lambda data: frame(FrameType.MANIFEST, b"\x82\xa1a\x01\xa1a\x02")),
+    ),
+    "another interface": ("plugin.abi_mismatch", lambda place: changed(place, abi=3)),
+    "no map": ("plugin.manifest_invalid", damaged(lambda data: frame(FrameType.MANIFEST, b"\x01"))),
+    "an unknown member": ("plugin.manifest_invalid", lambda place: changed(place, extra=1)),
+    "a manifest too large": ("plugin.manifest_invalid", damaged(lambda data: data + bytes(MAX_MANIFEST_FILE))),
+    "a type twice": ("plugin.duplicate_type_id", twice),
+    "a type of another pack": ("plugin.type_conflict", conflicting),
+    "code that leaves": ("plugin.import_failed", source("raise SystemExit(3)")),
+    "code that fails": ("plugin.import_failed", source("1 / 0")),
+    "code that is none": ("plugin.import_failed", source("def")),
+    "code that goes looking": ("plugin.import_failed", source("import broken")),
+    "no module": ("plugin.import_failed", lambda place: (place / "broken.py").unlink()),
+    "no symbol": ("plugin.missing_symbol", source("PACKS = 1")),
+    "a symbol without methods": ("plugin.missing_symbol", source("PACK = 1")),
+    "code of another version": ("plugin.manifest_mismatch", source(pack_text("broken", version="2"))),
+    "a manifest() that leaves": (
+        "plugin.manifest_mismatch",
+        source(pack_text("broken") + "\n\ndef leave(): raise SystemExit\n\nPACK.manifest = leave\n"),
+    ),
+    "a type that cannot be registered": ("plugin.register_failed", clashing),
+}
+
+
+@pytest.mark.parametrize("fault", CORRUPT)
+async def test_a_corrupt_pack_is_skipped_and_its_neighbours_load(fault: str, tmp_path: Path) -> None:
+    code, corrupt = CORRUPT[fault]
+    folder = tmp_path / "blocks"
+    for name in ("alpha", "broken", "zulu"):
+        write_pack(folder, name)
+    (tmp_path / "outside.txt").write_text("not yours")
+    corrupt(folder / "broken")
+    before, path, events = leftovers(), list(sys.path), Events()
+    registry, report = load(folder, observe=events)
+    assert [(Path(skipped.path).name, skipped.code) for skipped in report.skipped] == [("broken", code)]
+    assert report.skipped[0].message
+    assert codes.known(code)
+    assert [found.manifest.name for found in report.loaded] == ["alpha", "zulu"]
+    assert [info.type_id for info in registry.types()] == ["alpha_say", "zulu_say"]
+    assert [await say(registry, name) for name in ("alpha_say", "zulu_say")] == ["alpha!", "zulu!"]
+    assert [(event, fields["pack"] or "?", fields["code"]) for event, fields in events.seen][0::2] == [
+        ("plugin.loaded", "alpha", None),
+        ("plugin.loaded", "zulu", None),
+    ]
+    assert events.seen[1][0] == "plugin.skipped"
+    assert (events.seen[1][1]["path"], events.seen[1][1]["code"]) == (str(folder / "broken"), code)
+    assert len(leftovers() - before) == 4  # a root and a module for each healthy pack
+    assert sys.path == path
+    assert not list(folder.rglob("__pycache__"))
+
+
+def test_a_folder_that_is_itself_a_link_out_is_refused(tmp_path: Path) -> None:
+    elsewhere = write_pack(tmp_path / "elsewhere", "away")
+    (tmp_path / "blocks").mkdir()
+    (tmp_path / "blocks" / "away").symlink_to(elsewhere)
+    (tmp_path / "blocks" / "loop").symlink_to("loop")
+    _, report = load(tmp_path / "blocks")
+    assert {skipped.code for skipped in report.skipped} == {"plugin.path_escape"}
+    assert len(report.skipped) == 2
+
+
+def test_links_that_stay_inside_are_fine(tmp_path: Path) -> None:
+    place = write_pack(tmp_path / "blocks", "alpha")
+    before = pack_digest(place)
+    (place / "data").mkdir()
+    (place / "data" / "same.py").symlink_to("../alpha.py")
+    assert pack_digest(place) != before
+    assert not load(tmp_path / "blocks")[1].skipped
+
+
+def test_a_missing_folder_holds_no_packs_and_odd_entries_are_none(tmp_path: Path) -> None:
+    assert load(tmp_path / "blocks")[1] == PluginReport()
+    folder = tmp_path / "blocks"
+    for name in (".git", "__pycache__"):
+        (folder / name).mkdir(parents=True)
+    (folder / "README.md").write_text("hello")
+    assert load(folder)[1] == PluginReport()
+
+
+def test_a_type_of_a_skipped_pack_says_which_pack_and_why(tmp_path: Path) -> None:
+    write_pack(tmp_path, "alpha")
+    registry, report = load(tmp_path, trust=lambda digest: Trust.NONE)
+    assert registry.skipped("alpha_say") == ("alpha", "plugin.untrusted")
+    assert report.why_absent("alpha_say") is report.skipped[0]
+    assert report.why_absent("other") is None
+    with pytest.raises(RegistryError, match=r"pack 'alpha'.*plugin\.untrusted"):
+        registry.create("alpha_say", {})
+
+
+# -- trust -----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_an_untrusted_pack_runs(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    place = write_pack(tmp_path / "blocks", "alpha")
+    (place / "alpha.py").write_text(f"open({str(mark)!r}, 'w').close()")
+    registry = BlockRegistry()
+    report = load_packs(registry, folders=[tmp_path / "blocks"])  # no list of trusted packs: nobody is
+    assert [skipped.code for skipped in report.skipped] == ["plugin.untrusted"]
+    assert f"quarterdeck packs trust {place}" in report.skipped[0].message
+    assert report.skipped[0].digest == pack_digest(place)
+    assert not mark.exists()
+
+
+def test_the_digest_covers_everything_but_the_cache(tmp_path: Path) -> None:
+    place = write_pack(tmp_path, "alpha")
+    first = pack_digest(place)
+    (place / "__pycache__").mkdir()
+    (place / "__pycache__" / "alpha.cpython-311.pyc").write_bytes(b"junk")
+    assert pack_digest(place) == first
+    for name in ("data.txt", "sub/__init__.py"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text("")
+        assert pack_digest(place) != first
+        (place / name).unlink()
+    assert pack_digest(place) == first == digest_of({path.name: path.read_bytes() for path in place.glob("*.*")})
+    (place / "alpha.py").rename(place / "beta.py")
+    assert pack_digest(place) != first
+
+
+async def test_what_runs_is_what_was_digested(tmp_path: Path) -> None:
+    place = write_pack(tmp_path, "alpha")
+
+    def trust(digest: str) -> Trust:
+        (place / "alpha.py").write_text("raise SystemExit('changed after it was judged')")
+        return Trust.IN_PROCESS
+
+    registry, report = load(tmp_path, trust=trust)
+    assert not report.skipped
+    assert await say(registry, "alpha_say") == "alpha!"
+
+
+async def test_a_confined_pack_goes_through_the_link_it_is_given(tmp_path: Path) -> None:
+    place = write_pack(tmp_path, "alpha")
+    write_pack(tmp_path, "broken")
+    asked: list[FoundPack] = []
+
+    def link_for(found: FoundPack) -> PackLink:
+        asked.append(found)
+        if found.manifest.name == "broken":
+            raise PackError("plugin.import_failed", "the worker could not import it")
+        return LocalLink(import_pack(found.path))
+
+    before = leftovers()
+    registry, report = load(tmp_path, trust=lambda digest: Trust.CONFINED, link_for=link_for)
+    assert [(found.path, found.digest) for found in asked][:1] == [(place, pack_digest(place))]
+    assert [skipped.code for skipped in report.skipped] == ["plugin.import_failed"]
+    assert await say(registry, "alpha_say") == "alpha!"
+    assert len(leftovers() - before) == 2  # only what the link itself imported
+    _, unlinked = load(tmp_path, trust=lambda digest: Trust.CONFINED)
+    assert {skipped.code for skipped in unlinked.skipped} == {"plugin.untrusted"}
+
+
+# -- order, names, modules -------------------------------------------------------------------------------------
+
+
+def test_the_result_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("charlie", "alpha", "bravo"):
+        write_pack(tmp_path, name, type_id="same_say")
+    reports = []
+    listed = Path.iterdir
+    for reverse in (False, True):
+        monkeypatch.setattr(Path, "iterdir", lambda self, reverse=reverse: iter(sorted(listed(self), reverse=reverse)))
+        reports.append(load(tmp_path)[1])
+    assert reports[0] == reports[1]
+    assert [found.manifest.name for found in reports[0].loaded] == ["alpha"]
+    assert [skipped.code for skipped in reports[0].skipped] == ["plugin.type_conflict"] * 2
+    assert "by the pack 'alpha'" in reports[0].skipped[0].message
+
+
+async def test_packs_hold_modules_of_the_same_name(tmp_path: Path) -> None:
+    for name in ("alpha", "bravo"):
+        place = tmp_path / name
+        (place / "lib" / "inner").mkdir(parents=True)
+        (place / "lib" / "__init__.py").write_text("")
+        (place / "lib" / "inner" / "words.py").write_text(f"WORD = {name!r}")  # a folder without __init__.py
+        text = "from .inner.words import WORD\nfrom . import main as myself\n" + pack_text(name, module="lib.main")
+        (place / "lib" / "main.py").write_text(text.replace(f'"{name}"\n\n    def', "WORD\n\n    def"))
+        write_manifest(place, "lib.main")
+    registry, report = load(tmp_path)
+    assert not report.skipped
+    assert [await say(registry, f"{name}_say") for name in ("alpha", "bravo")] == ["alpha!", "bravo!"]
+    assert "lib" not in sys.modules
+
+
+async def test_an_identical_pack_is_noted(tmp_path: Path) -> None:
+    for part in ("one", "two"):
+        write_pack(tmp_path / part, "alpha")
+    write_pack(tmp_path / "three", "alpha", version="2")
+    registry = BlockRegistry()
+    report = load_packs(registry, folders=[tmp_path / part for part in ("one", "two", "three")], trust=everybody)
+    assert [note.code for note in report.notes] == ["plugin.already_loaded"]
+    assert [skipped.code for skipped in report.skipped] == ["plugin.type_conflict"]
+    assert registry.skipped("alpha_say") is None
+    assert report.record()["loaded"][0]["types"] == ["alpha_say"]
+
+
+def test_writing_a_manifest_checks_what_the_code_tells(tmp_path: Path) -> None:
+    place = write_pack(tmp_path, "alpha")
+    (place / "other.py").write_text(pack_text("alpha"))
+    with pytest.raises(PackError) as caught:
+        write_manifest(place, "other")
+    assert caught.value.code == "plugin.manifest_mismatch"
+    assert "module='other'" in caught.value.message
+
+
+# -- installed packs -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the path, as where packages are installed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    known = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+
+
+def package(place: Path, name: str, *, sealed: bool, ran: str = "") -> EntryPoint:
+    (place / name).mkdir()
+    (place / name / "__init__.py").write_text("")
+    (place / name / "blocks.py").write_text(pack_text(name, module="blocks") + ran)
+    if sealed:
+        write_manifest(place / name, "blocks")
+    return EntryPoint(name, f"{name}.blocks:PACK", "quarterdeck.blocks")
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_an_installed_pack_loads_by_its_entry_point(installed: Path, sealed: bool) -> None:
+    points = [package(installed, name, sealed=sealed) for name in ("qd_zulu", "qd_alpha")]
+    registry = BlockRegistry()
+    digests: list[str] = []
+
+    def trust(digest: str) -> Trust:
+        digests.append(digest)
+        return Trust.IN_PROCESS
+
+    report = load_packs(registry, entry_points=points, trust=trust)
+    assert [found.manifest.name for found in report.loaded] == ["qd_alpha", "qd_zulu"]
+    assert list(dict.fromkeys(digests)) == [pack_digest(installed / "qd_alpha"), pack_digest(installed / "qd_zulu")]
+    assert await say(registry, "qd_zulu_say") == "qd_zulu!"
+
+
+def test_nothing_of_an_untrusted_installed_pack_runs(installed: Path) -> None:
+    point = package(installed, "qd_alpha", sealed=False, ran="\nraise SystemExit\n")
+    for trust, code in (
+        (Trust.NONE, "plugin.untrusted"),
+        (Trust.CONFINED, "plugin.manifest_missing"),
+        (Trust.IN_PROCESS, "plugin.import_failed"),
+    ):
+        report = load_packs(BlockRegistry(), entry_points=[point], trust=lambda digest, trust=trust: trust)
+        assert [skipped.code for skipped in report.skipped] == [code]
+        assert "qd_alpha" in report.skipped[0].path
+
+
+def test_an_entry_point_to_nothing_is_skipped(installed: Path) -> None:
+    (installed / "qd_single.py").write_text(pack_text("qd_single"))
+    points = [
+        EntryPoint("a", "qd_not_there.blocks:PACK", "quarterdeck.blocks"),
+        EntryPoint("b", "sys:path", "quarterdeck.blocks"),
+        EntryPoint("c", "qd_single:PACK", "quarterdeck.blocks"),
+    ]
+    report = load_packs(BlockRegistry(), entry_points=points, trust=everybody)
+    assert [skipped.code for skipped in report.skipped] == ["plugin.import_failed"] * 2
+    assert [(found.path, found.digest) for found in report.loaded] == [
+        (installed / "qd_single.py", pack_digest(installed / "qd_single.py"))
+    ]
+    assert isinstance(installed_packs(), tuple)
+
+
+# -- the built-ins ---------------------------------------------------------------------------------------------
+
+
+async def test_the_built_ins_exported_to_a_folder_load_and_run_from_there(tmp_path: Path) -> None:
+    place = export_builtin(tmp_path)
+    assert read_pack(place) == BUILTIN.about
+    registry, report = load(tmp_path)
+    assert report.skipped == ()
+    assert registry.types() == builtin_registry().types()
+    for type_id, config, value, expected in (
+        ("echo", {}, [1, 2], "[1,2]"),
+        ("template", {"template": "hi {{ name }}"}, {"name": "there"}, "hi there"),
+    ):
+        block = registry.create(type_id, config)
+        assert type(block).__module__.startswith(PREFIX)
+        assert (await block.execute(Request(BlockValue.of(value)))).data.text() == expected
+    ours = {name for name in leftovers() if "builtin" in name}
+    assert all("runtime.blocks.builtin" not in (path.read_text()) for path in place.rglob("*.py"))
+    assert ours
+    assert not list(place.rglob("__pycache__"))
+    with pytest.raises(FileExistsError):
+        export_builtin(tmp_path)
+
+
+def test_an_exported_copy_beside_the_built_ins_is_noted(tmp_path: Path) -> None:
+    place = export_builtin(tmp_path)
+    report = load_packs(BlockRegistry(), builtin=BUILTIN, folders=[tmp_path])
+    assert ([note.code for note in report.notes], report.skipped) == (["plugin.already_loaded"], ())
+    (place / "builtin" / "shaping.py").write_text("")
+    assert [skipped.code for skipped in load_packs(BlockRegistry(), builtin=BUILTIN, folders=[tmp_path]).skipped] == [
+        "plugin.untrusted"
+    ]
+
+
+async def test_the_samples_load_from_a_folder_and_speak_bytes(tmp_path: Path) -> None:
+    import support.pack_samples as samples
+
+    place = tmp_path / "samples"
+    place.mkdir()
+    (place / "samples.py").write_text(Path(samples.__file__).read_text())
+    assert write_manifest(place, "samples") == PACK.about
+    registry, report = load(tmp_path, byte_path=True)
+    assert not report.skipped
+    response = await registry.create("rows", {}).execute(Request(BlockValue.of(2)))
+    assert response.data == BlockValue.of([0, 1])
+
+
+# -- manifests -------------------------------------------------------------------------------------------------
+
+_TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
+_WORDS = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
+_KINDS = st.integers(1, 255).map(BlockValueKindSet)
+_PLAIN = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | _TEXTS | st.lists(_TEXTS, max_size=2)
+
+
+def _contracts(*modes: BlockMode) -> st.SearchStrategy[BlockValueContract]:
+    return st.builds(BlockValueContract, st.sampled_from(modes), _KINDS)
+
+
+_FIELDS = st.builds(
+    lambda required, default, **rest: ConfigField(required=required, default=None if required else default, **rest),
+    name=_WORDS.map("f_".__add__),
+    kinds=_KINDS,
+    items=_KINDS,
+    required=st.booleans(),
+    default=_PLAIN,
+    secret=st.booleans(),
+    choices=st.lists(_TEXTS, max_size=2).map(tuple),
+    summary=_TEXTS,
+)
+_RETRIES = st.builds(
+    RetryPolicy,
+    max_attempts=st.integers(1, 9),
+    initial=st.floats(0, 9),
+    factor=st.floats(0.5, 4),
+    cap=st.floats(0.01, 99),
+    jitter=st.floats(0, 1),
+    retry_on=st.lists(_TEXTS, max_size=2).map(tuple),
+)
+_BLOCKS = st.builds(
+    PackBlockInfo,
+    type_id=_WORDS,
+    display_name=_TEXTS,
+    summary=_TEXTS,
+    version=_TEXTS,
+    input=_contracts(BlockMode.ONCE, BlockMode.MULTIPLE),
+    output=_contracts(*BlockMode),
+    config=st.lists(_FIELDS, max_size=2, unique_by=lambda item: item.name).map(tuple),
+    side_effects=st.none() | st.sampled_from(SideEffects),
+    timeout=st.none() | st.integers(1, 10**9).map(lambda ms: ms / 1000),
+    retry=st.none() | _RETRIES,
+    reads=st.lists(_TEXTS, max_size=2).map(tuple),
+    free_form=st.none() | _WORDS.map("f_".__add__),
+    operation=st.booleans(),
+)
+MANIFESTS = st.builds(
+    PackManifest,
+    name=_WORDS,
+    version=st.from_regex(r"[0-9]\.[0-9]", fullmatch=True),
+    module=st.just("pack.main"),
+    symbol=st.just("PACK"),
+    blocks=st.lists(_BLOCKS, max_size=3, unique_by=lambda block: block.type_id).map(
+        lambda blocks: tuple(sorted(blocks, key=lambda block: block.type_id))
+    ),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(MANIFESTS)
+def test_a_manifest_comes_back_whole_and_has_one_spelling(manifest: PackManifest) -> None:
+    data = encode_manifest(manifest)
+    assert decode_manifest(data) == manifest
+    assert encode_manifest(decode_manifest(data)) == data
+
+
+def spoiled(path: str, value: Any) -> bytes:
+    """The samples' manifest with one member replaced, or removed (``...``)."""
+    members = decode_value(frame(FrameType.VALUE, unframe(PACK.manifest())[1])).to_python()
+    *way, last = path.split(".")
+    place: Any = members
+    for step in way:
+        place = place[int(step)] if isinstance(place, list) else place[step]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return frame(FrameType.MANIFEST, pack(BlockValue.of(members)))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("abi", "2"),
+        ("pack.name", "Not A Name"),
+        ("pack.version", ""),
+        ("pack.sdk", ...),
+        ("pack.extra", 1),
+        ("pack", []),
+        ("module", "os..path"),
+        ("module", "../evil"),
+        ("symbol", "a b"),
+        ("blocks", {}),
+        ("blocks", [1]),
+        ("blocks.0.type_id", "Bad"),
+        ("blocks.0.type_id", "zzz"),
+        ("blocks.0.display_name", "x" * 201),
+        ("blocks.0.input.kinds", 0),
+        ("blocks.0.input.kinds", 256),
+        ("blocks.0.input.kinds", True),
+        ("blocks.0.input.mode", "recurring"),
+        ("blocks.0.output.mode", "never"),
+        ("blocks.0.output.extra", 1),
+        ("blocks.0.side_effects", "harmless"),
+        ("blocks.0.timeout_ms", 0),
+        ("blocks.0.timeout_ms", 1.5),
+        ("blocks.0.operation", 1),
+        ("blocks.0.reads", [1]),
+        ("blocks.0.free_form", ""),
+        ("blocks.0.free_form", "class"),
+        ("blocks.0.retry", 3),
+        ("blocks.5.retry.max_attempts", 0),
+        ("blocks.5.retry.initial", -1.0),
+        ("blocks.5.retry.initial", 1),
+        ("blocks.0.config", 1),
+        ("blocks.1.config.0.name", "_hidden"),
+        ("blocks.1.config.0.name", "lambda"),
+        ("blocks.1.config.0.default", "x"),
+        ("blocks.1.config.0.choices", [1]),
+        ("blocks.8.config.1.name", "label"),
+    ],
+)
+def test_a_manifest_that_breaks_its_schema_is_invalid(path: str, value: Any) -> None:
+    with pytest.raises(PackError) as caught:
+        decode_manifest(spoiled(path, value))
+    assert caught.value.code == "plugin.manifest_invalid"
+    assert path.rpartition(".")[2].split("_")[0] in caught.value.message or path == "blocks"
+
+
+def test_what_is_no_manifest_cannot_be_written() -> None:
+    with pytest.raises(PackError):
+        encode_manifest(replace(PACK.about, name="Not A Name"))
+
+
+SMALL = encode_manifest(replace(PACK.about, blocks=PACK.about.blocks[:1]))
+FRAME_CODES = {"plugin.bad_magic", "plugin.truncated", "plugin.checksum", "plugin.bad_frame"}
+
+
+def test_every_truncation_gives_a_documented_code() -> None:
+    for size in range(len(SMALL)):
+        with pytest.raises(FrameError) as caught:
+            decode_manifest(SMALL[:size])
+        assert caught.value.code == "plugin.truncated"
+
+
+def test_every_flipped_bit_gives_a_documented_code() -> None:
+    for place in range(len(SMALL)):
+        for bit in range(8):
+            data = bytearray(SMALL)
+            data[place] ^= 1 << bit
+            with pytest.raises(FrameError) as caught:
+                decode_manifest(bytes(data))
+            assert caught.value.code in FRAME_CODES
+
+
+SCHEMA_CODES = {"plugin.bad_encoding", "plugin.abi_mismatch", "plugin.manifest_invalid", "plugin.duplicate_type_id"}
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(0, len(SMALL) - 17), st.integers(0, 255))
+def test_a_changed_payload_with_a_good_checksum_is_refused_or_read_as_it_is(place: int, byte: int) -> None:
+    payload = bytearray(SMALL[16:])
+    payload[place] = byte
+    data = frame(FrameType.MANIFEST, bytes(payload))
+    code = refusal(decode_manifest, data)
+    assert code in SCHEMA_CODES or (code is None and encode_manifest(decode_manifest(data)) == data)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=200), st.sampled_from(FrameType))
+def test_random_bytes_never_crash_a_decoder(junk: bytes, kind: FrameType) -> None:
+    for data in (junk, frame(kind, junk), b"BPK2" + junk):
+        for decode in (decode_manifest, decode_value):
+            assert refusal(decode, data) in {None} | FRAME_CODES | SCHEMA_CODES
+
+
+def refusal(decode: Callable[[bytes], object], data: bytes) -> str | None:
+    """The code bytes are refused with; whatever else a decoder raises fails the test."""
+    try:
+        decode(data)
+    except BlockError as error:
+        return error.code
+    return None
+
+
+def test_a_pack_that_is_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = write_pack(tmp_path, "alpha")
+    with monkeypatch.context() as patch:
+        patch.setattr("runtime.blocks.packs.folders.MAX_BYTES", 10)
+        with pytest.raises(PackError, match="more than 10 bytes"):
+            read_folder(place)
+    monkeypatch.setattr("runtime.blocks.packs.folders.MAX_ENTRIES", 1)
+    with pytest.raises(PackError, match="more than 1 files"):
+        read_folder(place)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(PackError):
+        read_folder(tmp_path / "gone")

@@ -60,8 +60,8 @@ def read_folder(folder: Path, *, inside: Path | None = None) -> PackFolder:
     try:
         check_inside(folder, inside or folder.parent)
         if folder.is_file():
-            return _digested(folder.parent, [(folder.name, folder)], folder)
-        return _digested(folder, sorted(_files(folder)), folder)
+            return _digested(folder, [(folder.name, folder)])
+        return _digested(folder, sorted(_files(folder)))
     except OSError as error:
         raise PackError("plugin.manifest_invalid", f"{folder} cannot be read: {error.strerror}") from error
 
@@ -125,7 +125,7 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
                 raise PackError("plugin.path_escape", f"{path} is no file, and no folder of the pack itself")
 
 
-def _digested(root: Path, files: list[tuple[str, Path]], pack: Path) -> PackFolder:
+def _digested(pack: Path, files: list[tuple[str, Path]]) -> PackFolder:
     total, left = hashlib.sha256(), MAX_BYTES
     kept: dict[str, bytes] = {}
     for name, path in files:

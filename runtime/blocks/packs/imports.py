@@ -7,14 +7,12 @@ pack, modules find each other by relative imports; compiled extensions are not l
 from __future__ import annotations
 
 import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import itertools
 import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from runtime.blocks.packs.folders import PackFolder
 from runtime.blocks.packs.manifest import ABI, PackError
@@ -88,7 +86,7 @@ def _guarded(name: str) -> ModuleType:
         raise PackError("plugin.import_failed", f"importing it raised {told}") from error
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder:
     """Finds modules below the private names of packs, and nothing else."""
 
     def __init__(self) -> None:
@@ -96,7 +94,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         root, _, rest = fullname.partition(".")
         folder = self.folders.get(root)
         if folder is None:
@@ -112,30 +110,31 @@ def _is_namespace(folder: PackFolder, place: str) -> bool:
     return any(name.startswith(place) for name in folder.sources)
 
 
-def _spec(fullname: str, folder: PackFolder, name: str | None) -> importlib.machinery.ModuleSpec:
-    loader = _Loader(folder, name)
-    origin = None if not name else str(folder.path / name)
-    is_package = loader.is_package(fullname)
-    spec = importlib.machinery.ModuleSpec(fullname, loader, origin=origin, is_package=is_package)
+def _spec(fullname: str, folder: PackFolder, name: str | None) -> ModuleSpec:
+    origin = None if name is None else str(folder.path / name)
+    is_package = name is None or name.rpartition("/")[2] == "__init__.py"
+    spec = ModuleSpec(fullname, cast(Any, _Loader(folder, name)), origin=origin, is_package=is_package)
     spec.has_location = origin is not None
     return spec
 
 
-class _Loader(importlib.abc.ExecutionLoader):
+class _Loader:
     """Compiles a module from the bytes that were digested; a folder without ``__init__.py`` is an empty module."""
 
     def __init__(self, folder: PackFolder, name: str | None) -> None:
-        self._folder = folder
-        self._name = name
+        self._source = b"" if name is None else folder.sources[name]
+        self._path = str(folder.path / (name or ""))
 
-    def get_filename(self, fullname: str) -> str:
-        return str(self._folder.path / (self._name or ""))
+    def create_module(self, spec: ModuleSpec) -> None:
+        """An ordinary module will do."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        code = compile(self._source, self._path, "exec", dont_inherit=True)
+        exec(code, vars(module))
 
     def get_source(self, fullname: str) -> str:
-        return importlib.util.decode_source(self._folder.sources[self._name]) if self._name else ""
-
-    def is_package(self, fullname: str) -> bool:
-        return self._name is None or self._name.rpartition("/")[2] == "__init__.py"
+        """For tracebacks."""
+        return self._source.decode(errors="replace")
 
 
 _FINDER: Final = _Finder()

@@ -7,7 +7,6 @@ of a file system. Manifests are read freely; code runs only once the digest of t
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -264,9 +263,11 @@ def _packed(manifest: PackManifest, link: PackLink) -> list[type[Block]]:
 
 def _top_package(module: str) -> Path:
     """The folder, or the single file, of an installed package; found without importing it."""
+    from importlib.util import find_spec  # slow to import, and most never ask
+
     top = module.partition(".")[0]
     try:
-        spec = importlib.util.find_spec(top)
+        spec = find_spec(top)
     except (ImportError, ValueError) as error:
         raise PackError("plugin.import_failed", f"the package {top!r} cannot be found: {error}") from error
     if spec is not None and spec.submodule_search_locations:

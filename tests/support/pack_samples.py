@@ -81,9 +81,10 @@ class Threaded(_Any):
 
 
 class Asks(_Any):
-    """Operate and wait."""
+    """Operate and wait; while waiting no deadline runs."""
 
     async def run(self, input: BlockValue, ctx: BlockContext) -> object:
+        ctx.log_debug("asking", {1, 2})
         answer = await ctx.wait("go on?", kinds=("string",), choices=("yes", "no"), subject=input)
         output = await ctx.operate(
             "tool_invoke", {"tool": "x.y", "value": input.to_python()}, key="k", compensation=("custom", "z")
@@ -155,6 +156,8 @@ class Picky(_Any, inline=True):
             raise BlockValidationError("validation.bad_config", "this cannot be", details={"how": self.how})
         if self.how == "type":
             raise TypeError("of another type, please")
+        if self.how == "odd":
+            raise KeyError("odd")
 
     def validate(self, input: BlockValue, ctx: BlockValidateContext) -> object:  # type: ignore[override]
         if self.how == "return":
@@ -168,7 +171,13 @@ class Picky(_Any, inline=True):
     def run(self, input: BlockValue, ctx: BlockContext) -> object:
         if self.how == "set":
             return {1, 2}
+        if self.how == "stream":
+            return _numbers()
         return Multiple([1]) if self.how == "mode" else Once(1)
+
+
+async def _numbers() -> AsyncIterator[int]:
+    yield 1
 
 
 class Fails(_Any, side_effects="idempotent", inline=True):

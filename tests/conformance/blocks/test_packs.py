@@ -160,7 +160,10 @@ CORRUPT: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("fault", CORRUPT)
-async def test_a_corrupt_pack_is_skipped_and_its_neighbours_load(fault: str, tmp_path: Path) -> None:
+async def test_a_corrupt_pack_is_skipped_and_its_neighbours_load(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     code, corrupt = CORRUPT[fault]
     folder = tmp_path / "blocks"
     for name in ("alpha", "broken", "zulu"):
@@ -639,6 +642,50 @@ def refusal(decode: Callable[[bytes], object], data: bytes) -> str | None:
     except BlockError as error:
         return error.code
     return None
+
+
+def test_a_folder_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = write_pack(tmp_path, "alpha")
+    (place / "data.txt").write_text("12345")
+    opened = Path.open
+    for name, content in (("data.txt", b"123456"), ("data.txt", b"1"), ("alpha.py", b"")):
+
+        def changing(self: Path, *args: Any, name: str = name, content: bytes = content) -> Any:
+            if self.name == name:
+                with opened(self, "wb") as file:
+                    file.write(content)
+            return opened(self, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", changing)
+            with pytest.raises(PackError, match="changed while it was read"):
+                read_folder(place)
+
+
+def test_reading_a_manifest_alone_is_as_careful(tmp_path: Path) -> None:
+    place = write_pack(tmp_path, "alpha")
+    assert read_pack(place).type_ids == ("alpha_say",)
+    (place / "pack.bin").unlink()
+    os.mkfifo(place / "pack.bin")
+    (tmp_path / "outside.bin").write_bytes(b"")
+    for again in (lambda: None, lambda: (place / "pack.bin").unlink()):
+        again()
+        with pytest.raises(PackError) as caught:
+            read_pack(place)
+        assert caught.value.code == "plugin.manifest_missing"
+    (place / "pack.bin").symlink_to(tmp_path / "outside.bin")
+    with pytest.raises(PackError) as caught:
+        read_pack(place)
+    assert caught.value.code == "plugin.path_escape"
+
+
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    _, report = load(tmp_path)
+    assert [(skipped.path, skipped.code) for skipped in report.skipped] == [(str(tmp_path), "plugin.manifest_missing")]
 
 
 def test_a_pack_that_is_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,12 +104,17 @@ class Seen:
             "operations": self.host.operations,
             "questions": self.host.questions,
             "emitted": self.host.emitted,
-            "logged": [(level, event, BlockValue.of(value)) for level, event, value in self.host.logged],
+            "logged": [(level, event, shown(value)) for level, event, value in self.host.logged],
             "events": self.events.names(),
             "mail": self.services.mailer.sent,  # type: ignore[union-attr]
             "files": self.services.files.contents,  # type: ignore[union-attr]
             "slept": self.services.clock.slept,  # type: ignore[attr-defined]
         }
+
+
+def shown(value: object) -> BlockValue:
+    """What cannot cross is logged as its own text."""
+    return BlockValue.of(value if not isinstance(value, set) else repr(value))
 
 
 async def drained(response: Response) -> list[Any] | None:
@@ -189,7 +194,10 @@ CASES: list[tuple[str, dict[str, Any], Request]] = [
     ("sized", {}, Request(BlockValue.of("a"))),
     ("sized", {"as_bytes": True}, Request(BlockValue.of(b"a"))),
     ("sized", {"as_bytes": True}, Request(BlockValue.of("a"))),
-    *(("picky", {"how": how}, Request()) for how in ("raise", "return", "crash", "set", "mode", "config", "type")),
+    *(
+        ("picky", {"how": how}, Request())
+        for how in ("raise", "return", "crash", "set", "stream", "mode", "config", "type")
+    ),
     *(
         ("fails", {"how": how}, Request())
         for how in ("input", "validation", "runtime", "timeout", "skip", "other", "silent")
@@ -219,6 +227,21 @@ async def test_the_samples_cover_what_they_are_meant_to() -> None:
     assert seen["fails", "other"]["type"] is BlockInternalError
     assert seen["picky", "set"]["metadata"]["phase"] == "result"
     assert seen["picky", "raise"]["metadata"]["phase"] == "validate"
+
+
+async def test_waiting_for_the_operator_leaves_the_deadline_alone() -> None:
+    for registry in (FAST, BYTES):
+        block = registry.create("asks", {}).with_timeout(30)
+        response = await block.execute(Request(), host=FakeHost([operation(value=1)], "yes"))
+        assert response.success
+
+
+def test_a_constructor_that_crashes_is_the_blocks_own_fault() -> None:
+    with pytest.raises(KeyError):
+        FAST.create("picky", {"how": "odd"})
+    with pytest.raises(BlockInternalError, match="KeyError") as caught:
+        BYTES.create("picky", {"how": "odd"})
+    assert caught.value.code == "runtime.internal"
 
 
 async def test_a_failed_operation_keeps_its_output_and_its_class() -> None:
@@ -346,6 +369,7 @@ class Hand:
 
     def drop(self, handle: int) -> None:
         self.dropped.append(handle)
+        raise RuntimeError("nobody waits for this")
 
     def _answer(self, name: str, *args: Any) -> Any:
         answer = self.answers[name]

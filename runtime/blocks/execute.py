@@ -126,10 +126,10 @@ async def leaf(attempt: Attempt) -> Response:
         attempt.phase = "validate"
         validated = cast(Authored, block).validate(attempt.request.payload, BlockValidateContext(attempt, block))
         if validated is not None:
-            raise refused_return(block)
+            raise _returned(block)
         attempt.phase = "run"
         timeout = block.attempt_timeout
-        returned = await (run_body(attempt, block) if timeout is None else _run_within(attempt, block, timeout))
+        returned = await (_run(attempt, block) if timeout is None else _run_within(attempt, block, timeout))
         attempt.phase = "result"
         return succeeded(attempt.metadata, await _checked(returned, block))
     except BlockSkip as skip:
@@ -147,8 +147,8 @@ async def run_inner(inner: Block, value: BlockValue, ctx: BlockContext) -> Block
     attempt = ctx.attempt_state
     _input_gate(inner, Request(value, sources=attempt.request.sources))
     if cast(Authored, inner).validate(value, BlockValidateContext(attempt, inner)) is not None:
-        raise refused_return(inner)
-    return await _checked(await run_body(attempt, inner, value), inner)
+        raise _returned(inner)
+    return await _checked(await _run(attempt, inner, value), inner)
 
 
 def failure_from(attempt: Attempt, error: Exception) -> Response:
@@ -192,8 +192,7 @@ _ANY: Final = BlockValueKindSet.ANY.value
 _BEFORE_RUN: Final = frozenset({"guard", "plan", "input", "validate"})
 
 
-def refused_return(block: Block) -> BlockValidationError:
-    """The fault of a ``validate`` that returned something."""
+def _returned(block: Block) -> BlockValidationError:
     return BlockValidationError(
         "validation.returned_value", f"validate of {block.block_name} must return nothing; raise an error to refuse"
     )
@@ -208,8 +207,7 @@ async def _checked(returned: object, block: Block) -> BlockRunResult:
         raise
 
 
-async def run_body(attempt: Attempt, block: Block, value: BlockValue | None = None) -> object:
-    """The author's ``run`` in its style, and what it returned; no gates around it."""
+async def _run(attempt: Attempt, block: Block, value: BlockValue | None = None) -> object:
     authored = cast(Authored, block)
     payload = attempt.request.payload if value is None else value
     style = block.spec.style
@@ -224,7 +222,7 @@ async def run_body(attempt: Attempt, block: Block, value: BlockValue | None = No
 async def _run_within(attempt: Attempt, block: Block, timeout: float) -> object:
     try:
         async with asyncio.timeout(timeout) as attempt.deadline:
-            return await run_body(attempt, block)
+            return await _run(attempt, block)
     except TimeoutError:
         if attempt.deadline is not None and attempt.deadline.expired():
             raise timed_out(block, timeout) from None
@@ -283,3 +281,7 @@ def _observe_end(attempt: Attempt, response: Response) -> None:
             "duration_ms": response.metadata["duration_ms"],
         },
     )
+
+
+#: For packs, which ask a block's two methods one by one: ``run`` in its style, and what a returning ``validate`` gets.
+run_body, refused_return = _run, _returned

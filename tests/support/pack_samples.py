@@ -63,7 +63,7 @@ class Threaded(_Any):
     def run(self, input: BlockValue, ctx: BlockingContext) -> object:
         ctx.log_warn("from a thread", input)
         ctx.annotate("demo.thread", True)
-        ctx.sleep(0)
+        ctx.sleep(2.5)
         ctx.emit("data", {"kept": input})
         ctx.emit("telemetry", "shown")
         ctx.services.files.write("out/a.txt", input.text().encode())
@@ -75,7 +75,7 @@ class Threaded(_Any):
             ctx.services.files.list("out"),
             page.status,
             page.text,
-            ctx.services.clock.now().year,
+            ctx.services.clock.now().isoformat(),
             ctx.services.ai.generate(AiRequest(prompt="p", data={"x": 1})).text,
         ]
 

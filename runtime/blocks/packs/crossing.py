@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from runtime.blocks.errors import BlockRuntimeError
@@ -39,21 +39,22 @@ def crossing_services(ask: Ask, now: datetime, names: tuple[str, ...], env: Mapp
 
 
 class CrossingClock:
-    """The run's wall clock, read once and carried on by ours; only sleeping asks the run."""
+    """The run's wall clock as it was last told, at the attempt's start and after each sleep: what a block sees of time
+    is the run's, so that a replay shows it the same. Durations are measured with ours."""
 
     def __init__(self, ask: Ask, now: datetime) -> None:
         self._ask = ask
         self._now = now
-        self._origin = _CLOCK.monotonic()
 
     def now(self) -> datetime:
-        return self._now + timedelta(seconds=_CLOCK.monotonic() - self._origin)
+        return self._now
 
     def monotonic(self) -> float:
         return _CLOCK.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        await self._ask("clock", "sleep", {"seconds": float(seconds)})
+        answer = await self._ask("clock", "sleep", {"seconds": float(seconds)})
+        self._now = datetime.fromisoformat(answer.expect_string())
 
 
 @dataclass(frozen=True, slots=True)

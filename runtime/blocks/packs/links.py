@@ -38,8 +38,8 @@ class PackHost(Protocol):
         """Call a service: ``args`` is a VALUE frame holding a MAP; the answer is a VALUE or an ERROR frame.
 
         Always there: ``operations.operate`` ``{type, params, key, compensation}`` → its output MAP,
-        ``stream.send`` ``{value}`` → null, ``clock.sleep`` ``{seconds}`` → null. Besides them the services the
-        CONTEXT frame lists. Anything unknown is answered with ``runtime.unknown_service``.
+        ``stream.send`` ``{value}`` → null, ``clock.sleep`` ``{seconds}`` → the time then, RFC 3339. Besides them the
+        services the CONTEXT frame lists. Anything unknown is answered with ``runtime.unknown_service``.
         Raises `runtime.kernel.errors.Halted`.
         """
         ...

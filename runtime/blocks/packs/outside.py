@@ -85,6 +85,7 @@ class OutsideHost:
                 await send(self._ctx.attempt_state, members["value"])
             case "clock", "sleep":
                 await self._ctx.sleep(members["seconds"].expect_float())
+                return timestamp(self._ctx.services.clock.now())
             case _:
                 return await serve(self._ctx.services, name, method, members.to_python())
         return None

@@ -108,6 +108,10 @@ class Ticks(_Any, output=recurring("int")):
 
     async def run(self, input: BlockValue, ctx: BlockContext) -> AsyncIterator[int]:
         for number in range(input.as_int or 0):
+            before = ctx.services.clock.now()
+            await ctx.sleep(60)
+            if ctx.services.clock.now() <= before:
+                raise BlockRuntimeError("demo.time", "time stands still")
             if number == 3:
                 raise BlockRuntimeError("demo.third", "the third one fails", effects="none")
             yield number

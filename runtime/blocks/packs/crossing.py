@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from runtime.blocks.errors import BlockRuntimeError
@@ -40,14 +40,23 @@ def crossing_services(ask: Ask, now: datetime, names: tuple[str, ...], env: Mapp
 
 class CrossingClock:
     """The run's wall clock as it was last told, at the attempt's start and after each sleep: what a block sees of time
-    is the run's, so that a replay shows it the same. Durations are measured with ours."""
+    is the run's, so that a replay shows it the same. Durations are measured with ours, and so is what a stream sees,
+    which lives on between its values.
+    """
 
     def __init__(self, ask: Ask, now: datetime) -> None:
         self._ask = ask
         self._now = now
+        self._since: float | None = None
+
+    def go_on(self) -> None:
+        """From here on time passes by itself."""
+        self._since = _CLOCK.monotonic()
 
     def now(self) -> datetime:
-        return self._now
+        if self._since is None:
+            return self._now
+        return self._now + timedelta(seconds=_CLOCK.monotonic() - self._since)
 
     def monotonic(self) -> float:
         return _CLOCK.monotonic()
@@ -55,6 +64,8 @@ class CrossingClock:
     async def sleep(self, seconds: float) -> None:
         answer = await self._ask("clock", "sleep", {"seconds": float(seconds)})
         self._now = datetime.fromisoformat(answer.expect_string())
+        if self._since is not None:
+            self.go_on()
 
 
 @dataclass(frozen=True, slots=True)

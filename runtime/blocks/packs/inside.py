@@ -16,7 +16,7 @@ from runtime.blocks.block import Block
 from runtime.blocks.envelope import Request
 from runtime.blocks.errors import BlockInputError
 from runtime.blocks.execute import Attempt
-from runtime.blocks.packs.crossing import crossing_services
+from runtime.blocks.packs.crossing import CrossingClock, crossing_services
 from runtime.blocks.packs.frames import PackContext, payload_of, read_error, value_frame
 from runtime.blocks.packs.links import PackHost
 from runtime.blocks.running import Scope, no_pause
@@ -125,6 +125,12 @@ class InsideAttempt(Attempt):
     @open.setter
     def open(self, value: bool) -> None:
         self._open = value
+
+    def go_on(self) -> None:
+        """A stream was opened: the attempt outlives the call that began it."""
+        clock = self.scope.services.clock
+        if isinstance(clock, CrossingClock):
+            clock.go_on()
 
     def forward_annotations(self) -> None:
         """Tell the runtime what the author annotated."""

@@ -120,6 +120,7 @@ class Pack:
             elif isinstance(result, Multiple):
                 yield value_frame(FrameType.MULTIPLE, result.data)
             else:
+                attempt.go_on()
                 yield OK
                 stream = result.as_stream()
                 try:

@@ -85,6 +85,7 @@ class Asks(_Any):
 
     async def run(self, input: BlockValue, ctx: BlockContext) -> object:
         ctx.log_debug("asking", {1, 2})
+        await ctx.wait("are you there?")
         answer = await ctx.wait("go on?", kinds=("string",), choices=("yes", "no"), subject=input)
         output = await ctx.operate(
             "tool_invoke", {"tool": "x.y", "value": input.to_python()}, key="k", compensation=("custom", "z")

@@ -17,6 +17,7 @@ from support.blocks_kit import Events
 from support.pack_folders import pack_text, write_pack
 from support.pack_samples import PACK
 
+from runtime.blocks.block import Block
 from runtime.blocks.builtin.catalogue import BUILTIN
 from runtime.blocks.config import ConfigField
 from runtime.blocks.contracts import BlockMode, BlockValueContract, BlockValueKindSet
@@ -187,6 +188,19 @@ async def test_a_corrupt_pack_is_skipped_and_its_neighbours_load(
     assert len(leftovers() - before) == 4  # a root and a module for each healthy pack
     assert sys.path == path
     assert not list(folder.rglob("__pycache__"))
+
+
+def test_types_registered_before_one_is_refused_are_withdrawn() -> None:
+    class Picky(BlockRegistry):
+        def register(self, block_class: type[Block]) -> None:
+            if block_class.spec.type_id == "ticks":
+                raise RegistryError("registry.reserved_name", "not this one")
+            super().register(block_class)
+
+    registry = Picky()
+    report = load_packs(registry, builtin=PACK)
+    assert ([skipped.code for skipped in report.skipped], registry.types()) == (["plugin.register_failed"], ())
+    assert registry.skipped("asks") == ("samples", "plugin.register_failed")
 
 
 def test_a_folder_that_is_itself_a_link_out_is_refused(tmp_path: Path) -> None:

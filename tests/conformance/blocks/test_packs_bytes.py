@@ -463,6 +463,20 @@ async def test_a_stream_ends_in_order_or_fails(broken: Any) -> None:
     assert (seen[1] if broken is STREAM_END else seen[1][1]) == expected
 
 
+async def test_a_pack_that_answered_is_not_asked_further() -> None:
+    ended: list[str] = []
+
+    async def run() -> Any:
+        try:
+            yield value_frame(FrameType.ONCE, {})
+            ended.append("went on")
+        finally:
+            ended.append("closed")
+
+    assert (await spoken_to(Hand(run=lambda host: run())).create("where", {}).execute(Request())).success
+    assert ended == ["closed"]
+
+
 async def test_a_pack_cannot_claim_that_its_run_never_began() -> None:
     early = error_frame(BlockRuntimeError("demo.x", "no"), "validate")
     response = await spoken_to(Hand(run=[early])).create("fails", {"how": "x"}).execute(Request())

@@ -41,7 +41,7 @@ class PackFolder:
     def read_manifest(self) -> PackManifest:
         """Raises `PackError` ``plugin.manifest_missing`` and what `decode_manifest` raises."""
         if self.manifest is None:
-            raise PackError("plugin.manifest_missing", f"{self.path} holds no {MANIFEST_FILE}")
+            raise _unsealed(self.path)
         return decode_manifest(self.manifest)
 
 
@@ -50,8 +50,8 @@ def pack_digest(folder: Path) -> str:
     return read_folder(folder).digest
 
 
-def read_folder(folder: Path, *, inside: Path | None = None) -> PackFolder:
-    """Read a whole pack, or a pack that is a single Python file.
+def read_folder(folder: Path, *, inside: Path | None = None, sealed: bool = False) -> PackFolder:
+    """Read a whole pack, or a pack that is a single Python file. ``sealed``: nothing is read unless it has a manifest.
 
     Raises `PackError` ``plugin.path_escape`` when it, or a link in it, leads out of ``inside`` or of the folder itself, or
     when it holds something that is neither file nor folder; ``plugin.manifest_invalid`` for one that is too large or
@@ -61,7 +61,10 @@ def read_folder(folder: Path, *, inside: Path | None = None) -> PackFolder:
         check_inside(folder, inside or folder.parent)
         if folder.is_file():
             return _digested(folder, [(folder.name, folder)])
-        return _digested(folder, sorted(_files(folder)))
+        files = sorted(_files(folder))
+        if sealed and all(name != MANIFEST_FILE for name, _ in files):
+            raise _unsealed(folder)
+        return _digested(folder, files)
     except OSError as error:
         raise PackError("plugin.manifest_invalid", f"{folder} cannot be read: {error.strerror}") from error
 
@@ -93,13 +96,17 @@ def read_pack(folder: Path) -> PackManifest:
     path = folder / MANIFEST_FILE
     check_inside(path, folder)
     if not path.is_file():  # a pipe would make us wait
-        raise PackError("plugin.manifest_missing", f"{folder} holds no {MANIFEST_FILE}")
+        raise _unsealed(folder)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_MANIFEST_FILE + 1)
     except OSError as error:
         raise PackError("plugin.manifest_missing", f"{path} cannot be read: {error.strerror}") from error
     return decode_manifest(data)
+
+
+def _unsealed(folder: Path) -> PackError:
+    return PackError("plugin.manifest_missing", f"{folder} holds no {MANIFEST_FILE}")
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path]]:

@@ -15,7 +15,8 @@
 
 ``class`` is ``input``, ``validation``, ``runtime`` or ``skip``. ``reason`` (the engine's label), ``phase`` (``validate``,
 ``run`` or ``result``: where the block failed) and ``output`` (what a failed operation gave all the same) are more than the
-specification asks for. Undecodable bytes raise `FrameError`, in a reply always as ``plugin.bad_frame``, never to be
+specification asks for. A frame holds at most 16 MiB, and what travels inside a map (ledger values, arguments, details) may
+be nested 62 deep. Undecodable bytes raise `FrameError`, in a reply always as ``plugin.bad_frame``, never to be
 tried again.
 """
 

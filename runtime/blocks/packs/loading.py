@@ -157,7 +157,7 @@ class _Loading:
         """A folder with a ``pack.bin``."""
 
         def load(step: _Step) -> None:
-            folder = read_folder(place, inside=inside)
+            folder = read_folder(place, inside=inside, sealed=True)
             step.digest = folder.digest
             self._judge(step, "folder", folder, lambda use: _imported(folder, folder.read_manifest(), use))
 

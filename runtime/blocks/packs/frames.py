@@ -2,7 +2,7 @@
 
 ::
 
-    CREATE       {type_id, config: MAP of the constructor's keywords}
+    CREATE       {type_id, config: MAP as a mission would write it, defaults left out}
     VALUE        any value: an input, the arguments or the answer of a service
     CONTEXT      where an attempt stands, see `PackContext`
     OK           of create: the effective contracts, see `Effective`; of validate and run: null

@@ -311,3 +311,7 @@ def _observe_end(attempt: Attempt, response: Response) -> None:
             "duration_ms": response.metadata["duration_ms"],
         },
     )
+
+
+#: For packs, which ask a block's two methods one by one: ``run`` in its style, and what a returning ``validate`` gets.
+run_body, refused_return = _run, _returned

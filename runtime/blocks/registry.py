@@ -86,6 +86,10 @@ class BlockRegistry:
         self._aliases.pop(info.type_id, None)
         self._types[info.type_id] = _Registered(info, lambda config: block_class.from_config(config, self))
 
+    def withdraw(self, type_id: str) -> None:
+        """Take a type out again; one that is not there is no error."""
+        self._types.pop(type_id, None)
+
     def alias(self, alias: str, type_id: str) -> None:
         """Let ``alias`` stand for a registered type. Raises ``registry.duplicate_type_id``, ``registry.unknown_name``."""
         self._free(alias)
@@ -200,13 +204,16 @@ def _bad_config(type_id: str, problems: tuple[ConfigProblem, ...]) -> BlockValid
     return BlockValidationError("validation.bad_config", f"{type_id}: {text}", details=details)
 
 
-def builtin_registry() -> BlockRegistry:
-    """A fresh registry holding the built-in blocks."""
-    from runtime.blocks.builtin.catalogue import BUILTINS  # built-ins import Jinja2: not paid by library users
+def builtin_registry(*, byte_path: bool = False) -> BlockRegistry:
+    """A fresh registry holding the built-in blocks; with ``byte_path`` they are spoken to as any other pack is."""
+    # Built-ins import Jinja2, and packs what it takes to run foreign code: not paid by those who only read registries.
+    from runtime.blocks.builtin.catalogue import BUILTIN
+    from runtime.blocks.packs.loading import load_packs
 
     registry = BlockRegistry()
-    for block_class in BUILTINS:
-        registry.register(block_class)
+    report = load_packs(registry, builtin=BUILTIN, byte_path=byte_path)
+    if report.skipped:
+        raise RegistryError(report.skipped[0].code, report.skipped[0].message)
     registry.alias("template_handlebars", "template")
     return registry
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from runtime.blocks.packs.export import write_manifest
+from runtime.blocks.packs.folders import MANIFEST_FILE
 from runtime.kernel.errors import QuarterdeckError
 
 #: What a type id, a Python module and a folder may all be called.
@@ -24,6 +26,7 @@ from runtime.blocks.block import Block
 from runtime.blocks.contexts import BlockingContext, BlockValidateContext
 from runtime.blocks.contracts import once
 from runtime.blocks.errors import BlockInputError
+from runtime.blocks.packs.pack import Pack
 from runtime.blocks.values import BlockValue
 
 
@@ -40,6 +43,9 @@ class {cls}(Block, type_id="{name}", input=once("string"), output=once("string")
     def run(self, input: BlockValue, ctx: BlockingContext) -> str:
         """Do the work. The world is reached through ``ctx`` only: ``ctx.services``, ``ctx.operate``, ``ctx.wait``."""
         return f"{{self.mark}}{{input.text()}}{{self.mark}}"
+
+
+PACK = Pack("{name}", "1", [{cls}])
 '''
 
 _TEST: Final = '''\
@@ -61,7 +67,7 @@ def test_it_refuses_a_blank_text_before_it_runs() -> None:
 
 
 def create_block(name: str, folder: Path) -> list[Path]:
-    """Write ``blocks/NAME`` with a block and its test below ``folder``; returns what was created.
+    """Write ``blocks/NAME``, a pack with a block and its test, below ``folder``; returns what was created.
 
     Raises `QuarterdeckError`: ``INIT_NAME`` for a name that cannot be one, and what `write_new` raises.
     """
@@ -73,7 +79,9 @@ def create_block(name: str, folder: Path) -> list[Path]:
         )
     home = folder / "blocks" / name
     words = {"name": name, "cls": "".join(part.capitalize() for part in name.split("_")), "folder": home.as_posix()}
-    return write_new({home / f"{name}.py": _BLOCK.format(**words), home / f"test_{name}.py": _TEST.format(**words)})
+    files = write_new({home / f"{name}.py": _BLOCK.format(**words), home / f"test_{name}.py": _TEST.format(**words)})
+    write_manifest(home, name)
+    return [*files, home / MANIFEST_FILE]
 
 
 def write_new(files: dict[Path, str | bytes]) -> list[Path]:

@@ -114,6 +114,7 @@ _RUNNING: Final = {
     "runtime.empty_stream": "A stream ended without an item.",
     "runtime.ledger_not_owner": "Something other than the workflow wrote the ledger.",
     "runtime.no_operations": "The block runs outside a run and cannot perform operations.",
+    "runtime.unknown_service": "A pack called a service that does not exist.",
     "runtime.no_operator": "The block runs outside a run and cannot ask a human.",
     "runtime.stream_stalled": "What a block emitted was not taken or kept in time.",
     "recovery.unsafe_to_retry": "Retrying could repeat an effect.",

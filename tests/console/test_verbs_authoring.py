@@ -92,7 +92,7 @@ def test_init_block_makes_a_block_whose_own_tests_pass(
     assert main(["init", "block", "mark_up", str(tmp_path), "--json"]) == Exit.OK
     home = tmp_path / "blocks" / "mark_up"
     created = json.loads(capsys.readouterr().out)["created"]
-    assert {str(home / "mark_up.py"), str(home / "test_mark_up.py")} <= set(created)
+    assert {str(home / name) for name in ("mark_up.py", "test_mark_up.py", "pack.bin")} == set(created)
     try:
         load(home / "mark_up.py")
         tests = load(home / "test_mark_up.py")

@@ -1,4 +1,7 @@
-"""The built-in block types a mission file may name. `map_input` takes a function and is for library use only."""
+"""The built-in block types a mission file may name: the first pack, loaded like every other (blocks spec §20.1).
+
+`map_input` takes a function and is for library use only.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ from runtime.blocks.builtin.shaping import (
 )
 from runtime.blocks.builtin.template import TextTemplate
 from runtime.blocks.builtin.transform import CustomTransform
+from runtime.blocks.packs.pack import Pack
 
 BUILTINS: Final[tuple[type[Block], ...]] = (
     LlmCall,
@@ -63,3 +67,5 @@ BUILTINS: Final[tuple[type[Block], ...]] = (
     MarkdownToHtml,
     CustomTransform,
 )
+
+BUILTIN: Final = Pack("builtin", "1", BUILTINS, module="builtin.catalogue", symbol="BUILTIN")

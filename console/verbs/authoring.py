@@ -12,9 +12,9 @@ from runtime.host.api import Exit
 
 async def lint(options: argparse.Namespace) -> int:
     """``--json``: ``{"path", "problems":[{code,message,path,line,column,…}]}``. Exit 2 when there is an error."""
-    from runtime.host.authoring import lint_mission
+    from runtime.host.packs import lint_trusting
 
-    problems = await asyncio.to_thread(lint_mission, Path(options.path))
+    problems = await lint_trusting(Path(options.path), options.store)
     errors = [item for item in problems if item.severity == "error"]
     if options.json:
         print_json({"path": options.path, "ok": not errors, "problems": list(problems)})

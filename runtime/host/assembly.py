@@ -27,7 +27,9 @@ from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_limits import Limits as SandboxLimits
 from runtime.host.hooks import Hooks
 from runtime.host.looking import tree_probe
+from runtime.host.pack_trust import PackTrust
 from runtime.host.prepared import Prepared
+from runtime.host.run_packs import RunPacks
 from runtime.kernel.canonical import parse_strict
 from runtime.kernel.clock import Clock
 from runtime.kernel.ids import IdSource
@@ -86,21 +88,26 @@ class Parts:
     workflow: Workflow
     runner: TurnRunner
     executor: OperationExecutor
+    packs: RunPacks
 
 
-async def assemble(prepared: Prepared, shared: Shared, hooks: Hooks) -> Parts:
-    """Wire one run. Raises `Refused` for a provider or command the mission declares wrongly, leaving nothing open."""
+async def assemble(prepared: Prepared, shared: Shared, hooks: Hooks, trust: PackTrust) -> Parts:
+    """Wire one run. Raises `Refused` for a provider or command the mission declares wrongly, and for a pack that may not
+    run, leaving nothing open."""
     scope = shared.scopes.open(ScopeKind.TURN, prepared.run_id, shared.session_scope)
     try:
-        return await _wire(prepared, shared, hooks, scope)
+        return await _wire(prepared, shared, hooks, scope, trust)
     except BaseException:
         hooks.close()
         scope.close()
         raise
 
 
-async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) -> Parts:
+async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope, trust: PackTrust) -> Parts:
     spec = prepared.mission.spec
+    # An undo runs no block of the mission, and must not fail for want of a pack.
+    used = () if prepared.rollback is not None else prepared.mission.packs
+    packs = await RunPacks.open(prepared.mission, used, trust, wall(prepared.mission, shared))
     gate = PauseGate(scope)
     # The mission's time is for its work; putting that back has limits of its own.
     limit = TURN_SECONDS if prepared.rollback is not None else spec.budgets.time or TURN_SECONDS
@@ -150,10 +157,12 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
         workflow=build_workflow(
             prepared.mission,
             prepared.inputs,
+            packs.registry,
             node_seconds=prepared.plan.policies.budgets.node_ms / 1000,
         ),
         runner=runner,
         executor=executor,
+        packs=packs,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from runtime.blocks.packs.report import Trust
 from runtime.host.api import Problem
 from runtime.kernel.errors import QuarterdeckError
 from runtime.missions.loader import lint
@@ -45,9 +47,9 @@ def problem_of(item: MissionProblem) -> Problem:
     )
 
 
-def lint_mission(path: Path) -> tuple[Problem, ...]:
-    """Every problem of a mission file or folder, sorted by position."""
-    return tuple(problem_of(item) for item in lint(path))
+def lint_mission(path: Path, trust: Callable[[str], Trust] | None = None) -> tuple[Problem, ...]:
+    """Every problem of a mission file or folder, sorted by position; with ``trust`` also blocks of packs nobody trusts."""
+    return tuple(problem_of(item) for item in lint(path, trust=trust))
 
 
 def mission_schema() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from runtime.events.facts import (
     Verification,
     Violation,
 )
-from runtime.host.api import ExportBundle, Exported, MissionInfo, Replay, RunStatus
+from runtime.host.api import ExportBundle, Exported, MissionInfo, Replay, RunStatus, TrustedPack
 from runtime.host.checking import check
 from runtime.host.parsed import parsed
 from runtime.kernel.clock import Clock
@@ -98,6 +98,11 @@ class StoreReads:
 
     async def mission(self, path: str) -> MissionInfo:
         return await asyncio.to_thread(self._missions.one, Path(path))
+
+    async def trusted_packs(self) -> tuple[TrustedPack, ...]:
+        from runtime.host.pack_trust import read_trust  # of the block room, which other reads do not need
+
+        return await read_trust(self._store)
 
     async def runs(
         self,

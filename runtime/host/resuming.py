@@ -192,8 +192,9 @@ async def recorded_mission(store: Store, record: RunRecord, *, files_too: bool) 
         return mission
     body = None if files_too else await store.artifacts.get(record.mission_hash or "")
     then = parse_strict(body) if body is not None else mission.definition
-    if digest({**mission.definition, "files": then["files"]}) != record.mission_hash:
-        raise _manual("a file its mission names has changed since")
+    kept_members = {name: then[name] for name in ("files", "packs") if name in then}
+    if digest({**mission.definition, **kept_members}) != record.mission_hash:
+        raise _manual("a file its mission names, or a pack it uses, has changed since")
     return mission
 
 

@@ -31,7 +31,6 @@ from runtime.missions.graph import LANES
 from runtime.missions.loader import Mission
 from runtime.missions.model import BlockSpec, RetrySpec
 from runtime.missions.references import ReferenceMissing
-from runtime.missions.types import default_registry
 
 _EXTRA: Final = ("acting_role", "compensation_type", "compensation_command")
 
@@ -45,13 +44,13 @@ def build_workflow(
 ) -> Workflow:
     """The workflow of one run with bound ``inputs``. Build a new one for every run.
 
-    ``node_seconds`` caps each attempt of a block without a limit of its own; None leaves it open.
+    ``registry`` makes the blocks; without it those of packs do not run. ``node_seconds`` caps each attempt of a block without a limit of its own; None leaves it open.
 
     Each node is named like its block. What a block says beyond its type is in the node's options: ``accept``,
     ``fallback``, ``optional``, ``lane`` and, for whoever executes attempts, ``extra`` with ``envelope``,
     ``acting_role``, ``compensation_type`` and ``compensation_command`` where the mission says so.
     """
-    spec, maker = mission.spec, _Maker(registry or default_registry(), dict(inputs))
+    spec, maker = mission.spec, _Maker(registry or mission.registry, dict(inputs))
     workflow = Workflow(mission.name, max_steps=spec.max_steps, max_parallel=spec.max_parallel)
     for name in spec.blocks:
         _register(workflow, mission, name, maker)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from runtime.blocks.packs.report import SkippedPack
 from runtime.blocks.registry import BlockRegistry
 from runtime.kernel.outcomes import block_code
 from runtime.missions.model import BlockSpec
@@ -24,6 +25,7 @@ class Draft:
     document: Document
     data: Mapping[str, Any]
     registry: BlockRegistry
+    skipped: tuple[SkippedPack, ...] = ()
     types: dict[str, Shape] = field(init=False)
     blocks: dict[str, dict[str, Any]] = field(init=False)
     inputs: dict[str, dict[str, Any]] = field(init=False)

@@ -6,11 +6,12 @@ it finds and the next runs on whatever is well-formed, so five unrelated mistake
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.blocks.packs.report import Trust
 from runtime.blocks.registry import BlockRegistry
 from runtime.kernel.canonical import digest
 from runtime.kernel.model import Envelope
@@ -21,10 +22,10 @@ from runtime.missions.envelopes import block_envelopes, check_feasible, mission_
 from runtime.missions.files import Attachment, attach, locate, read_mission
 from runtime.missions.graph import Graph, read_graph
 from runtime.missions.model import MissionSpec
+from runtime.missions.packs import MissionTypes, UsedPack, types_beside
 from runtime.missions.problems import MissionInvalid, MissionProblem
 from runtime.missions.sections import PromptFile
 from runtime.missions.structure import validate
-from runtime.missions.types import default_registry
 from runtime.missions.yaml_reader import Where, read
 
 
@@ -33,8 +34,9 @@ class Mission:
     """A mission that can run. ``directory`` is the folder of its file; relative paths start there.
 
     ``definition`` is what ``mission_hash`` is the digest of: the values as parsed plus the digests of the files they
-    name. ``block_envelopes`` holds the further envelopes of blocks that have one. ``conditions`` and ``files`` are keyed by
-    their place in the file. ``warnings`` did not stop the load.
+    name and of the packs they use. ``block_envelopes`` holds the further envelopes of blocks that have one. ``conditions``
+    and ``files`` are keyed by their place in the file. ``warnings`` did not stop the load. ``registry`` has the types its
+    blocks are of; those of ``packs`` can be built with it, and do not run.
     """
 
     path: Path
@@ -48,6 +50,8 @@ class Mission:
     block_envelopes: Mapping[str, Envelope]
     conditions: Mapping[Where, Condition]
     files: Mapping[Where, Attachment]
+    registry: BlockRegistry
+    packs: tuple[UsedPack, ...] = ()
     warnings: tuple[MissionProblem, ...] = ()
 
     @property
@@ -81,14 +85,16 @@ class Mission:
         return written
 
 
-def load(path: Path | str, registry: BlockRegistry | None = None) -> Mission:
+def load(
+    path: Path | str, registry: BlockRegistry | None = None, *, trust: Callable[[str], Trust] | None = None
+) -> Mission:
     """Load the mission at ``path``, a file or a folder holding ``mission.yaml``.
 
-    ``registry`` holds the block types there are (default: the built-in ones). Raises `MissionInvalid` with
-    every problem found, sorted by position.
+    ``registry`` holds the block types there are (default: see `types_beside`). With ``trust`` a block whose pack nobody
+    trusts is a warning. Raises `MissionInvalid` with every problem found, sorted by position.
     """
     file = locate(path)
-    return load_bytes(read_mission(file), file, registry)
+    return load_bytes(read_mission(file), file, registry, trust=trust)
 
 
 def load_bytes(
@@ -97,18 +103,21 @@ def load_bytes(
     registry: BlockRegistry | None = None,
     *,
     recorded: Mapping[str, bytes] | None = None,
+    trust: Callable[[str], Trust] | None = None,
 ) -> Mission:
     """Load a mission from bytes as if they stood in ``file``. Raises `MissionInvalid`.
 
-    ``recorded`` has the contents of the files it names as they were; then nothing beside ``file`` is looked at.
+    ``recorded`` has the contents of the files it names as they were; then nothing but packs is looked at beside ``file``.
     """
+    directory = file.absolute().parent
+    types = types_beside(directory) if registry is None else MissionTypes(registry)
     document = read(source, file)
     spec = validate(document)
     data = document.data if isinstance(document.data, dict) else {}
-    draft = Draft(document, data, registry or default_registry())
+    draft = Draft(document, data, types.registry, types.report.skipped)
     graph = read_graph(document, data, draft.blocks)
     conditions = check_all(draft, graph)
-    directory = file.absolute().parent
+    packs = _packs(draft, types, trust)
     files = attach(document, directory, data, recorded)
     if spec is None:
         raise MissionInvalid(document.report.problems())
@@ -120,6 +129,7 @@ def load_bytes(
         "schema": "mission-definition/1",
         "mission": data,
         "files": {item.name: item.digest for item in files.values()},
+        **({"packs": {pack.name: pack.digest for pack in packs}} if packs else {}),
     }
     return Mission(
         path=file,
@@ -133,13 +143,33 @@ def load_bytes(
         block_envelopes=inner,
         conditions=conditions,
         files=files,
+        registry=types.registry,
+        packs=packs,
         warnings=document.report.problems(),
     )
 
 
-def lint(path: Path | str, registry: BlockRegistry | None = None) -> tuple[MissionProblem, ...]:
+def _packs(draft: Draft, types: MissionTypes, trust: Callable[[str], Trust] | None) -> tuple[UsedPack, ...]:
+    """The packs the mission uses; each block of one nobody trusts gets a warning, if trust is known."""
+    chosen = {name: kind for name, block in draft.blocks.items() if isinstance(kind := block.get("type"), str)}
+    for name, kind in chosen.items():
+        for pack in types.used((kind,)) if trust is not None else ():
+            if trust is not None and trust(pack.digest) is Trust.NONE:
+                draft.document.problem(
+                    "plugin.untrusted",
+                    f"nobody trusts the pack {pack.name}, so a launch is refused",
+                    ("blocks", name, "type"),
+                    hint=f"look at it, then: quarterdeck packs trust {pack.path}",
+                    severity="warning",
+                )
+    return types.used(chosen.values())
+
+
+def lint(
+    path: Path | str, registry: BlockRegistry | None = None, *, trust: Callable[[str], Trust] | None = None
+) -> tuple[MissionProblem, ...]:
     """Everything worth saying about the mission at ``path``: errors and warnings, by position."""
     try:
-        return load(path, registry).warnings
+        return load(path, registry, trust=trust).warnings
     except MissionInvalid as invalid:
         return tuple(invalid.problems)

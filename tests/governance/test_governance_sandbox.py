@@ -86,7 +86,9 @@ async def test_stdin_is_empty_when_nothing_is_given(runner: Sandbox, tree: Path)
 async def test_a_child_can_be_talked_to_while_it_runs(runner: Sandbox, tree: Path) -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    answer = "import socket; line = socket.socket(fileno=0); line.send(line.recv(99).upper()); print('told'); line.recv(9)"
+    answer = (
+        "import socket; line = socket.socket(fileno=0); line.send(line.recv(99).upper()); print('told'); line.recv(9)"
+    )
     loop = asyncio.get_running_loop()
     with ours, theirs:
         child = asyncio.ensure_future(runner.run(python(tree, answer, channel=theirs.fileno())))

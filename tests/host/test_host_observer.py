@@ -60,6 +60,8 @@ async def test_an_observer_says_who_holds_the_store(observer: Deck, tmp_path: Pa
         observer.undo("x"),
         observer.unlatch("x", "y"),
         observer.unprotect("x", "a/**", "sha256:0", "y"),
+        observer.trust_pack("x", "sha256:0"),
+        observer.untrust_pack("sha256:0"),
         observer.answer(answer),
     ):
         with pytest.raises(Refused, match="held by pid") as caught:

@@ -1,0 +1,80 @@
+"""The packs one run uses, ready to run their code: looked at anew, trusted, linked, and ended with the run (ruling R43)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Self
+
+from runtime.blocks.packs.links import PackLink
+from runtime.blocks.packs.report import FoundPack, Trust
+from runtime.blocks.registry import BlockRegistry
+from runtime.execution.pack_process import PackPlace, ProcessLink
+from runtime.host.pack_trust import PackTrust
+from runtime.kernel.errors import Refused
+from runtime.kernel.ports import ProcessRunner
+from runtime.missions.loader import Mission
+from runtime.missions.packs import MissionTypes, UsedPack, types_beside
+
+
+class RunPacks:
+    """``registry`` makes blocks whose code can run; None for a mission without packs. `close` it at the run's end."""
+
+    def __init__(self) -> None:
+        self._links: list[ProcessLink] = []
+        self.registry: BlockRegistry | None = None
+
+    @classmethod
+    async def open(cls, mission: Mission, used: Sequence[UsedPack], trust: PackTrust, runner: ProcessRunner) -> Self:
+        """Raises `Refused` ``plugin.untrusted`` for a pack nobody trusts, ``PACK_CHANGED`` for one that is another since
+        the mission was loaded, and the code of one whose code cannot be imported here."""
+        packs = cls()
+        for pack in used:
+            _check_trust(pack, trust)
+        if used:
+            packs.registry = await asyncio.to_thread(packs._load, mission, used, trust, runner)
+        return packs
+
+    async def close(self) -> None:
+        """End every worker."""
+        await asyncio.gather(*(link.close() for link in self._links))
+
+    def _load(
+        self, mission: Mission, used: Sequence[UsedPack], trust: PackTrust, runner: ProcessRunner
+    ) -> BlockRegistry:
+        wanted = {pack.digest for pack in used}
+
+        def of(digest: str) -> Trust:
+            # Whatever else lies there is known by name only: nothing of it is imported for this mission.
+            return trust.of(digest) if digest in wanted else Trust.CONFINED
+
+        def link(found: FoundPack) -> PackLink:
+            place = PackPlace(name=found.manifest.name, folder=found.path.absolute(), digest=found.digest)
+            self._links.append(ProcessLink(place, runner))
+            return self._links[-1]
+
+        types = types_beside(mission.directory, trust=of, link_for=link)
+        for pack in used:
+            _check_there(pack, types)
+        return types.registry
+
+
+def _check_trust(pack: UsedPack, trust: PackTrust) -> None:
+    if trust.of(pack.digest) is Trust.NONE:
+        raise Refused(
+            "plugin.untrusted",
+            f"nobody trusts the pack {pack.name} {pack.version} as it is ({pack.digest}), so none of its code runs",
+            where=pack.path,
+            hint=f"look at it, then: quarterdeck packs trust {pack.path}",
+        )
+
+
+def _check_there(pack: UsedPack, types: MissionTypes) -> None:
+    if any(found.digest == pack.digest for found in types.report.loaded):
+        return
+    skipped = next((item for item in types.report.skipped if item.digest == pack.digest), None)
+    if skipped is not None:
+        raise Refused(skipped.code, f"the pack {pack.name} cannot be used: {skipped.message}", where=skipped.path)
+    raise Refused(
+        "PACK_CHANGED", f"the pack {pack.name} has just changed", where=pack.path, hint="look at it and trust it anew"
+    )

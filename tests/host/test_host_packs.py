@@ -16,9 +16,9 @@ from runtime.host.runtime_host import RuntimeHost
 from runtime.kernel.model import thawed
 from runtime.missions.loader import lint, load
 from runtime.missions.problems import MissionInvalid
-from tests.support.hosting import hosting, plain, question, run_to_end, write_mission
-from tests.support.packs import HEALTHY, write_pack
-from tests.support.sandboxing import backend
+from tests.support.hosting import hosting, plain, question, run_to_end, until, write_mission
+from tests.support.packs import HEALTHY, HOSTILE, write_pack
+from tests.support.sandboxing import alive, backend
 
 ASKING = "  ask: {type: approval, message: Really?}\n  say: {type: sample_shout}"
 READING = """\
@@ -127,6 +127,19 @@ async def test_what_a_pack_wants_passes_the_envelope(tmp_path: Path) -> None:
         assert done.outputs == {"text": "content"}
         refused = await run_to_end(host, str(mission), inputs={"path": "secret.txt"})
         assert (refused.exit_code, refused.violations) == (4, 1)
+
+
+async def test_a_cancelled_run_leaves_nothing_of_its_packs(tmp_path: Path) -> None:
+    """A block that never ends and has forked stands for all that a fence has to end."""
+    mission = Path(plain(tmp_path / "m", "  evil: {type: evil_do, what: loop}"))
+    write_pack(pack_of(mission), "evil", HOSTILE)
+    async with hosting(tmp_path / "store", sandbox=Sandbox(backend("B"))) as host:
+        await trust(host, mission)
+        begun = await host.launch(Launch(path=str(mission)))
+        await until(lambda: len(alive(str(pack_of(mission)))) > 1)
+        await host.cancel(begun.run_id)
+        assert (await host.wait(begun.run_id)).exit_code == 130
+        assert alive(str(pack_of(mission))) == []
 
 
 async def test_a_run_goes_on_only_with_the_pack_it_began_with(tmp_path: Path) -> None:

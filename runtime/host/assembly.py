@@ -44,6 +44,7 @@ from runtime.orchestration.anchors import Witness
 from runtime.orchestration.budget import Day, Ledger, Limits
 from runtime.orchestration.gate import WorkGate
 from runtime.orchestration.handlers.registry import build
+from runtime.orchestration.handlers.routes import Transform
 from runtime.orchestration.handlers.settings import HandlerSettings, ModelSettings
 from runtime.orchestration.operation_ports import MAX_BODY_BYTES
 from runtime.orchestration.operations import OperationExecutor
@@ -121,7 +122,7 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope, 
         changed=hooks.question,
         leaving=lambda: (fence := scope.fence_in_force) is not None and fence.reason == LEAVING,
     )
-    executor = await _executor(prepared, shared, scope, timer, questions, hooks)
+    executor = await _executor(prepared, shared, scope, timer, questions, hooks, packs.transforms)
     loop = _lane_loop(prepared, shared, hooks)
     kept = StreamKeeper(shared.artifacts)
     streams = _stream_edges(prepared, kept, scope, hooks)
@@ -226,7 +227,13 @@ def _witness(prepared: Prepared) -> Callable[[], Awaitable[str]]:
 
 
 async def _executor(
-    prepared: Prepared, shared: Shared, scope: Scope, timer: ActiveTimer, questions: Questions, hooks: Hooks
+    prepared: Prepared,
+    shared: Shared,
+    scope: Scope,
+    timer: ActiveTimer,
+    questions: Questions,
+    hooks: Hooks,
+    transforms: Mapping[str, Transform],
 ) -> OperationExecutor:
     workspace, mission = prepared.workspace, prepared.mission
     root = workspace.root
@@ -258,6 +265,7 @@ async def _executor(
         sandbox_scratch=mission.spec.sandbox.scratch,
         hosts=mission.spec.sandbox.hosts,
         witness=_witness(prepared) if prepared.policy.evidence.trailer else None,
+        transforms=transforms,
     )
 
     def guard() -> None:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
-from runtime.blocks.packs.links import PackLink
 from runtime.blocks.packs.report import FoundPack, Trust
 from runtime.blocks.registry import BlockRegistry
 from runtime.execution.pack_process import PackPlace, ProcessLink
+from runtime.execution.pack_transforms import is_transform, pack_transform
 from runtime.host.pack_trust import PackTrust
 from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ProcessRunner
 from runtime.missions.loader import Mission
 from runtime.missions.packs import MissionTypes, UsedPack, types_beside
+from runtime.orchestration.handlers.routes import Transform
 
 
 class RunPacks:
-    """``registry`` makes blocks whose code can run; None for a mission without packs. `close` it at the run's end."""
+    """``registry`` makes blocks whose code can run; None for a mission without packs. ``transforms`` are what
+    ``packet_route`` may name besides its own. `close` it at the run's end."""
 
     def __init__(self) -> None:
-        self._links: list[ProcessLink] = []
+        self._links: dict[str, ProcessLink] = {}
         self.registry: BlockRegistry | None = None
+        self.transforms: Mapping[str, Transform] = {}
 
     @classmethod
     async def open(cls, mission: Mission, used: Sequence[UsedPack], trust: PackTrust, runner: ProcessRunner) -> Self:
@@ -37,7 +40,7 @@ class RunPacks:
 
     async def close(self) -> None:
         """End every worker."""
-        await asyncio.gather(*(link.close() for link in self._links))
+        await asyncio.gather(*(link.close() for link in self._links.values()))
 
     def _load(
         self, mission: Mission, used: Sequence[UsedPack], trust: PackTrust, runner: ProcessRunner
@@ -48,14 +51,20 @@ class RunPacks:
             # Whatever else lies there is known by name only: nothing of it is imported for this mission.
             return trust.of(digest) if digest in wanted else Trust.CONFINED
 
-        def link(found: FoundPack) -> PackLink:
+        def link(found: FoundPack) -> ProcessLink:
             place = PackPlace(name=found.manifest.name, folder=found.path.absolute(), digest=found.digest)
-            self._links.append(ProcessLink(place, runner))
-            return self._links[-1]
+            return self._links.setdefault(found.digest, ProcessLink(place, runner))
 
         types = types_beside(mission.directory, trust=of, link_for=link)
         for pack in used:
             _check_there(pack, types)
+        self.transforms = {
+            about.type_id: pack_transform(about, link(found))
+            for found in types.report.loaded
+            if found.digest in wanted
+            for about in found.manifest.blocks
+            if is_transform(about)
+        }
         return types.registry
 
 

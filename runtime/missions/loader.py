@@ -6,7 +6,7 @@ it finds and the next runs on whatever is well-formed, so five unrelated mistake
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,16 +149,24 @@ def load_bytes(
     )
 
 
+def _kinds(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where a block names a type: its own, and for a route the one it sends its packet through (ruling R44)."""
+    kind = block.get("type")
+    for key in ("type", "transform") if kind == "packet_route" else ("type",):
+        if isinstance(named := block.get(key), str):
+            yield key, named
+
+
 def _packs(draft: Draft, types: MissionTypes, trust: Callable[[str], Trust] | None) -> tuple[UsedPack, ...]:
     """The packs the mission uses; each block of one nobody trusts gets a warning, if trust is known."""
-    chosen = {name: kind for name, block in draft.blocks.items() if isinstance(kind := block.get("type"), str)}
-    for name, kind in chosen.items():
+    chosen = {(name, key): kind for name, block in draft.blocks.items() for key, kind in _kinds(block)}
+    for (name, key), kind in chosen.items():
         for pack in types.used((kind,)) if trust is not None else ():
             if trust is not None and trust(pack.digest) is Trust.NONE:
                 draft.document.problem(
                     "plugin.untrusted",
                     f"nobody trusts the pack {pack.name}, so a launch is refused",
-                    ("blocks", name, "type"),
+                    ("blocks", name, key),
                     hint=f"look at it, then: quarterdeck packs trust {pack.path}",
                     severity="warning",
                 )

@@ -62,7 +62,9 @@ def test_of_nine_packs_only_the_healthy_one_is_loaded(tmp_path: Path, deck: Deck
     wanted = {"a-healthy": None, **broken}
     code, listed = deck("packs", "list", str(folder))
     assert (code, {Path(pack["path"]).name: pack["code"] for pack in listed["packs"]}) == (0, wanted)
-    assert [pack["types"] for pack in listed["packs"] if pack["loaded"]] == [["sample_reach", "sample_shout"]]
+    assert [pack["types"] for pack in listed["packs"] if pack["loaded"]] == [
+        ["sample_flip", "sample_reach", "sample_shout"]
+    ]
     assert all(pack["message"] for pack in listed["packs"] if not pack["loaded"])
     if denied("B") is None:
         code, verified = deck("packs", "verify", str(folder))
@@ -99,7 +101,10 @@ def test_an_operator_is_shown_what_is_trusted_and_asked(
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert main(verb) == 3, "nobody is at a terminal"
     shown = capsys.readouterr().err
-    assert all(word in shown for word in ("sample 1.0", pack_digest(folder), "sample_reach, sample_shout", "--yes"))
+    assert all(
+        word in shown
+        for word in ("sample 1.0", pack_digest(folder), "sample_flip, sample_reach, sample_shout", "--yes")
+    )
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     assert main(verb) == 3
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))

@@ -81,7 +81,7 @@ async def attempt(work: Block, value: object = "hello", host: Host | None = None
 
 async def test_a_block_works_in_one_process_for_all_its_attempts(opened: Open) -> None:
     link, host = opened("sample", HEALTHY), Host()
-    shout = block(link, HEALTHY, 1, mark="?")
+    shout = block(link, HEALTHY, 2, mark="?")
     first, second = await attempt(shout, host=host), await attempt(shout, "again", host)
     assert (first.data.to_python(), second.data.to_python()) == ("HELLO?", "AGAIN?")
     assert first.metadata["sample.process"] == second.metadata["sample.process"]
@@ -93,20 +93,20 @@ async def test_a_block_works_in_one_process_for_all_its_attempts(opened: Open) -
 
 async def test_blocks_that_work_at_once_have_a_process_each_until_the_run_ends(opened: Open) -> None:
     link = opened("sample", HEALTHY)
-    replies = await asyncio.gather(*(attempt(block(link, HEALTHY, 1, mark=mark)) for mark in "!?"))
+    replies = await asyncio.gather(*(attempt(block(link, HEALTHY, 2, mark=mark)) for mark in "!?"))
     assert {reply.data.to_python() for reply in replies} == {"HELLO!", "HELLO?"}
     assert len({reply.metadata["sample.process"] for reply in replies}) == 2
     assert len(alive(str(link.folder))) >= 2
     await link.close()
     assert alive(str(link.folder)) == []
-    assert (await attempt(block(link, HEALTHY, 1))).code == "plugin.fault", "no other is started"
+    assert (await attempt(block(link, HEALTHY, 2))).code == "plugin.fault", "no other is started"
 
 
 async def test_what_it_wants_from_the_world_goes_through_its_attempt(opened: Open) -> None:
     """A refusal that stops the run is no failure of the block, and ends its process."""
     link, host = opened("sample", HEALTHY), Host(fails_with=Halted("runtime.canceled", "fenced"))
     with pytest.raises(Halted, match="fenced"):
-        await attempt(block(link, HEALTHY, 0, path="a.txt"), host=host)
+        await attempt(block(link, HEALTHY, 1, path="a.txt"), host=host)
     assert host.asked == [("tool_invoke", {"tool": "filesystem.read_file", "path": "a.txt"})]
     assert alive(str(link.folder)) == []
 
@@ -177,12 +177,12 @@ async def test_a_pack_that_cannot_be_imported_says_why(opened: Open, code: str, 
 async def test_a_changed_folder_is_not_imported(opened: Open) -> None:
     link = opened("sample", HEALTHY)
     (link.folder / "more.py").write_text("")
-    reply = await attempt(block(link, HEALTHY, 1))
+    reply = await attempt(block(link, HEALTHY, 2))
     assert reply.code == "plugin.untrusted"
 
 
 async def test_without_namespaces_it_runs_only_where_that_is_allowed(opened: Open) -> None:
     link = opened("sample", HEALTHY, runner=Sandbox(Unconfined()))
-    reply = await attempt(block(link, HEALTHY, 1))
+    reply = await attempt(block(link, HEALTHY, 2))
     assert reply.code == "op.sandbox_unavailable"
     assert "best_effort" in (reply.message or "")

@@ -142,6 +142,21 @@ async def test_a_cancelled_run_leaves_nothing_of_its_packs(tmp_path: Path) -> No
         assert alive(str(pack_of(mission))) == []
 
 
+async def test_a_pure_block_of_a_pack_is_a_transform_of_packets(tmp_path: Path) -> None:
+    """Run twice in a process of its own, whatever the trust; a mission that names it uses its pack."""
+    for number, (value, code) in enumerate((("b", None), ("vary", "op.route_nondeterministic"))):
+        blocks = f"  flip: {{type: packet_route, transform: sample_flip, input: {{a: {value}}}}}"
+        mission = Path(plain(tmp_path / f"m{number}", blocks, "[]\noutputs: {flipped: '${outputs.flip}'}"))
+        write_pack(pack_of(mission), "sample", HEALTHY)
+        async with hosting(tmp_path / "store", sandbox=Sandbox(backend("B"))) as host:
+            if number == 0:
+                assert (await host.launch(Launch(path=str(mission)))).code == "plugin.untrusted"
+                await trust(host, mission, in_process=True)
+            done = await run_to_end(host, str(mission))
+            assert done.code == code, done.message
+            assert done.outputs == (None if code else {"flipped": {"b": "a"}})
+
+
 async def test_a_run_goes_on_only_with_the_pack_it_began_with(tmp_path: Path) -> None:
     mission = Path(plain(tmp_path / "m", ASKING, "[ask -> say]"))
     write_pack(pack_of(mission), "sample", HEALTHY)

@@ -38,7 +38,14 @@ class Reach(Block, type_id="sample_reach"):
         answer = await ctx.operate("tool_invoke", {"tool": "filesystem.read_file", "path": self.path})
         return answer
 
-PACK = Pack("sample", "1.0", [Shout, Reach], module="sample")
+class Flip(Block, type_id="sample_flip", side_effects="none"):
+    """Turns a packet's members around."""
+    def validate(self, input, ctx): ...
+    def run(self, input, ctx):
+        flipped = {value: key for key, value in input.to_python().items()}
+        return {**flipped, **({"one": ONE + os.urandom(4).hex()} if "vary" in flipped else {})}
+
+PACK = Pack("sample", "1.0", [Shout, Reach, Flip], module="sample")
 '''
 
 HOSTILE: Final = '''

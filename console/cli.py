@@ -534,7 +534,7 @@ def _authoring_verbs(verbs: Any) -> None:
         authoring.lint,
     )
     lint.add_argument("path", metavar="PATH", help="mission file, or folder holding mission.yaml")
-    _verb(
+    schema = _verb(
         verbs,
         "schema",
         "Print the JSON Schema of mission files.",
@@ -542,6 +542,7 @@ def _authoring_verbs(verbs: Any) -> None:
         authoring.schema,
         json=False,
     )
+    schema.add_argument("path", metavar="PATH", nargs="?", help="a mission: the packs beside it count, too")
     init = _verb(verbs, "init", "Create a first mission to edit.", "quarterdeck init my-mission", authoring.init)
     init.add_argument("path", metavar="DIR", nargs="?", default=".", help="folder to create it in (default: here)")
     _verb(

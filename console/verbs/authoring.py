@@ -30,12 +30,13 @@ async def lint(options: argparse.Namespace) -> int:
 
 
 async def schema(options: argparse.Namespace) -> int:
-    """The JSON Schema of mission files, for editors."""
+    """The JSON Schema of mission files, for editors; with a path also for the packs beside that mission."""
     import json
 
     from runtime.host.authoring import mission_schema
 
-    print(json.dumps(mission_schema(), indent=2, ensure_ascii=False))
+    found = await asyncio.to_thread(mission_schema, None if options.path is None else Path(options.path))
+    print(json.dumps(found, indent=2, ensure_ascii=False))
     return Exit.OK
 
 

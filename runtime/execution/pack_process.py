@@ -14,7 +14,7 @@ import codecs
 import math
 import socket
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +41,6 @@ _END_SECONDS: Final = 1.0
 MAX_CALLS: Final = 64
 #: Kept of each output stream, at both ends; told when a worker dies.
 _KEPT_BYTES: Final = 2048
-#: Printed lines are shown in pieces of this many characters.
-_LINE: Final = 2000
 #: Frames that end an answer, and where a frame has its type.
 _LAST: Final = frozenset({FrameType.ONCE, FrameType.MULTIPLE, FrameType.STREAM_END, FrameType.ERROR})
 _TYPE_AT: Final = 4
@@ -181,7 +179,7 @@ class _Worker:
         self.host: PackHost | None = None
         self._place = place
         self._begun = False
-        self._printed = {name: _Printed(self._tell) for name in ("stdout", "stderr")}
+        self._decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in ("stdout", "stderr")}
         self._ours, theirs = socket.socketpair()
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter | None = None
@@ -363,32 +361,15 @@ class _Worker:
     # -- what it prints -------------------------------------------------------------------------------------------
 
     def _print(self, stream: str, chunk: bytes) -> None:
-        self._printed[stream].take(chunk)
-
-    def _tell(self, line: str) -> None:
-        """Show what was printed with the attempt that is worked on, as telemetry; of others nobody asked."""
-        if self.host is not None:
-            try:
-                self.host.log(value_frame(FrameType.VALUE, {"kind": "offer", "value": line}))
-            except Halted:
-                return  # the attempt meets that by itself
-
-
-class _Printed:
-    """One output stream, in lines."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = ""
-        self._tell = tell
-
-    def take(self, chunk: bytes) -> None:
-        *lines, self._rest = (self._rest + self._decoder.decode(chunk)).split("\n")
-        if len(self._rest) > _LINE:
-            lines, self._rest = [*lines, self._rest], ""
-        for line in lines:
-            for start in range(0, len(line), _LINE):
-                self._tell(line[start : start + _LINE])
+        """Show what was printed with the attempt that is worked on, as telemetry, and piece by piece as it came: a flood
+        of lines must not cost the loop a step for each."""
+        text = self._decoders[stream].decode(chunk).rstrip("\n")
+        if self.host is None or not text:
+            return
+        try:
+            self.host.log(value_frame(FrameType.VALUE, {"kind": "offer", "value": text}))
+        except Halted:
+            return  # the attempt meets that by itself
 
 
 def _asked(message: Message, host: PackHost) -> Awaitable[bytes]:

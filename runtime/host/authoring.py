@@ -10,6 +10,7 @@ from runtime.blocks.packs.report import Trust
 from runtime.host.api import Problem
 from runtime.kernel.errors import QuarterdeckError
 from runtime.missions.loader import lint
+from runtime.missions.packs import types_beside
 from runtime.missions.problems import MissionProblem
 from runtime.missions.schema import mission_schema as _schema
 
@@ -52,9 +53,11 @@ def lint_mission(path: Path, trust: Callable[[str], Trust] | None = None) -> tup
     return tuple(problem_of(item) for item in lint(path, trust=trust))
 
 
-def mission_schema() -> dict[str, Any]:
-    """The JSON Schema of mission files."""
-    return _schema()
+def mission_schema(mission: Path | None = None) -> dict[str, Any]:
+    """The JSON Schema of mission files; with the types of the packs beside ``mission``, a file or its folder."""
+    if mission is None:
+        return _schema()
+    return _schema(types_beside(mission if mission.is_dir() else mission.parent).registry)
 
 
 def create_mission(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Final, Self
 
 from runtime.blocks.packs.report import FoundPack, Trust
 from runtime.blocks.registry import BlockRegistry
@@ -16,6 +16,9 @@ from runtime.kernel.ports import ProcessRunner
 from runtime.missions.loader import Mission
 from runtime.missions.packs import MissionTypes, UsedPack, types_beside
 from runtime.orchestration.handlers.routes import Transform
+
+#: Packs are read, and those trusted with this process imported, within this time, in seconds.
+_LOAD_SECONDS: Final = 30.0
 
 
 class RunPacks:
@@ -35,7 +38,13 @@ class RunPacks:
         for pack in used:
             _check_trust(pack, trust)
         if used:
-            packs.registry = await asyncio.to_thread(packs._load, mission, used, trust, runner)
+            try:
+                async with asyncio.timeout(_LOAD_SECONDS):
+                    packs.registry = await asyncio.to_thread(packs._load, mission, used, trust, runner)
+            except TimeoutError:
+                names = ", ".join(pack.name for pack in used)
+                what = f"loading the packs {names} took more than {_LOAD_SECONDS:g} s"
+                raise Refused("plugin.import_failed", what) from None
         return packs
 
     async def close(self) -> None:

@@ -129,6 +129,14 @@ def test_no_store_is_needed_to_look(tmp_path: Path, deck: Deck) -> None:
     assert (code, refused["code"]) == (2, "plugin.manifest_invalid")
 
 
+def test_the_schema_of_a_mission_knows_the_packs_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pack(tmp_path / "blocks" / "sample", "sample", HEALTHY)
+    assert main(["schema", str(tmp_path)]) == 0
+    shout = json.loads(capsys.readouterr().out)["$defs"]["block_sample_shout"]
+    assert shout["description"] == "Says it louder."
+    assert "mark" in shout["properties"]
+
+
 def test_the_built_ins_are_written_as_a_pack_that_is_the_same(tmp_path: Path, deck: Deck) -> None:
     place = deck("packs", "export", str(tmp_path / "blocks"))[1]["path"]
     assert Path(place, "pack.bin").is_file()

@@ -355,8 +355,8 @@ class _Worker:
         result = self._process.result()
         words = clean_text(result.stderr.decode("utf-8", "replace").strip()[-_KEPT_BYTES:])
         details = {"exit_code": result.exit_code, "printed": words, "notes": list(result.notes)}
-        how = f"it ended with exit code {result.exit_code}"
-        return _fault(self._place, f"{how}: {words.splitlines()[-1]}" if words else how, details)
+        why = words.splitlines()[-1] if words else "; ".join(result.notes) or "it said nothing"
+        return _fault(self._place, f"it ended with exit code {result.exit_code}: {why}", details)
 
     # -- what it prints -------------------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from runtime.blocks.errors import BlockError
 from runtime.blocks.packs.folders import read_folder
 from runtime.blocks.packs.report import FoundPack, SkippedPack, Trust
-from runtime.execution.pack_process import PackPlace, ProcessLink
+from runtime.execution.pack_process import ProcessLink
+from runtime.execution.pack_worker import PackPlace
 from runtime.governance.sandbox import Sandbox
 from runtime.host.api import Problem
 from runtime.host.authoring import lint_mission

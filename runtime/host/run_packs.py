@@ -8,8 +8,9 @@ from typing import Final, Self
 
 from runtime.blocks.packs.report import FoundPack, Trust
 from runtime.blocks.registry import BlockRegistry
-from runtime.execution.pack_process import PackPlace, ProcessLink
+from runtime.execution.pack_process import ProcessLink
 from runtime.execution.pack_transforms import is_transform, pack_transform
+from runtime.execution.pack_worker import PackPlace
 from runtime.host.pack_trust import PackTrust
 from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ProcessRunner

@@ -56,15 +56,13 @@ def eight_broken(folder: Path) -> dict[str, str]:
 def test_of_nine_packs_only_the_healthy_one_is_loaded(tmp_path: Path, deck: Deck) -> None:
     folder = tmp_path / "blocks"
     broken = eight_broken(folder)
-    write_pack(folder / "a-healthy", "sample", HEALTHY)
+    about = write_pack(folder / "a-healthy", "sample", HEALTHY)
     for name in ("a-healthy", "rival"):
         assert deck("packs", "trust", str(folder / name), "--yes")[0] == 0
     wanted = {"a-healthy": None, **broken}
     code, listed = deck("packs", "list", str(folder))
     assert (code, {Path(pack["path"]).name: pack["code"] for pack in listed["packs"]}) == (0, wanted)
-    assert [pack["types"] for pack in listed["packs"] if pack["loaded"]] == [
-        ["sample_flip", "sample_reach", "sample_shout"]
-    ]
+    assert [pack["types"] for pack in listed["packs"] if pack["loaded"]] == [list(about.type_ids)]
     assert all(pack["message"] for pack in listed["packs"] if not pack["loaded"])
     if denied("B") is None:
         code, verified = deck("packs", "verify", str(folder))
@@ -96,15 +94,12 @@ def test_an_operator_is_shown_what_is_trusted_and_asked(
     tmp_path: Path, deck: Deck, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "blocks" / "sample"
-    write_pack(folder, "sample", HEALTHY)
+    about = write_pack(folder, "sample", HEALTHY)
     verb = ["packs", "trust", str(folder), "--store", str(tmp_path / "store")]
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert main(verb) == 3, "nobody is at a terminal"
     shown = capsys.readouterr().err
-    assert all(
-        word in shown
-        for word in ("sample 1.0", pack_digest(folder), "sample_flip, sample_reach, sample_shout", "--yes")
-    )
+    assert all(word in shown for word in ("sample 1.0", pack_digest(folder), ", ".join(about.type_ids), "--yes"))
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     assert main(verb) == 3
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from runtime.blocks.block import Block
 from runtime.blocks.envelope import Request, Response
 from runtime.blocks.packs.folders import pack_digest
+from runtime.blocks.packs.frames import PackContext, context_frame, create_frame
+from runtime.blocks.packs.links import PackHost
 from runtime.blocks.packs.packed import packed_class
 from runtime.blocks.running import AttemptHost
 from runtime.blocks.values import BlockValue
-from runtime.execution.pack_process import PackPlace, ProcessLink
+from runtime.blocks.wire import FrameType, encode_value, unframe
+from runtime.execution.pack_process import ProcessLink
+from runtime.execution.pack_worker import PackPlace
 from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_backends import Unconfined
 from runtime.kernel.errors import Halted
@@ -108,6 +112,19 @@ async def test_what_it_wants_from_the_world_goes_through_its_attempt(opened: Ope
     with pytest.raises(Halted, match="fenced"):
         await attempt(block(link, HEALTHY, 1, path="a.txt"), host=host)
     assert host.asked == [("tool_invoke", {"tool": "filesystem.read_file", "path": "a.txt"})]
+    assert alive(str(link.folder)) == []
+
+
+async def test_a_stream_comes_item_by_item_and_its_process_ends_when_nobody_listens(opened: Open) -> None:
+    link = opened("sample", HEALTHY)
+    handle, _ = await link.create(create_frame("sample_tick", {}))
+    context, host = context_frame(PackContext(block_name="tick")), cast(PackHost, None)
+    frames = [unframe(item)[0] async for item in link.run(handle, encode_value(BlockValue.of(1)), context, host)]
+    assert frames == [FrameType.OK, FrameType.STREAM_ITEM, FrameType.STREAM_ITEM, FrameType.STREAM_END]
+    assert len(alive(str(link.folder))) == 1, "it is used again"
+    stream = cast("AsyncGenerator[bytes, None]", link.run(handle, encode_value(BlockValue.of(-9)), context, host))
+    assert unframe(await anext(stream))[0] is FrameType.OK
+    await stream.aclose()
     assert alive(str(link.folder)) == []
 
 

@@ -14,6 +14,7 @@ from runtime.blocks.packs.manifest import PackManifest, encode_manifest
 HEALTHY: Final = '''
 import asyncio, os
 from runtime.blocks.block import Block
+from runtime.blocks.contracts import recurring
 from runtime.blocks.errors import BlockRuntimeError
 from runtime.blocks.packs.pack import Pack
 
@@ -45,7 +46,16 @@ class Flip(Block, type_id="sample_flip", side_effects="none"):
         flipped = {value: key for key, value in input.to_python().items()}
         return {**flipped, **({"one": ONE + os.urandom(4).hex()} if "vary" in flipped else {})}
 
-PACK = Pack("sample", "1.0", [Shout, Reach, Flip], module="sample")
+class Tick(Block, type_id="sample_tick", output=recurring("int")):
+    """Counts up to three."""
+    def validate(self, input, ctx): ...
+    async def run(self, input, ctx):
+        number = input.expect_int()
+        while number < 3:
+            yield number
+            number += 1
+
+PACK = Pack("sample", "1.0", [Shout, Reach, Flip, Tick], module="sample")
 '''
 
 HOSTILE: Final = '''

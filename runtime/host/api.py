@@ -425,7 +425,7 @@ class Deck(Protocol):
         ...
 
     async def replay(self, intent: Replay) -> ReplayReport:
-        """Replay in memory: no process, no request, no lock, nothing appended.
+        """Replay in memory: no process but the confined ones of packs, no request, no lock, nothing appended.
 
         Raises `Refused` ``REPLAY_*`` when the record cannot carry a replay, ``STEP_UNKNOWN``.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -25,7 +26,8 @@ from runtime.execution.pack_worker import PackPlace
 from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_backends import Unconfined
 from runtime.kernel.errors import Halted
-from tests.support.packs import HEALTHY, HOSTILE, manifest_of, write_pack
+from runtime.kernel.ports import ProcessRunner
+from tests.support.packs import BROKEN, HEALTHY, HOSTILE, InLoop, broken, manifest_of, write_pack
 from tests.support.sandboxing import alive, backend, descriptors, until
 
 
@@ -50,7 +52,8 @@ class Host:
     async def send(self, value: BlockValue) -> None: ...
 
     async def wait(self, prompt: str, **more: Any) -> BlockValue:
-        raise AssertionError("nobody is asked here")
+        self.asked.append((prompt, more))
+        return BlockValue.of({"choice": "that"})
 
 
 Open = Callable[..., ProcessLink]
@@ -58,10 +61,12 @@ Open = Callable[..., ProcessLink]
 
 @pytest.fixture
 async def opened(tmp_path: Path) -> AsyncIterator[Open]:
-    """Makes links to packs of `tests.support.packs`, confined if the machine can; closed at the end."""
+    """Makes links to packs of `tests.support.packs`, in confined processes without another ``runner``; closed at the end."""
     links: list[ProcessLink] = []
 
-    def open_link(module: str, source: str, *, code: str | None = None, runner: Sandbox | None = None) -> ProcessLink:
+    def open_link(
+        module: str, source: str, *, code: str | None = None, runner: ProcessRunner | None = None
+    ) -> ProcessLink:
         folder = tmp_path / f"{module}-pack"
         write_pack(folder, module, source, code=code)
         place = PackPlace(name=module, folder=folder, digest=pack_digest(folder))
@@ -84,15 +89,18 @@ async def attempt(work: Block, value: object = "hello", host: Host | None = None
 
 
 async def test_a_block_works_in_one_process_for_all_its_attempts(opened: Open) -> None:
-    link, host = opened("sample", HEALTHY), Host()
+    runner, host = InLoop(), Host()
+    link = opened("sample", HEALTHY, runner=runner)
     shout = block(link, HEALTHY, 2, mark="?")
-    first, second = await attempt(shout, host=host), await attempt(shout, "again", host)
-    assert (first.data.to_python(), second.data.to_python()) == ("HELLO?", "AGAIN?")
-    assert first.metadata["sample.process"] == second.metadata["sample.process"]
+    assert runner.started == 0, "nothing foreign runs before an attempt"
+    assert (await attempt(shout, host=host)).data.to_python() == "HELLO?"
     assert host.shown[0].startswith("info shouting")
     refused = await attempt(shout, "")
     assert (refused.code, refused.metadata["phase"]) == ("sample.silence", "validate")
-    assert (await attempt(shout)).metadata["sample.process"] == first.metadata["sample.process"]
+    for handle in range(3):
+        assert (await attempt(block(link, HEALTHY, 2, mark=str(handle)))).data.to_python() == f"HELLO{handle}"
+        gc.collect()  # the one before is dropped
+    assert (runner.started, runner.going) == (1, 1)
 
 
 async def test_blocks_that_work_at_once_have_a_process_each_until_the_run_ends(opened: Open) -> None:
@@ -108,24 +116,29 @@ async def test_blocks_that_work_at_once_have_a_process_each_until_the_run_ends(o
 
 async def test_what_it_wants_from_the_world_goes_through_its_attempt(opened: Open) -> None:
     """A refusal that stops the run is no failure of the block, and ends its process."""
-    link, host = opened("sample", HEALTHY), Host(fails_with=Halted("runtime.canceled", "fenced"))
+    runner, host = InLoop(), Host(fails_with=Halted("runtime.canceled", "fenced"))
+    link = opened("sample", HEALTHY, runner=runner)
     with pytest.raises(Halted, match="fenced"):
         await attempt(block(link, HEALTHY, 1, path="a.txt"), host=host)
     assert host.asked == [("tool_invoke", {"tool": "filesystem.read_file", "path": "a.txt"})]
-    assert alive(str(link.folder)) == []
+    assert runner.going == 0
+    answered = await attempt(block(link, HEALTHY, 1, path="ask"), host=host)
+    assert answered.data.to_python() == {"choice": "that"}
+    assert host.asked[1][0] == "Which?"
 
 
 async def test_a_stream_comes_item_by_item_and_its_process_ends_when_nobody_listens(opened: Open) -> None:
-    link = opened("sample", HEALTHY)
+    runner = InLoop()
+    link = opened("sample", HEALTHY, runner=runner)
     handle, _ = await link.create(create_frame("sample_tick", {}))
     context, host = context_frame(PackContext(block_name="tick")), cast(PackHost, None)
     frames = [unframe(item)[0] async for item in link.run(handle, encode_value(BlockValue.of(1)), context, host)]
     assert frames == [FrameType.OK, FrameType.STREAM_ITEM, FrameType.STREAM_ITEM, FrameType.STREAM_END]
-    assert len(alive(str(link.folder))) == 1, "it is used again"
+    assert runner.going == 1, "it is used again"
     stream = cast("AsyncGenerator[bytes, None]", link.run(handle, encode_value(BlockValue.of(-9)), context, host))
     assert unframe(await anext(stream))[0] is FrameType.OK
     await stream.aclose()
-    assert alive(str(link.folder)) == []
+    assert (runner.started, runner.going) == (1, 0)
 
 
 async def test_what_it_prints_is_shown_and_reaches_no_terminal(opened: Open, capfd: pytest.CaptureFixture[str]) -> None:
@@ -178,21 +191,35 @@ async def test_whatever_it_does_instead_of_answering_ends_it(opened: Open, what:
     assert alive(str(link.folder)) == []
 
 
+@pytest.mark.parametrize(("doing", "code"), BROKEN.items())
+async def test_a_pack_that_keeps_no_promise_fails_its_attempt_only(opened: Open, doing: str, code: str) -> None:
+    runner = InLoop()
+    shout = block(opened("sample", broken(doing), runner=runner), HEALTHY, 2)
+    assert (await attempt(shout)).code == code
+    assert runner.going == 0
+    assert (await attempt(shout, "")).code == "sample.silence", "built again in a fresh worker"
+
+
+async def test_a_pack_that_ends_while_it_is_imported_has_failed(opened: Open) -> None:
+    link = opened("evil", HOSTILE, code="import os; os._exit(9)")
+    failed = await attempt(block(link, HOSTILE, what="print"))
+    assert (failed.code, "exit code 9" in (failed.message or "")) == ("plugin.fault", True)
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("import os; os._exit(9)", "plugin.fault"),
         ("raise SystemExit(0)", "plugin.import_failed"),
-        (HOSTILE.replace("6.6", "6.7"), "plugin.manifest_mismatch"),
+        (HEALTHY.replace("louder", "softer"), "plugin.manifest_mismatch"),
     ],
 )
 async def test_a_pack_that_cannot_be_imported_says_why(opened: Open, code: str, expected: str) -> None:
-    reply = await attempt(block(opened("evil", HOSTILE, code=code), HOSTILE, what="print"))
+    reply = await attempt(block(opened("sample", HEALTHY, code=code, runner=InLoop()), HEALTHY, 2))
     assert reply.code == expected
 
 
 async def test_a_changed_folder_is_not_imported(opened: Open) -> None:
-    link = opened("sample", HEALTHY)
+    link = opened("sample", HEALTHY, runner=InLoop())
     (link.folder / "more.py").write_text("")
     reply = await attempt(block(link, HEALTHY, 2))
     assert reply.code == "plugin.untrusted"

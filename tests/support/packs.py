@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from runtime.blocks.packs.manifest import PackManifest, encode_manifest
+from runtime.blocks.packs.worker import serve
+from runtime.kernel.ports import ProcessResult, ProcessSpec
 
 HEALTHY: Final = '''
 import asyncio, os
@@ -36,6 +40,8 @@ class Reach(Block, type_id="sample_reach"):
     path: str
     def validate(self, input, ctx): ...
     async def run(self, input, ctx):
+        if self.path == "ask":
+            return (await ctx.wait("Which?", choices=["this", "that"])).expect_map()
         answer = await ctx.operate("tool_invoke", {"tool": "filesystem.read_file", "path": self.path})
         return answer
 
@@ -126,6 +132,53 @@ class Evil(Block, type_id="evil_do"):
 
 PACK = Pack("evil", "6.6", [Evil], module="evil")
 '''
+
+
+#: Objects in a pack's place that have its methods and keep none of its promises: what they do when they are run.
+BROKEN: Final = {
+    "raise RuntimeError('lost')": "plugin.fault",
+    "yield b'junk'": "plugin.bad_frame",
+    "yield 7": "plugin.bad_frame",
+    "yield frame(FrameType.ONCE, bytes([0xc0])); yield frame(FrameType.ONCE, bytes([0xc0]))": "plugin.bad_frame",
+}
+
+
+def broken(doing: str) -> str:
+    """The healthy pack with another ``run``."""
+    return f"""{HEALTHY}
+from runtime.blocks.wire import FrameType, frame
+
+class Broken(Pack):
+    async def run(self, handle, value, context, host):
+        {doing}
+        yield b""
+
+PACK = Broken("sample", "1.0", [Shout, Reach, Flip, Tick], module="sample")
+"""
+
+
+class InLoop:
+    """A `ProcessRunner` that serves a worker's side on this very loop: the same messages, and no process."""
+
+    tier = "A"
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.going = 0
+
+    async def run(self, spec: ProcessSpec, on_output: Callable[[str, bytes], None] | None = None) -> ProcessResult:
+        assert spec.channel is not None
+        self.started += 1
+        self.going += 1
+        try:
+            channel = socket.socket(fileno=os.dup(spec.channel))
+            await serve(channel, Path(spec.argv[-2]), spec.argv[-1])
+        finally:
+            self.going -= 1
+        nothing = {"stdout": b"", "stderr": b"", "stdout_sha256": "", "stderr_sha256": ""}
+        return ProcessResult(
+            exit_code=0, stdout_bytes=0, stderr_bytes=0, timed_out=False, duration=0.0, tier=self.tier, **nothing
+        )
 
 
 def write_pack(folder: Path, module: str, source: str, *, code: str | None = None) -> PackManifest:

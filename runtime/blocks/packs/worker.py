@@ -91,6 +91,11 @@ class _Server:
         else:
             self._call = asyncio.create_task(self._serve(message))
 
+    def close(self) -> None:
+        """Stop what is being done: nobody waits for it any more."""
+        if self._call is not None:
+            self._call.cancel()
+
     async def _serve(self, message: Message) -> None:
         try:
             async for reply in self._replies(message):
@@ -125,11 +130,16 @@ async def serve(channel: socket.socket, folder: Path, digest: str) -> None:
         link = LocalLink(_imported(folder, digest))
     except BlockError as error:
         await line.say(Verb.READY, 0, error_frame(error))
+        writer.close()
         return
     server = _Server(link, line)
-    await line.say(Verb.READY, 0, OK)
-    while (message := await receive(reader, MAX_TO_WORKER)) is not None:
-        server.take(message)
+    try:
+        await line.say(Verb.READY, 0, OK)
+        while (message := await receive(reader, MAX_TO_WORKER)) is not None:
+            server.take(message)
+    finally:
+        server.close()
+        writer.close()
 
 
 def _imported(folder: Path, digest: str) -> object:

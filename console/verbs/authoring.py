@@ -13,9 +13,9 @@ from runtime.host.api import Exit, QuarterdeckError
 
 async def lint(options: argparse.Namespace) -> int:
     """``--json``: ``{"path", "problems":[{code,message,path,line,column,…}]}``. Exit 2 when there is an error."""
-    from runtime.host.authoring import lint_mission
+    from runtime.host.packs import lint_trusting
 
-    problems = await asyncio.to_thread(lint_mission, Path(options.path))
+    problems = await lint_trusting(Path(options.path), options.store)
     errors = [item for item in problems if item.severity == "error"]
     if options.json:
         print_json({"path": options.path, "ok": not errors, "problems": list(problems)})
@@ -31,12 +31,13 @@ async def lint(options: argparse.Namespace) -> int:
 
 
 async def schema(options: argparse.Namespace) -> int:
-    """The JSON Schema of mission files, for editors."""
+    """The JSON Schema of mission files, for editors; with a path also for the packs beside that mission."""
     import json
 
     from runtime.host.authoring import mission_schema
 
-    print(json.dumps(mission_schema(), indent=2, ensure_ascii=False))
+    found = await asyncio.to_thread(mission_schema, None if options.path is None else Path(options.path))
+    print(json.dumps(found, indent=2, ensure_ascii=False))
     return Exit.OK
 
 

@@ -94,7 +94,7 @@ def print_report(report: ReplayReport, *, asked: str) -> None:
     )
     print(
         f"{report.operations_answered} of {report.operations_total} operations and {report.questions_answered}"
-        f" questions answered from the record in {duration(round(report.duration_ms))}; no process, no request"
+        f" questions answered from the record in {duration(round(report.duration_ms))}; no operation was carried out"
     )
     _print_comparison(report.comparison)
 

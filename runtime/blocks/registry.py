@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from runtime.blocks.block import Block
 from runtime.blocks.config import ConfigField
@@ -17,6 +17,9 @@ from runtime.blocks.contracts import BlockValueContract
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.errors import BlockError, BlockValidationError, RegistryError
 from runtime.blocks.policies import RetryPolicy
+
+
+_FORMER_NAMES: Final = {"template_handlebars": "template"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,8 +217,14 @@ def builtin_registry(*, byte_path: bool = False) -> BlockRegistry:
     report = load_packs(registry, builtin=BUILTIN, byte_path=byte_path)
     if report.skipped:
         raise RegistryError(report.skipped[0].code, report.skipped[0].message)
-    registry.alias("template_handlebars", "template")
     return registry
+
+
+def add_former_names(registry: BlockRegistry) -> None:
+    """Let the built-in types also go by the names they once had, where those are free."""
+    for former, type_id in _FORMER_NAMES.items():
+        if type_id in registry and former not in registry:
+            registry.alias(former, type_id)
 
 
 __all__ = ["BlockRegistry", "BlockTypeInfo", "ConfigField", "ConfigProblem", "builtin_registry"]

@@ -123,7 +123,7 @@ class Child(asyncio.SubprocessProtocol):
     async def _spawn(self) -> None:
         self._status, status = os.pipe()
         go, self._go = os.pipe()
-        payload, stdin = os.memfd_create("task"), os.memfd_create("stdin")
+        payload, stdin = os.memfd_create("task"), self._open_stdin()
         given = [status, go, payload, stdin]
         try:
             channels = Channels(payload=payload, status=status, go=go, proxy=self._open_channel(given))
@@ -131,7 +131,6 @@ class Child(asyncio.SubprocessProtocol):
             shared = (*launch.inherited, *(number for number in given if number != stdin))
             given += launch.inherited
             _fill(payload, launch.payload)
-            _fill(stdin, self._spec.stdin)
             await self._execute(launch, stdin, shared)
         finally:
             for descriptor in given:
@@ -141,6 +140,14 @@ class Child(asyncio.SubprocessProtocol):
         loop.add_reader(self._status, self._drain_status)
         if self._channel is not None:
             loop.add_reader(self._channel, self._on_listener)
+
+    def _open_stdin(self) -> int:
+        """The channel of the caller's, or a file of what the child is to read."""
+        if self._spec.channel is not None:
+            return os.dup(self._spec.channel)
+        stdin = os.memfd_create("stdin")
+        _fill(stdin, self._spec.stdin)
+        return stdin
 
     def _open_channel(self, given: list[int]) -> int:
         """The child's end of the channel its listener comes through, also put into ``given``; -1 for none."""

@@ -212,6 +212,22 @@ class Exported:
     withheld: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustedPack:
+    """A pack whose code may run: the one folder with this content, wherever it lies (ruling R43).
+
+    ``digest`` covers the whole folder. ``in_process``: its code may run inside this program, where nothing confines it.
+    ``path`` is where it lay when it was trusted.
+    """
+
+    digest: str
+    name: str
+    version: str
+    path: str
+    in_process: bool
+    at: str
+
+
 class Subscription(Protocol):
     """A bounded feed of `StreamEvent`; safe to drain from another thread than the runtime's."""
 
@@ -299,6 +315,22 @@ class Deck(Protocol):
         reason go into the store's journal. Built-in patterns stay. Raises `Refused` ``SELFMOD_FLOOR``,
         ``SELFMOD_REASON`` without a reason, ``ROOT_MISSING`` when there is no such folder.
         """
+        ...
+
+    async def trust_pack(self, path: str, digest: str, *, in_process: bool = False) -> Ack:
+        """Let missions run the code of the pack at ``path``, for which an operator has seen ``digest``.
+
+        ``in_process`` lets it run inside this program. Raises `Refused` ``PACK_CHANGED`` when the folder is another
+        by now, and the ``plugin.*`` code of a pack that cannot be read.
+        """
+        ...
+
+    async def untrust_pack(self, digest: str) -> Ack:
+        """Missions run the code with this digest no longer; runs at work keep what they began with."""
+        ...
+
+    async def trusted_packs(self) -> tuple[TrustedPack, ...]:
+        """Every pack whose code may run, oldest trust first."""
         ...
 
     async def answer(self, intent: Answer) -> Ack: ...
@@ -405,7 +437,7 @@ class Deck(Protocol):
         ...
 
     async def replay(self, intent: Replay) -> ReplayReport:
-        """Replay in memory: no process, no request, no lock, nothing appended.
+        """Replay in memory: no process but the confined ones of packs, no request, no lock, nothing appended.
 
         Raises `Refused` ``REPLAY_*`` when the record cannot carry a replay, ``STEP_UNKNOWN``.
         """

@@ -27,7 +27,9 @@ from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_limits import Limits as SandboxLimits
 from runtime.host.hooks import Hooks
 from runtime.host.looking import tree_probe
+from runtime.host.pack_trust import PackTrust
 from runtime.host.prepared import Prepared
+from runtime.host.run_packs import RunPacks
 from runtime.kernel.canonical import parse_strict
 from runtime.kernel.clock import Clock
 from runtime.kernel.ids import IdSource
@@ -42,6 +44,7 @@ from runtime.orchestration.anchors import Witness
 from runtime.orchestration.budget import Day, Ledger, Limits
 from runtime.orchestration.gate import WorkGate
 from runtime.orchestration.handlers.registry import build
+from runtime.orchestration.handlers.routes import Transform
 from runtime.orchestration.handlers.settings import HandlerSettings, ModelSettings
 from runtime.orchestration.operation_ports import MAX_BODY_BYTES
 from runtime.orchestration.operations import OperationExecutor
@@ -86,21 +89,26 @@ class Parts:
     workflow: Workflow
     runner: TurnRunner
     executor: OperationExecutor
+    packs: RunPacks
 
 
-async def assemble(prepared: Prepared, shared: Shared, hooks: Hooks) -> Parts:
-    """Wire one run. Raises `Refused` for a provider or command the mission declares wrongly, leaving nothing open."""
+async def assemble(prepared: Prepared, shared: Shared, hooks: Hooks, trust: PackTrust) -> Parts:
+    """Wire one run. Raises `Refused` for a provider or command the mission declares wrongly, and for a pack that may not
+    run, leaving nothing open."""
     scope = shared.scopes.open(ScopeKind.TURN, prepared.run_id, shared.session_scope)
     try:
-        return await _wire(prepared, shared, hooks, scope)
+        return await _wire(prepared, shared, hooks, scope, trust)
     except BaseException:
         hooks.close()
         scope.close()
         raise
 
 
-async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) -> Parts:
+async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope, trust: PackTrust) -> Parts:
     spec = prepared.mission.spec
+    # An undo runs no block of the mission, and must not fail for want of a pack.
+    used = () if prepared.rollback is not None else prepared.mission.packs
+    packs = await RunPacks.open(prepared.mission, used, trust, wall(prepared.mission, shared))
     gate = PauseGate(scope)
     # The mission's time is for its work; putting that back has limits of its own.
     limit = TURN_SECONDS if prepared.rollback is not None else spec.budgets.time or TURN_SECONDS
@@ -114,7 +122,7 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
         changed=hooks.question,
         leaving=lambda: (fence := scope.fence_in_force) is not None and fence.reason == LEAVING,
     )
-    executor = await _executor(prepared, shared, scope, timer, questions, hooks)
+    executor = await _executor(prepared, shared, scope, timer, questions, hooks, packs.transforms)
     loop = _lane_loop(prepared, shared, hooks)
     kept = StreamKeeper(shared.artifacts)
     streams = _stream_edges(prepared, kept, scope, hooks)
@@ -141,7 +149,10 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
         )
     )
     workflow = build_workflow(
-        prepared.mission, prepared.inputs, node_seconds=prepared.plan.policies.budgets.node_ms / 1000
+        prepared.mission,
+        prepared.inputs,
+        packs.registry,
+        node_seconds=prepared.plan.policies.budgets.node_ms / 1000,
     )
     if workflow.plan().recurring:
         timer.begin_anew()  # a resumed run has spent the time of earlier ticks; each has its own (ruling R32)
@@ -156,6 +167,7 @@ async def _wire(prepared: Prepared, shared: Shared, hooks: Hooks, scope: Scope) 
         workflow=workflow,
         runner=runner,
         executor=executor,
+        packs=packs,
     )
 
 
@@ -219,7 +231,13 @@ def _witness(prepared: Prepared) -> Callable[[], Awaitable[str]]:
 
 
 async def _executor(
-    prepared: Prepared, shared: Shared, scope: Scope, timer: ActiveTimer, questions: Questions, hooks: Hooks
+    prepared: Prepared,
+    shared: Shared,
+    scope: Scope,
+    timer: ActiveTimer,
+    questions: Questions,
+    hooks: Hooks,
+    transforms: Mapping[str, Transform],
 ) -> OperationExecutor:
     workspace, mission = prepared.workspace, prepared.mission
     root = workspace.root
@@ -253,6 +271,7 @@ async def _executor(
         sandbox_scratch=mission.spec.sandbox.scratch,
         hosts=mission.spec.sandbox.hosts,
         witness=_witness(prepared) if prepared.policy.evidence.trailer else None,
+        transforms=transforms,
     )
 
     def guard() -> None:

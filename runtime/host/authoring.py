@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from runtime.blocks.describe import mermaid, text
+from runtime.blocks.packs.report import Trust
 from runtime.host.api import Problem
 from runtime.host.block_skeleton import create_block
 from runtime.kernel.errors import QuarterdeckError
 from runtime.missions.loader import lint, load
+from runtime.missions.packs import types_beside
 from runtime.missions.problems import MissionProblem
 from runtime.missions.schema import mission_schema as _schema
 
@@ -48,14 +50,16 @@ def problem_of(item: MissionProblem) -> Problem:
     )
 
 
-def lint_mission(path: Path) -> tuple[Problem, ...]:
-    """Every problem of a mission file or folder, sorted by position."""
-    return tuple(problem_of(item) for item in lint(path))
+def lint_mission(path: Path, trust: Callable[[str], Trust] | None = None) -> tuple[Problem, ...]:
+    """Every problem of a mission file or folder, sorted by position; with ``trust`` also blocks of packs nobody trusts."""
+    return tuple(problem_of(item) for item in lint(path, trust=trust))
 
 
-def mission_schema() -> dict[str, Any]:
-    """The JSON Schema of mission files."""
-    return _schema()
+def mission_schema(mission: Path | None = None) -> dict[str, Any]:
+    """The JSON Schema of mission files; with the types of the packs beside ``mission``, a file or its folder."""
+    if mission is None:
+        return _schema()
+    return _schema(types_beside(mission if mission.is_dir() else mission.parent).registry)
 
 
 def mission_graph(path: Path) -> dict[str, Any]:

@@ -104,6 +104,7 @@ async def write_opening(ready: Ready, start: Start, shared: Shared, store: Store
         # The files the mission names are kept, so that the run can be replayed where its folder is not.
         files={item.name: shared.artifacts.put(item.data) for item in mission.files.values()},
         environment=shared.artifacts.put(surroundings(shared.sandbox.tier)),
+        **({"packs": [asdict(item) for item in mission.packs]} if mission.packs else {}),
         trigger=prepared.summary.trigger,
         **({"reason": plain_words(intent.reason)} if intent.reason else {}),
         **({"cause": prepared.summary.cause} if prepared.summary.cause else {}),

@@ -23,6 +23,8 @@ _USAGE_PREFIXES: Final = (
     "BUNDLE_",
     "EXPORT_",
     "SECRET_",
+    "PACK_",
+    "plugin.",
     "REPLAY_",
     "replay_",
 )

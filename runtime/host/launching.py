@@ -26,6 +26,7 @@ from runtime.host.hooks import Hooks
 from runtime.host.lineage import Fork, Reuse, cause_of, decide, given, parent_of, read_fork
 from runtime.host.live_run import LiveRun, RunPorts
 from runtime.host.looking import tree_probe
+from runtime.host.pack_trust import PackTrust
 from runtime.host.policy import Policies
 from runtime.host.prepared import Prepared
 from runtime.host.refusals import Refusals
@@ -68,6 +69,7 @@ class Launcher:
         shared: Shared,
         policies: Policies,
         spending: Spending,
+        trust: PackTrust,
     ) -> None:
         self._store = store
         self._desk = desk
@@ -75,6 +77,7 @@ class Launcher:
         self._shared = shared
         self._ground = Ground(store, shared, policies)
         self._spending = spending
+        self._trust = trust
         self._sessions = SessionManager(shared.clock)
         self._opened_sessions = 0
         self._refusals = Refusals(store, journal, shared.clock)
@@ -247,7 +250,7 @@ class Launcher:
     async def _assemble(self, prepared: Prepared, hooks: Hooks) -> Parts:
         if prepared.policy.rules.day_micros is not None:
             await self._spending.known()
-        return await assemble(prepared, self._shared, hooks)
+        return await assemble(prepared, self._shared, hooks, self._trust)
 
     async def _reuse(self, mission: Mission, workspace: Workspace, facts: PreflightFacts, fork: Fork | None) -> Reuse:
         """What a fork takes over, now that its tree is there and locked; nothing for other runs."""

@@ -283,6 +283,7 @@ class LiveRun:
             self.parts.loop.close()
             try:
                 await asyncio.wait({watch, lanes, streams})
+                await self.parts.packs.close()
             finally:
                 self._let_go()
 

@@ -92,6 +92,12 @@ class Observer(StoreReads):
     async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
         raise await self._refusal()
 
+    async def trust_pack(self, path: str, digest: str, *, in_process: bool = False) -> Ack:
+        raise await self._refusal()
+
+    async def untrust_pack(self, digest: str) -> Ack:
+        raise await self._refusal()
+
     async def answer(self, intent: Answer) -> Ack:
         raise await self._refusal()
 
@@ -289,6 +295,12 @@ class RemoteDeck(Observer):
 
     async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
         return Ack(**await self._ask("unprotect", path=path, pattern=pattern, digest=digest, reason=reason))
+
+    async def trust_pack(self, path: str, digest: str, *, in_process: bool = False) -> Ack:
+        return Ack(**await self._ask("trust_pack", path=path, digest=digest, in_process=in_process))
+
+    async def untrust_pack(self, digest: str) -> Ack:
+        return Ack(**await self._ask("untrust_pack", digest=digest))
 
     async def answer(self, intent: Answer) -> Ack:
         return Ack(**await self._ask("answer", **asdict(intent)))

@@ -24,7 +24,7 @@ from runtime.events.facts import (
     Verification,
     Violation,
 )
-from runtime.host.api import ExportBundle, Exported, MissionInfo, Replay, RunStatus
+from runtime.host.api import ExportBundle, Exported, MissionInfo, Replay, RunStatus, TrustedPack
 from runtime.host.checking import check
 from runtime.host.parsed import parsed
 from runtime.kernel.clock import Clock
@@ -107,6 +107,11 @@ class StoreReads:
 
         mission = await asyncio.to_thread(load, Path(path))
         return estimate_mission(mission, await self._store.past_work.of(mission.name, mission.spec.version))
+
+    async def trusted_packs(self) -> tuple[TrustedPack, ...]:
+        from runtime.host.pack_trust import read_trust  # of the block room, which other reads do not need
+
+        return await read_trust(self._store)
 
     async def runs(
         self,

@@ -55,6 +55,15 @@ async def _unprotect(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
     return asdict(await host.unprotect(*given))
 
 
+async def _trust_pack(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
+    path, digest = _text(arguments, "path"), _text(arguments, "digest")
+    return asdict(await host.trust_pack(path, digest, in_process=arguments.get("in_process") is True))
+
+
+async def _untrust_pack(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
+    return asdict(await host.untrust_pack(_text(arguments, "digest")))
+
+
 async def _accept_loss(host: Deck, arguments: dict[str, Any]) -> dict[str, Any]:
     return asdict(await host.accept_loss(_text(arguments, "journal_id"), _text(arguments, "reason")))
 
@@ -112,6 +121,8 @@ REMOTE: Final[dict[str, Remote]] = {
     "undo": _undo,
     "unlatch": _unlatch,
     "unprotect": _unprotect,
+    "trust_pack": _trust_pack,
+    "untrust_pack": _untrust_pack,
     "accept_loss": _accept_loss,
     "rotate_key": _rotate_key,
     "watch": _watch,

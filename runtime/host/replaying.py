@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from runtime.events.facts import Comparison, Divergence, ReplayReport, RunSummary, Verification
+from runtime.governance.sandbox import Sandbox
 from runtime.host.api import Replay
 from runtime.host.contract import plan_inputs
+from runtime.host.pack_trust import PackTrust, read_trust
+from runtime.host.run_packs import RunPacks
 from runtime.host.versions import code_version
 from runtime.kernel.canonical import parse_strict
 from runtime.kernel.clock import Clock, timestamp
@@ -197,16 +200,28 @@ class Replaying:
             workspace=contract["workspace"],
             confinement=str(contract["confinement"]),
         )
+        packs = await self._packs(mission)
         rehearsal = Rehearsal(
             record=record,
-            mission=mission,
+            mission=mission if packs.registry is None else replace(mission, registry=packs.registry),
             inputs=inputs,
             plan=plan,
             code_version=code_version(),
             fetch=self._store.artifacts.get,
             evidence=past.evidence,
         )
-        return await replay(rehearsal), record
+        try:
+            return await replay(rehearsal), record
+        finally:
+            await packs.close()
+
+    async def _packs(self, mission: Mission) -> RunPacks:
+        """The mission's packs: their blocks run again like all others, confined, under the trust there is today."""
+        if not mission.packs:
+            return RunPacks()
+        trust = PackTrust(await read_trust(self._store))
+        sandbox = await Sandbox.detect(mission.spec.sandbox.confinement, clock=self._clock)
+        return await RunPacks.open(mission, mission.packs, trust, sandbox)
 
     async def _answers(self, past: Recorded, mission: Mission) -> tuple[Divergence, ...]:
         """Scripted answers that are no longer what the run got."""

@@ -192,9 +192,9 @@ async def recorded_mission(store: Store, record: RunRecord, *, files_too: bool) 
         return mission
     body = None if files_too else await store.artifacts.get(record.mission_hash or "")
     then = parse_strict(body) if body is not None else mission.definition
-    named = {member: then[member] for member in ("files", "children") if member in then}
+    named = {member: then[member] for member in ("files", "children", "packs") if member in then}
     if digest({**mission.definition, **named}) != record.mission_hash:
-        raise _manual("a file its mission names has changed since")
+        raise _manual("a file its mission names, or a pack it uses, has changed since")
     return mission
 
 

@@ -29,7 +29,7 @@ from runtime.events.facts import (
 from runtime.execution.pool import ExecutionPool
 from runtime.execution.questions import WITHDRAWN
 from runtime.governance.sandbox import Sandbox
-from runtime.host.api import Ack, Answer, Launch, Watch
+from runtime.host.api import Ack, Answer, Launch, TrustedPack, Watch
 from runtime.host.assembly import Shared, environment
 from runtime.host.ceremonies import Ceremonies
 from runtime.host.checkpointing import CheckpointDesk
@@ -38,6 +38,7 @@ from runtime.host.launching import Launcher
 from runtime.host.live_run import LiveRun, RunPorts
 from runtime.host.log_redaction import LogRedaction
 from runtime.host.offers import Offers
+from runtime.host.pack_trust import PackTrust, read_trust
 from runtime.host.policy import Policies
 from runtime.host.reads import StoreReads
 from runtime.host.remote_verbs import REMOTE
@@ -83,6 +84,7 @@ class RuntimeHost(StoreReads):
         ids: IdSource,
         sandbox: Sandbox,
         redactor: Redactor,
+        trusted: Sequence[TrustedPack] = (),
     ) -> None:
         super().__init__(store, missions=missions, clock=clock)
         self._hub = EventHub()
@@ -113,8 +115,9 @@ class RuntimeHost(StoreReads):
         self._undoing: dict[str, str] = {}
         self._offers = Offers(store, journal, clock, self._asked)
         policies = Policies(store.state, desk.evidence)
-        self._ceremonies = Ceremonies(store.state.latches, policies, journal, desk, clock)
-        self._launcher = Launcher(store, desk, journal, self._shared, policies, spending)
+        trust = PackTrust(trusted)
+        self._ceremonies = Ceremonies(store.state.latches, policies, journal, desk, clock, trust)
+        self._launcher = Launcher(store, desk, journal, self._shared, policies, spending, trust)
         self._watches = Watches(self._watch_ports())
         self._server = ControlServer(store.state.socket, self._handle)
         self._log = LogRedaction(redactor)
@@ -147,7 +150,15 @@ class RuntimeHost(StoreReads):
             journal = await StoreJournal.open_for(store, desk.store_journal(), clock, redactor, key=desk.key)
             desk.tells(journal.append)
             host = cls(
-                store, desk, journal, missions=missions, clock=clock, ids=ids, sandbox=sandbox, redactor=redactor
+                store,
+                desk,
+                journal,
+                missions=missions,
+                clock=clock,
+                ids=ids,
+                sandbox=sandbox,
+                redactor=redactor,
+                trusted=await read_trust(store),
             )
             opened.append(host)
             await host._take_stock()
@@ -411,6 +422,12 @@ class RuntimeHost(StoreReads):
 
     async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
         return await self._ceremonies.unprotect(path, pattern, digest, reason)
+
+    async def trust_pack(self, path: str, digest: str, *, in_process: bool = False) -> Ack:
+        return await self._ceremonies.trust_pack(path, digest, in_process=in_process)
+
+    async def untrust_pack(self, digest: str) -> Ack:
+        return await self._ceremonies.untrust_pack(digest)
 
     # -- live runs ----------------------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ from runtime.host.api import (
     Replay,
     RunStatus,
     Subscription,
+    TrustedPack,
     Watch,
 )
 from runtime.host.opening import open_console_deck
@@ -126,6 +127,15 @@ class ThreadedDeck:
 
     async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
         return await self._there(self._deck.unprotect(path, pattern, digest, reason))
+
+    async def trust_pack(self, path: str, digest: str, *, in_process: bool = False) -> Ack:
+        return await self._there(self._deck.trust_pack(path, digest, in_process=in_process))
+
+    async def untrust_pack(self, digest: str) -> Ack:
+        return await self._there(self._deck.untrust_pack(digest))
+
+    async def trusted_packs(self) -> tuple[TrustedPack, ...]:
+        return await self._there(self._deck.trusted_packs())
 
     async def answer(self, intent: Answer) -> Ack:
         return await self._there(self._deck.answer(intent))

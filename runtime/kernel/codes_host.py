@@ -51,6 +51,8 @@ _MISSIONS: Final = {
     "MISSION_VALUE": "A value is of the wrong kind or out of range.",
     "MISSION_WATCH": "A watched path can never be seen to change.",
     "MISSION_WORKSPACE": "The workspace's keys contradict each other.",
+    "PACK_CHANGED": "The pack's folder is another than the one that was looked at.",
+    "PACK_EXPORT": "The pack cannot be written there.",
     "MISSION_YAML_ALIAS": "Anchors and aliases are not part of the mission subset of YAML.",
     "MISSION_YAML_DOCUMENTS": "A mission file holds exactly one document.",
     "MISSION_YAML_KEY": "A key is not plain text.",

@@ -83,7 +83,8 @@ class ProcessSpec:
     further absolute read-only roots (interpreter, virtual environment); ``root`` is the work tree, read-only unless
     listed. ``hosts`` are the only ones a confined child may reach, as ``name`` (ports 80 and 443) or ``name:port``, and
     only over HTTP or a tunnel through the proxy its environment names; none when empty. ``output_cap`` is the head and
-    the tail kept per stream, in bytes each.
+    the tail kept per stream, in bytes each. ``channel`` is a descriptor that becomes the child's standard input in the
+    place of ``stdin``: with one end of a socket pair there, child and caller talk while it runs. It stays the caller's.
     What the child prints passes ``redactor`` before it is counted, hashed, kept or shown.
     """
 
@@ -96,6 +97,7 @@ class ProcessSpec:
     scratch: Sequence[Path] = ()
     hosts: Sequence[str] = ()
     stdin: bytes = b""
+    channel: int | None = None
     timeout: float = 60.0
     output_cap: int = 1024 * 1024
     stop_grace: float = 0.0

@@ -21,6 +21,8 @@ from runtime.missions.problems import did_you_mean, shown
 from runtime.missions.rules import RUNNER
 from runtime.missions.yaml_reader import Where
 
+#: Packs that could not be read, named with a type that is absent.
+_UNREAD: Final = 5
 _SCHEMA_GATE: Final = "schema:"
 
 
@@ -55,10 +57,8 @@ def _check_type(draft: Draft, site: Site) -> None:
         return
     shape = draft.types.get(block_type)
     if shape is None:
-        hint = did_you_mean(block_type, draft.types)
-        draft.document.problem(
-            "validation.block_unavailable", f"there is no block type {shown(block_type)}", (*where, "type"), hint=hint
-        )
+        text, hint = _absent(draft, block_type)
+        draft.document.problem("validation.block_unavailable", text, (*where, "type"), hint=hint)
         return
     params = site.params
     exact = shape_of(block_type, params, shape)
@@ -75,6 +75,18 @@ def _check_type(draft: Draft, site: Site) -> None:
     if not found:
         _check_construction(draft, site, block_type, params)
     _check_names_in_params(draft, site, block_type, params)
+
+
+def _absent(draft: Draft, block_type: str) -> tuple[str, str]:
+    """Why there is no such type, and what may help: its pack, or one that could not be read, was skipped."""
+    text = f"there is no block type {shown(block_type)}"
+    for pack in draft.skipped:
+        if block_type in pack.type_ids:
+            return f"{text}: the pack {pack.name} was skipped, {pack.code}: {pack.message}", "quarterdeck packs list"
+    unread = [f"{pack.path} ({pack.code})" for pack in draft.skipped if not pack.type_ids]
+    if unread:
+        return text, f"packs that could not be read: {', '.join(unread[:_UNREAD])}"
+    return text, did_you_mean(block_type, draft.types)
 
 
 def _check_construction(draft: Draft, site: Site, block_type: str, params: Mapping[str, Any]) -> None:

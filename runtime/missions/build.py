@@ -32,7 +32,6 @@ from runtime.missions.late import Maker, Values, outputs_in
 from runtime.missions.loader import Mission
 from runtime.missions.model import BlockSpec, RetrySpec
 from runtime.missions.reading import folder_of
-from runtime.missions.types import default_registry
 
 _EXTRA: Final = ("acting_role", "compensation_type", "compensation_command")
 _SCHEMA_GATE: Final = "schema:"
@@ -47,8 +46,8 @@ def build_workflow(
 ) -> Workflow:
     """The workflow of one run with bound ``inputs``. Build a new one for every run.
 
-    ``node_seconds`` caps each attempt of a block without a limit of its own, but for composites, whose blocks it caps;
-    None leaves it open.
+    ``registry`` makes the blocks; without it those of packs do not run. ``node_seconds`` caps each attempt of a block
+    without a limit of its own, but for composites, whose blocks it caps; None leaves it open.
 
     Each node is named like its block. What a block says beyond its type is in the node's options: ``accept``,
     ``fallback``, ``optional``, ``lane`` and, for whoever executes attempts, ``extra`` with ``envelopes`` (those that
@@ -57,7 +56,7 @@ def build_workflow(
     """
     spec = mission.spec
     workflow = Workflow(mission.name, max_steps=spec.max_steps, max_parallel=spec.max_parallel)
-    maker = Maker(registry or default_registry())
+    maker = Maker(registry or mission.registry)
     return _Builder(mission, dict(inputs), maker, node_seconds).into(workflow)
 
 

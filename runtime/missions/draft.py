@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runtime.blocks.contracts import BlockMode
+from runtime.blocks.packs.report import SkippedPack
 from runtime.blocks.registry import BlockRegistry
 from runtime.kernel.outcomes import block_code
 from runtime.missions.model import BlockSpec
@@ -64,6 +65,7 @@ class Draft:
     registry: BlockRegistry
     around: Mapping[str, Any]
     children: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    skipped: tuple[SkippedPack, ...] = ()
     types: dict[str, Shape] = field(init=False)
     #: Types whose blocks give one item after the other.
     recurring: frozenset[str] = field(init=False)

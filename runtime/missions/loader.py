@@ -6,11 +6,12 @@ it finds and the next runs on whatever is well-formed, so five unrelated mistake
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from runtime.blocks.packs.report import Trust
 from runtime.blocks.registry import BlockRegistry
 from runtime.kernel.canonical import digest
 from runtime.kernel.model import Envelope
@@ -19,10 +20,10 @@ from runtime.missions.envelopes import Feasibility, block_envelopes, mission_env
 from runtime.missions.files import Attachment, locate, read_mission
 from runtime.missions.graph import Graph
 from runtime.missions.model import MAX_BLOCKS, BlockSpec, MissionSpec
+from runtime.missions.packs import MissionTypes, UsedPack, types_beside
 from runtime.missions.problems import MissionInvalid, MissionProblem
 from runtime.missions.reading import Family, Loaded, child_files, read_top
 from runtime.missions.sections import PromptFile
-from runtime.missions.types import default_registry
 from runtime.missions.yaml_reader import Where
 
 
@@ -31,10 +32,11 @@ class Mission:
     """A mission that can run. ``directory`` is the folder of its file; relative paths start there.
 
     ``definition`` is what ``mission_hash`` is the digest of: the values as parsed, the digests of the files they name,
-    and the hashes of child missions. ``block_envelopes`` holds the further envelopes of blocks that have one, by
+    of the packs they use, and the hashes of child missions. ``block_envelopes`` holds the further envelopes of blocks that have one, by
     name, and ``<name>/each`` for what is done for each item. ``conditions`` and ``files`` are keyed by their place in
     the file; files of children stand below ``("children", name)`` and are named from here. ``children`` are the child
-    missions by the name the file gives them; their ``envelope`` narrows this one's. ``warnings`` did not stop the load.
+    missions by the name the file gives them; their ``envelope`` narrows this one's. ``warnings`` did not stop the load. ``registry`` has
+    the types its blocks are of; those of ``packs``, its children's included, can be built with it, and do not run.
     """
 
     path: Path
@@ -48,7 +50,9 @@ class Mission:
     block_envelopes: Mapping[str, Envelope]
     conditions: Mapping[Where, Condition]
     files: Mapping[Where, Attachment]
+    registry: BlockRegistry
     children: Mapping[str, Mission] = field(default_factory=dict)
+    packs: tuple[UsedPack, ...] = ()
     warnings: tuple[MissionProblem, ...] = ()
 
     @property
@@ -106,14 +110,16 @@ class Mission:
         return block
 
 
-def load(path: Path | str, registry: BlockRegistry | None = None) -> Mission:
+def load(
+    path: Path | str, registry: BlockRegistry | None = None, *, trust: Callable[[str], Trust] | None = None
+) -> Mission:
     """Load the mission at ``path``, a file or a folder holding ``mission.yaml``.
 
-    ``registry`` holds the block types there are (default: the built-in ones). Raises `MissionInvalid` with
-    every problem found, sorted by position.
+    ``registry`` holds the block types there are (default: see `types_beside`). With ``trust`` a block whose pack nobody
+    trusts is a warning. Raises `MissionInvalid` with every problem found, sorted by position.
     """
     file = locate(path)
-    return load_bytes(read_mission(file), file, registry)
+    return load_bytes(read_mission(file), file, registry, trust=trust)
 
 
 def load_bytes(
@@ -122,17 +128,19 @@ def load_bytes(
     registry: BlockRegistry | None = None,
     *,
     recorded: Mapping[str, bytes] | None = None,
+    trust: Callable[[str], Trust] | None = None,
 ) -> Mission:
     """Load a mission from bytes as if they stood in ``file``. Raises `MissionInvalid`.
 
-    ``recorded`` has the contents of the files it names as they were; then nothing beside ``file`` is looked at.
+    ``recorded`` has the contents of the files it names as they were; then nothing but packs is looked at beside ``file``.
     """
-    family = Family(registry or default_registry(), recorded)
+    types = types_beside(file.absolute().parent) if registry is None else MissionTypes(registry)
+    family = Family(types, recorded, trust)
     top = read_top(source, file, family)
     if top.spec is None:
         raise MissionInvalid(family.problems(top))
     envelope = mission_envelope(top.spec, _every_block(top))
-    finish = _Finish(envelope, top.spec)
+    finish = _Finish(envelope, top.spec, types.registry)
     mission = finish.mission(top, file)
     finish.check(top, mission, (envelope,))
     problems = family.problems(top)
@@ -157,8 +165,9 @@ def _every_block(loaded: Loaded) -> Iterator[BlockSpec]:
 class _Finish:
     """Makes the missions of a family from what was read; a file's once, however often it is named."""
 
-    def __init__(self, envelope: Envelope, run: MissionSpec) -> None:
+    def __init__(self, envelope: Envelope, run: MissionSpec, registry: BlockRegistry) -> None:
         self._envelope = envelope
+        self._registry = registry
         self._feasibility = Feasibility(run)
         self._made: dict[int, Mission] = {}
 
@@ -177,11 +186,15 @@ class _Finish:
             if item.spec is not None
         }
         files = {**loaded.files, **dict(child_files(loaded))}
+        used = {pack.name: pack for item in children.values() for pack in item.packs}
+        used |= {pack.name: pack for pack in loaded.packs}
+        packs = tuple(used[name] for name in sorted(used))
         definition = {
             "schema": "mission-definition/1",
             "mission": loaded.data,
             "files": {item.name: item.digest for item in files.values()},
             **({"children": {name: item.mission_hash for name, item in children.items()}} if children else {}),
+            **({"packs": {pack.name: pack.digest for pack in packs}} if packs else {}),
         }
         return Mission(
             path=file,
@@ -195,7 +208,9 @@ class _Finish:
             block_envelopes=block_envelopes(spec, self._envelope),
             conditions=loaded.conditions,
             files=files,
+            registry=self._registry,
             children=children,
+            packs=packs,
         )
 
     def check(self, loaded: Loaded, mission: Mission, outer: tuple[Envelope, ...]) -> None:
@@ -210,9 +225,11 @@ class _Finish:
                 self.check(loaded.children[name], child, (*outer, *own, child.envelope))
 
 
-def lint(path: Path | str, registry: BlockRegistry | None = None) -> tuple[MissionProblem, ...]:
+def lint(
+    path: Path | str, registry: BlockRegistry | None = None, *, trust: Callable[[str], Trust] | None = None
+) -> tuple[MissionProblem, ...]:
     """Everything worth saying about the mission at ``path``: errors and warnings, by position."""
     try:
-        return load(path, registry).warnings
+        return load(path, registry, trust=trust).warnings
     except MissionInvalid as invalid:
         return tuple(invalid.problems)

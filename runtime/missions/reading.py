@@ -7,12 +7,12 @@ once, however often it is named; circles, depth and number are bounded, so a hos
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from runtime.blocks.registry import BlockRegistry
+from runtime.blocks.packs.report import Trust
 from runtime.kernel.canonical import digest_bytes
 from runtime.kernel.errors import Refused
 from runtime.missions.checks import check_all
@@ -21,6 +21,7 @@ from runtime.missions.draft import CHILD, Draft, Site
 from runtime.missions.files import Attachment, attach, inside, read_bounded, recorded_bytes
 from runtime.missions.graph import Graph, read_graph
 from runtime.missions.model import BESIDE_THE_ENVELOPE, MAX_BLOCKS, MissionSpec
+from runtime.missions.packs import MissionTypes, UsedPack
 from runtime.missions.problems import MissionInvalid, MissionProblem, shown, sort_problems
 from runtime.missions.rules import stays_below
 from runtime.missions.structure import validate
@@ -53,6 +54,7 @@ class Loaded:
     files: Mapping[Where, Attachment] = field(default_factory=dict)
     children: dict[str, Loaded] = field(default_factory=dict)
     uses: list[tuple[Site, str]] = field(default_factory=list)
+    packs: tuple[UsedPack, ...] = ()
     size: int = 0
     height: int = 0
 
@@ -63,11 +65,12 @@ class Loaded:
 
 @dataclass(slots=True)
 class Family:
-    """What reading a mission and its children shares. ``recorded`` has the files as they were, by their name below the
-    outermost folder; then nothing on this machine is looked at."""
+    """What reading a mission and its children shares: the types beside the outermost file are those of all. ``recorded`` has the files as they were, by their name below the
+    outermost folder; then nothing but packs is looked at on this machine. With ``trust``, packs nobody trusts are told."""
 
-    registry: BlockRegistry
+    types: MissionTypes
     recorded: Mapping[str, bytes] | None = None
+    trust: Callable[[str], Trust] | None = None
     around: Mapping[str, Any] = field(default_factory=dict)
     known: dict[Path, Loaded | None] = field(default_factory=dict)
     unread: list[MissionProblem] = field(default_factory=list)
@@ -103,7 +106,7 @@ def _read(source: bytes, document: Document, place: _Place, family: Family) -> L
     data = document.data if isinstance(document.data, dict) else {}
     if len(place.chain) > 1:
         _refuse_sections(document, data, place)
-    draft = Draft(document, data, family.registry, family.around)
+    draft = Draft(document, data, family.types.registry, family.around, skipped=family.types.report.skipped)
     graph = read_graph(document, data, draft.blocks)
     loaded = Loaded(document=document, path=place.chain[-1], source=source, data=data, spec=spec, graph=graph)
     loaded.size = len(draft.blocks)
@@ -112,8 +115,33 @@ def _read(source: bytes, document: Document, place: _Place, family: Family) -> L
             _take(loaded, draft, site, place, family)
     draft.children = {name: child.data for name, child in loaded.children.items()}
     loaded.conditions = check_all(draft, graph)
+    loaded.packs = _packs(draft, family)
     loaded.files = attach(document, place.file.absolute().parent, data, _below(family.recorded, place.prefix))
     return loaded
+
+
+def _kinds(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where a block names a type: its own, and for a route the one it sends its packet through (ruling R44)."""
+    kind = block.get("type")
+    for key in ("type", "transform") if kind == "packet_route" else ("type",):
+        if isinstance(named := block.get(key), str):
+            yield key, named
+
+
+def _packs(draft: Draft, family: Family) -> tuple[UsedPack, ...]:
+    """The packs a file uses; each block of one nobody trusts gets a warning, if trust is known."""
+    chosen = [(site, key, kind) for site in draft.sites() for key, kind in _kinds(site.block)]
+    for site, key, kind in chosen if family.trust is not None else ():
+        for pack in family.types.used((kind,)):
+            if family.trust is not None and family.trust(pack.digest) is Trust.NONE:
+                draft.document.problem(
+                    "plugin.untrusted",
+                    f"nobody trusts the pack {pack.name}, so a launch is refused",
+                    (*site.where, key),
+                    hint=f"look at it, then: quarterdeck packs trust {pack.path}",
+                    severity="warning",
+                )
+    return family.types.used(kind for _, _, kind in chosen)
 
 
 def _refuse_sections(document: Document, data: Mapping[str, Any], place: _Place) -> None:

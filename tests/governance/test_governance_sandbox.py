@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -80,6 +81,22 @@ async def test_a_signal_is_a_negative_exit_code(runner: Sandbox, tree: Path) -> 
 
 async def test_stdin_is_empty_when_nothing_is_given(runner: Sandbox, tree: Path) -> None:
     assert (await runner.run(shell(tree, "cat"))).stdout == b""
+
+
+async def test_a_child_can_be_talked_to_while_it_runs(runner: Sandbox, tree: Path) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    answer = (
+        "import socket; line = socket.socket(fileno=0); line.send(line.recv(99).upper()); print('told'); line.recv(9)"
+    )
+    loop = asyncio.get_running_loop()
+    with ours, theirs:
+        child = asyncio.ensure_future(runner.run(python(tree, answer, channel=theirs.fileno())))
+        await loop.sock_sendall(ours, b"hello")
+        assert await loop.sock_recv(ours, 99) == b"HELLO"
+        assert not child.done()
+        await loop.sock_sendall(ours, b"bye")
+        assert (await child).stdout == b"told\n"
 
 
 async def test_the_environment_is_exactly_what_was_given(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.blocks.packs.folders import pack_digest
 from runtime.events.facts import EntryAppended, HolderChanged, InboxChanged, RunChanged, StreamEvent
 from runtime.host.api import Answer, Deck, Launch, Refused, RunStatus, StorageError
 from runtime.host.observer import Observer, RemoteDeck
@@ -25,6 +26,7 @@ from tests.support.hosting import (
     until,
     write_mission,
 )
+from tests.support.packs import HEALTHY, write_pack
 
 
 @pytest.fixture
@@ -61,6 +63,8 @@ async def test_an_observer_says_who_holds_the_store(observer: Deck, tmp_path: Pa
         observer.undo("x"),
         observer.unlatch("x", "y"),
         observer.unprotect("x", "a/**", "sha256:0", "y"),
+        observer.trust_pack("x", "sha256:0"),
+        observer.untrust_pack("sha256:0"),
         observer.answer(answer),
     ):
         with pytest.raises(Refused, match="held by pid") as caught:
@@ -152,6 +156,10 @@ async def test_every_verb_through_the_holder(remote: Deck, host: RuntimeHost, tm
         await remote.undo(begun.run_id, "it wrote nothing")
     assert not (await remote.unlatch(str(tmp_path), "nothing there")).done
     assert not (await remote.unprotect(str(tmp_path), "secrets/**", "sha256:0", "nothing there")).done
+    about = write_pack(tmp_path / "pack", "sample", HEALTHY)
+    assert (await remote.trust_pack(str(tmp_path / "pack"), pack_digest(tmp_path / "pack"))).done
+    assert [pack.name for pack in await remote.trusted_packs()] == [about.name]
+    assert not (await remote.untrust_pack("sha256:0")).done
 
 
 async def test_refusals_travel_with_code_and_advice(remote: Deck, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from runtime.host.api import (
     Refused,
     Replay,
     RunStatus,
+    TrustedPack,
     Watch,
 )
 
@@ -165,6 +166,15 @@ class FakeDeck:
 
     async def unprotect(self, path: str, pattern: str, digest: str, reason: str) -> Ack:
         return await self._ack("unprotect", path, reason)
+
+    async def trust_pack(self, path: str, digest: str, *, in_process: bool = False) -> Ack:
+        return await self._ack("trust_pack", path, digest)
+
+    async def untrust_pack(self, digest: str) -> Ack:
+        return await self._ack("untrust_pack", digest, "")
+
+    async def trusted_packs(self) -> tuple[TrustedPack, ...]:
+        return ()
 
     async def answer(self, intent: Answer) -> Ack:
         self.intents.append(("answer", intent))

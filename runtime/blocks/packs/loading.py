@@ -21,7 +21,7 @@ from runtime.blocks.packs.manifest import PackError, PackManifest, decode_manife
 from runtime.blocks.packs.pack import Pack
 from runtime.blocks.packs.packed import packed_class
 from runtime.blocks.packs.report import FoundPack, PackNote, PluginReport, SkippedPack, Trust
-from runtime.blocks.registry import BlockRegistry
+from runtime.blocks.registry import BlockRegistry, add_former_names
 from runtime.blocks.running import Observer
 from runtime.blocks.sanitise import clean_text
 
@@ -69,6 +69,7 @@ def load_packs(
     loading = _Loading(registry, trust, link_for, byte_path, observe)
     if builtin is not None:
         loading.builtin(builtin)
+        add_former_names(registry)
     for entry_point in sorted(entry_points, key=lambda item: (item.name, item.value)):
         loading.installed(entry_point)
     for folder in folders:

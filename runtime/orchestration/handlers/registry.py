@@ -88,7 +88,7 @@ def build(settings: HandlerSettings) -> Registry:
             "tool_invoke": ToolHandler(tools),
             "run_tests": tests_run.TestsHandler(settings),
             "gate_check": gates.GateHandler(settings),
-            "packet_route": routes.RouteHandler(),
+            "packet_route": routes.RouteHandler({**settings.transforms, **routes.BUILT_IN}),
             "llm_call": llm.LlmHandler(settings.models),
             "escalate": escalate.EscalateHandler(),
         }

@@ -1,14 +1,15 @@
 """``packet_route``: pure transforms of packets, each run twice to prove that it is pure (operations spec §3.3).
 
-Transforms are named and come from this closed table. They run on deep copies in a worker thread under a time limit. A
-thread cannot be killed, so only what certainly ends belongs in the table: one pass over a packet of at most 256 KiB,
-or sorting it. Ruling R44 asks for a killable worker process; transforms out of packs will need it, these do not.
+Transforms are named and come from this closed table, or from packs the mission uses (ruling R44). They run on deep copies
+under a time limit: those of the table in a worker thread, which cannot be killed, so only what certainly ends belongs
+there (one pass over a packet of at most 256 KiB, or sorting it); those of packs in a process that is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,8 +23,10 @@ from runtime.orchestration.operation_ports import HandlerOutcome, PlanCall, RunC
 
 #: Operations spec §3.3.
 LIMIT_SECONDS: Final = 5.0
+#: One that gives an awaitable is awaited, where it must not block; any other runs in a worker thread.
 _Function = Callable[[dict[str, Any], Mapping[str, str]], Any]
-_OBJECT: Final = {"type": "object"}
+#: What a transform without narrower shapes takes and gives.
+OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,7 @@ class RouteHandler:
         about = _about(call.ctx)
         limit = min(LIMIT_SECONDS, call.timeout)
         async with asyncio.timeout(limit):
-            outputs = [await asyncio.to_thread(transform.function, copy.deepcopy(packet), about) for _ in range(2)]
+            outputs = [await _once(transform, copy.deepcopy(packet), about) for _ in range(2)]
         first, second = outputs
         problem = _shape_problem(transform, first)
         if problem:
@@ -77,6 +80,12 @@ class RouteHandler:
         if digest(first) != digest(second):
             return HandlerOutcome(code="ROUTE_NONDETERMINISTIC", message=f"{transform.name} gave two different answers")
         return HandlerOutcome(output=first, evidence={**call.plan.data, "output": digest(first)})
+
+
+async def _once(transform: Transform, packet: dict[str, Any], about: Mapping[str, str]) -> Any:
+    if inspect.iscoroutinefunction(transform.function):
+        return await transform.function(packet, about)
+    return await asyncio.to_thread(transform.function, packet, about)
 
 
 def _shape_problem(transform: Transform, output: object) -> str:
@@ -125,17 +134,17 @@ def _shape(required: list[str], properties: Mapping[str, Any]) -> dict[str, Any]
 
 _TEXTS: Final = {"type": "array", "items": {"type": "string"}}
 _ROWS: Final[tuple[tuple[str, _Function, Mapping[str, Any]], ...]] = (
-    ("identity", _identity, _OBJECT),
-    ("pick", _pick, _shape(["from", "keys"], {"from": _OBJECT, "keys": _TEXTS})),
+    ("identity", _identity, OBJECT),
+    ("pick", _pick, _shape(["from", "keys"], {"from": OBJECT, "keys": _TEXTS})),
     (
         "rename",
         _rename,
-        _shape(["from", "names"], {"from": _OBJECT, "names": {**_OBJECT, "additionalProperties": {"type": "string"}}}),
+        _shape(["from", "names"], {"from": OBJECT, "names": {**OBJECT, "additionalProperties": {"type": "string"}}}),
     ),
-    ("merge", _merge, _shape(["parts"], {"parts": {"type": "array", "items": _OBJECT}})),
+    ("merge", _merge, _shape(["parts"], {"parts": {"type": "array", "items": OBJECT}})),
     ("sort_lines", _sort_lines, _shape(["text"], {"text": {"type": "string"}, "unique": {"type": "boolean"}})),
 )
 BUILT_IN: Final[Mapping[str, Transform]] = {
-    name: Transform(name=name, version="1", function=function, input_schema=shape, output_schema=_OBJECT)
+    name: Transform(name=name, version="1", function=function, input_schema=shape, output_schema=OBJECT)
     for name, function, shape in _ROWS
 }

@@ -10,6 +10,7 @@ from typing import Any, Final
 from runtime.kernel.clock import Clock
 from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ModelProvider, ProcessRunner
+from runtime.orchestration.handlers.routes import Transform
 from runtime.orchestration.operation_ports import GitPort
 
 #: Operations spec §3.1.
@@ -61,7 +62,7 @@ class HandlerSettings:
     holds the operator's own settings of the mail server.
     ``is_protected`` is the protected set's own question; without it the check ``governance_baseline`` is not offered.
     ``witness`` is asked for the line commits carry as a trailer, where the operator wants one (operations spec §7.4).
-    ``output`` is the run's output folder, made when something is written; without it those tools are not offered.
+    ``transforms`` are those of packs, by name; built-in ones win. ``output`` is the run's output folder, made when something is written; without it those tools are not offered.
     """
 
     root: Path
@@ -80,6 +81,7 @@ class HandlerSettings:
     is_protected: Callable[[str], bool] | None = None
     output: Path | None = None
     witness: Callable[[], Awaitable[str]] | None = None
+    transforms: Mapping[str, Transform] = field(default_factory=dict)
 
     @property
     def confined(self) -> bool:

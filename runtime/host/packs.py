@@ -1,0 +1,166 @@
+"""Packs as faces see them: what lies in a folder, what would be loaded of it, and why the rest would not.
+
+Listing reads manifests and the store's journal, and runs nothing. Verifying also imports what is trusted, in a confined
+process. Nothing here becomes the holder of a store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from runtime.blocks.errors import BlockError
+from runtime.blocks.packs.folders import read_folder
+from runtime.blocks.packs.report import FoundPack, SkippedPack, Trust
+from runtime.execution.pack_process import ProcessLink
+from runtime.execution.pack_worker import PackPlace
+from runtime.governance.sandbox import Sandbox
+from runtime.host.api import Problem
+from runtime.host.authoring import lint_mission
+from runtime.host.opening import state_dir
+from runtime.host.pack_trust import PackTrust, read_trust
+from runtime.kernel.clock import SystemClock
+from runtime.kernel.errors import QuarterdeckError, Refused, StorageError
+from runtime.missions.packs import BLOCKS, has_packs, types_in
+from runtime.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackFacts:
+    """One pack. ``name``, ``version`` and ``types`` are empty when its manifest cannot be read, and ``digest`` when its
+    folder cannot; ``code`` and ``message`` say why a pack is not loaded. ``trust`` is none, confined or in_process."""
+
+    path: str
+    name: str = ""
+    version: str = ""
+    digest: str = ""
+    types: tuple[str, ...] = ()
+    trust: str = Trust.NONE.value
+    code: str | None = None
+    message: str = ""
+
+    @property
+    def loaded(self) -> bool:
+        return self.code is None
+
+
+def look_at(folder: Path) -> PackFacts:
+    """The pack in ``folder``, nobody's trust considered. Raises `Refused` with the ``plugin.*`` code of a broken one."""
+    try:
+        read = read_folder(folder)
+        manifest = read.read_manifest()
+    except BlockError as error:
+        raise Refused(error.code, error.message, where=str(folder)) from None
+    return PackFacts(
+        path=str(folder),
+        name=manifest.name,
+        version=manifest.version,
+        digest=read.digest,
+        types=manifest.type_ids,
+    )
+
+
+async def list_packs(folder: Path | None, store: str | None) -> tuple[PackFacts, ...]:
+    """Installed packs and those in ``folder`` (None: ``blocks`` here), with what would be loaded under today's trust."""
+    found, _ = await _listed(folder, store)
+    return found
+
+
+async def verify_packs(folder: Path | None, store: str | None) -> tuple[PackFacts, ...]:
+    """The same, with the code of those that are trusted imported in a confined process and held to its manifest."""
+    listed, places = await _listed(folder, store)
+    if not places:
+        return listed
+    sandbox = await Sandbox.detect()
+    return tuple([await _tried(item, places[item.path], sandbox) if item.path in places else item for item in listed])
+
+
+def export_packs(folder: Path) -> str:
+    """Write the built-in pack into ``folder``; returns its place. Raises `QuarterdeckError` ``PACK_EXPORT``."""
+    from runtime.blocks.packs.export import export_builtin  # reads the sources of the built-ins
+
+    try:
+        return str(export_builtin(folder))
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise QuarterdeckError("PACK_EXPORT", f"cannot write {error.filename or folder}: {why}") from None
+
+
+async def lint_trusting(path: Path, store: str | None) -> tuple[Problem, ...]:
+    """`lint_mission` with the store's trust, which is looked up only where there may be packs."""
+    trust = (await known_trust(store)).of if await asyncio.to_thread(has_packs, path) else None
+    return await asyncio.to_thread(lint_mission, path, trust)
+
+
+async def known_trust(store: str | None) -> PackTrust:
+    """Whom the store trusts; nobody when there is none yet. Raises `StorageError`."""
+    try:
+        observed = await Store.observe(state_dir(store), SystemClock())
+    except StorageError as error:
+        if error.code != "STORE_MISSING":
+            raise
+        return PackTrust()
+    try:
+        return PackTrust(await read_trust(observed))
+    finally:
+        await observed.close()
+
+
+async def _listed(folder: Path | None, store: str | None) -> tuple[tuple[PackFacts, ...], dict[str, PackPlace]]:
+    """All packs, and the places of those that would be loaded."""
+    trust = await known_trust(store)
+
+    def of(digest: str) -> Trust:
+        # Trusted with this process or not, nothing is imported here.
+        return Trust.NONE if trust.of(digest) is Trust.NONE else Trust.CONFINED
+
+    report = (await asyncio.to_thread(types_in, (folder or Path(BLOCKS),), trust=of)).report
+    loaded = [pack for pack in report.loaded if pack.digest]
+    facts = [*(_of_loaded(pack, trust) for pack in loaded), *(_of_skipped(pack, trust) for pack in report.skipped)]
+    return _by_path(facts), {str(pack.path): _place(pack) for pack in loaded}
+
+
+def _by_path(facts: Iterable[PackFacts]) -> tuple[PackFacts, ...]:
+    return tuple(sorted(facts, key=lambda item: item.path))
+
+
+def _place(pack: FoundPack) -> PackPlace:
+    return PackPlace(name=pack.manifest.name, folder=pack.path.absolute(), digest=pack.digest)
+
+
+def _of_loaded(pack: FoundPack, trust: PackTrust) -> PackFacts:
+    about = pack.manifest
+    return PackFacts(
+        path=str(pack.path),
+        name=about.name,
+        version=about.version,
+        digest=pack.digest,
+        types=about.type_ids,
+        trust=trust.of(pack.digest).value,
+    )
+
+
+def _of_skipped(pack: SkippedPack, trust: PackTrust) -> PackFacts:
+    digest = pack.digest or ""
+    return PackFacts(
+        path=pack.path,
+        name=pack.name,
+        digest=digest,
+        types=pack.type_ids,
+        trust=trust.of(digest).value,
+        code=pack.code,
+        message=pack.message,
+    )
+
+
+async def _tried(item: PackFacts, place: PackPlace, sandbox: Sandbox) -> PackFacts:
+    link = ProcessLink(place, sandbox)
+    try:
+        await link.check()
+    except BlockError as error:
+        return replace(item, code=error.code, message=error.message)
+    finally:
+        await link.close()
+    return item

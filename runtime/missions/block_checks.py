@@ -35,10 +35,10 @@ def check_block(draft: Draft, site: Site) -> None:
 
 def check_recurring(draft: Draft, graph: Graph) -> None:
     """A recurring block starts its mission, and nothing leads back to it (blocks spec §10, P7)."""
-    for name, block in draft.blocks.items():
-        if graph.loose or block.get("type") not in draft.recurring:
+    for site in draft.sites():
+        if graph.loose or site.inner or site.type not in draft.recurring:
             continue
-        where: Where = ("blocks", name)
+        name, where = site.name, site.where
         if name in graph.handlers.values():
             why = f"{name!r} gives one item after the other, so it cannot handle errors"
             draft.document.problem("validation.recurring_handler", why, where, key=True)

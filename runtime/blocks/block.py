@@ -159,6 +159,11 @@ class Block:
         return self.spec.side_effects
 
     @property
+    def stated_side_effects(self) -> SideEffects | None:
+        """What node configuration or a variant says over class and config, if anything."""
+        return self._overrides.side_effects
+
+    @property
     def declared_side_effects(self) -> SideEffects | None:
         """Node override, else instance variant, else class or config; None means undeclared."""
         return self._overrides.side_effects or self.config_side_effects

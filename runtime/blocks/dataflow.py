@@ -36,7 +36,13 @@ async def run_dataflow(graph: GraphRun, item: Response | None = None) -> Respons
         if graph.scope.observer is not None:
             graph.observe("level.started", {"index": index, "nodes": list(level)})
         given = None if index else item
-        responses = {level[0]: given} if given else await _run_level(graph, level, deliveries)
+        if given is not None:
+            responses = {level[0]: given}
+        elif len(level) == 1:
+            name = level[0]
+            responses = {name: await graph.execute_node(name, *_input(graph, plan.nodes[name], deliveries))}
+        else:
+            responses = await _run_level(graph, level, deliveries)
         ended = _settle_level(graph, level, responses, deliveries)
         if graph.scope.observer is not None:
             graph.observe("level.completed", {"index": index, "nodes": list(level)})
@@ -55,8 +61,6 @@ async def _run_level(graph: GraphRun, level: Sequence[str], deliveries: Deliveri
         value, sources = _input(graph, graph.plan.nodes[name], deliveries)
         return graph.execute_node(name, value, sources)
 
-    if len(level) == 1:
-        return {level[0]: await start(level[0])}
     return await run_bounded(level, start, graph.workflow.max_parallel, stop=lambda response: not response.success)
 
 

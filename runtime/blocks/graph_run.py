@@ -6,12 +6,12 @@ Only this object writes the ledger. It lives until the report is built and knows
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from runtime.blocks.effects import SideEffects, worst
-from runtime.blocks.envelope import EMPTY, Request, Response, failed, succeeded
+from runtime.blocks.envelope import EMPTY, Response, failed, succeeded
 from runtime.blocks.errors import BlockError, BlockSkip
 from runtime.blocks.ledger import INPUT, RECOVERY, Ledger
 from runtime.blocks.plan import Plan, PlanNode
@@ -19,7 +19,7 @@ from runtime.blocks.recovery import execute_with_recovery
 from runtime.blocks.results import Once
 from runtime.blocks.running import DirectRunner
 from runtime.blocks.values import BlockValue
-from runtime.blocks.visit import Through, Visit, attempt_effect
+from runtime.blocks.visit import Given, Through, Visit, attempt_effect
 
 if TYPE_CHECKING:
     from runtime.blocks.execute import Attempt
@@ -92,24 +92,23 @@ class GraphRun:
         ``through`` executes the attempts instead of the runner.
         """
         node = self.plan.nodes[name]
-        request = Request(value, self._context(node), EMPTY, sources, kind == "handler")
-        return self._visit(node, request, kind, through=through)
+        return self._visit(node, Given(value, self._context(node), sources, kind == "handler"), kind, through=through)
 
     async def execute_copy(self, node: PlanNode, value: BlockValue, context: Mapping[str, BlockValue]) -> Response:
         """One visit of a node a composite made at run time, with the state it says."""
-        return await self._visit(node, Request(value, context), "node")
+        return await self._visit(node, Given(value, context), "node")
 
     async def stand_in(self, name: str, primary: Visit) -> Response:
         """Run a fallback node with the input its primary had (ruling R30). Its own fallback is not followed."""
         node = self.plan.nodes[name]
-        original = primary.template
-        request = Request(original.payload, self._context(node), EMPTY, original.sources)
-        return await self._visit(node, request, "node", standing_in=True)
+        original = primary.given
+        given = Given(original.payload, self._context(node), original.sources)
+        return await self._visit(node, given, "node", standing_in=True)
 
     async def _visit(
         self,
         node: PlanNode,
-        request: Request,
+        given: Given,
         kind: str,
         *,
         standing_in: bool = False,
@@ -125,7 +124,7 @@ class GraphRun:
         checkpoint = self.ledger.create_checkpoint(self.checkpoint_before(node.name, number))
         if self.scope.observer is not None:
             self.observe("ledger.checkpoint_created", {"checkpoint_id": checkpoint})
-        visit = Visit(self, node, request, number, kind, standing_in=standing_in, through=through)
+        visit = Visit(self, node, given, number, kind, standing_in=standing_in, through=through)
         response = await execute_with_recovery(visit)
         outcome.status = "succeeded" if response.success else "skipped" if response.skipped else "failed"
         outcome.code = response.code
@@ -153,9 +152,9 @@ class GraphRun:
         """Store what recovery put in place of a node's value."""
         self.ledger.set(key, value, RECOVERY, metadata)
 
-    def renewed(self, node: PlanNode, request: Request) -> Request:
-        """``request`` with what the ledger holds now."""
-        return replace(request, context=self._context(node))
+    def renewed(self, node: PlanNode, given: Given) -> Given:
+        """``given`` with what the ledger holds now."""
+        return given._replace(context=self._context(node))
 
     def _context(self, node: PlanNode) -> Mapping[str, BlockValue]:
         if not node.reads:
@@ -181,7 +180,9 @@ class GraphRun:
     def success(self, name: str, data: BlockValue, last: Response) -> Response:
         """The composite's success, rebuilt from its own request (blocks spec C18)."""
         self.ledger.compact(0)
-        return succeeded({**self.attempt.metadata, **self._composite(name, last)}, Once(data))
+        effect = self.workflow.stated_side_effects or self.plan.side_effects
+        metadata = {**self.attempt.metadata, **self._composite(name, last), "side_effect_class": effect.value}
+        return succeeded(metadata, Once(data))
 
     def failure(self, name: str, last: Response, also: tuple[str, ...] = ()) -> Response:
         """The failed node's response bubbled: reason, code, error type and details untouched."""

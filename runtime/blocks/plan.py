@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from runtime.blocks import topology
 from runtime.blocks.conditions import Case, Predicate, StatefulCondition
 from runtime.blocks.contracts import BlockMode, BlockValueContract, BlockValueKindSet
+from runtime.blocks.effects import SideEffects
 from runtime.blocks.running import NodeOptions
 from runtime.blocks.wiring import Edge, Issue, Node, Wiring
 
@@ -64,6 +65,7 @@ class Plan:
     stages: tuple[int, ...] = ()  # the validation stage of each issue
     version: tuple[int, ...] = ()
     reached: frozenset[str] = field(default_factory=frozenset)
+    side_effects: SideEffects = SideEffects.NON_IDEMPOTENT  # the worst its nodes declare
 
     @property
     def errors(self) -> tuple[Issue, ...]:

@@ -122,7 +122,7 @@ async def _repair(visit: Visit, policy: RepairPolicy, failure: Response) -> Resp
         return unsafe(visit, "repair")
     name = policy.repair if isinstance(policy.repair, str) else getattr(policy.repair, "__name__", "repair")
     try:
-        repaired: object = visit.repairs.lookup(policy.repair)(visit.template, failure)
+        repaired: object = visit.repairs.lookup(policy.repair)(visit.request, failure)
     except RegistryError as error:
         return repair_failed(visit, name, error.message, failure)
     except Exception as error:  # noqa: BLE001 - whatever a repair function raises is its failure, not the run's
@@ -130,7 +130,7 @@ async def _repair(visit: Visit, policy: RepairPolicy, failure: Response) -> Resp
     if not isinstance(repaired, Request):
         return repair_failed(visit, name, f"it returned {type(repaired).__name__}, not a request", failure)
     # Correlation keys are stamped again per attempt; sources and role stay what the graph says.
-    visit.template = replace(visit.template, payload=repaired.payload, context=repaired.context)
+    visit.given = visit.given._replace(payload=repaired.payload, context=repaired.context)
     return await visit.attempt_once()
 
 

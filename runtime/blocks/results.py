@@ -44,7 +44,7 @@ class Once(BlockRunResult):
     mode = BlockMode.ONCE
 
     def __init__(self, value: object = None) -> None:
-        self.value = BlockValue.of(value)
+        self.value = value if type(value) is BlockValue else BlockValue.of(value)
 
     def without_secrets(self, redactor: Redactor) -> Once:
         return Once(self.value.without_secrets(redactor))
@@ -116,6 +116,8 @@ def normalise(returned: object, contract: BlockValueContract) -> BlockRunResult:
 
 
 def _wrapped(returned: object) -> BlockRunResult:
+    if type(returned) is BlockValue:
+        return Once(returned)
     if isasyncgen(returned):
         return Recurring(returned)
     return Once(returned)

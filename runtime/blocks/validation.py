@@ -126,6 +126,7 @@ class _Check:
             stages=tuple(stage for stage, _ in self.found),
             version=wiring_version(self.workflow) if not self.path else (),
             reached=frozenset(self.reached),
+            side_effects=self.workflow.config_side_effects,
         )
 
     def error(self, code: str, node: str, message: str, other: str | None = None) -> Issue:

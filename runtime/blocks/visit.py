@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.envelope import Request, Response, failed, span_of
@@ -29,8 +28,17 @@ if TYPE_CHECKING:
 Through = Callable[[NodeCall], Awaitable[Response]]
 
 
+class Given(NamedTuple):
+    """What a node is given, without the ids of an attempt: what `Request` holds beside its metadata."""
+
+    payload: BlockValue
+    context: Mapping[str, BlockValue]
+    sources: tuple[str, ...] = ()
+    handling: bool = False
+
+
 class Visit:
-    """State of one visit. ``template`` is the request without envelope ids; repairs replace it."""
+    """State of one visit. ``given`` is what the next attempt gets; repairs replace it."""
 
     __slots__ = (
         "_base",
@@ -40,13 +48,13 @@ class Visit:
         "_through",
         "asked",
         "attempt",
+        "given",
         "kind",
         "last",
         "node",
         "number",
         "path",
         "standing_in",
-        "template",
     )
 
     last: Response  # of the latest attempt
@@ -56,7 +64,7 @@ class Visit:
         self,
         graph: GraphRun,
         node: PlanNode,
-        template: Request,
+        given: Given,
         number: int,
         kind: str,
         *,
@@ -66,7 +74,7 @@ class Visit:
         self._graph = graph
         self._through = through or graph.runner.attempt
         self.node = node
-        self.template = template
+        self.given = given
         self.number = number
         self.kind = kind
         self.standing_in = standing_in
@@ -173,9 +181,9 @@ class Visit:
     def renew(self, payload: BlockValue | None, *, fresh: bool) -> None:
         """Give the next attempt ``payload`` unless that is None, and with ``fresh`` the ledger as it is now."""
         if payload is not None:
-            self.template = replace(self.template, payload=payload)
+            self.given = self.given._replace(payload=payload)
         if fresh:
-            self.template = self._graph.renewed(self.node, self.template)
+            self.given = self._graph.renewed(self.node, self.given)
 
     async def ask(self, prompt: str, kinds: Sequence[str], choices: Sequence[str]) -> BlockValue:
         """Ask the operator about this node. Raises `BlockRuntimeError` ``runtime.no_operator``."""
@@ -197,7 +205,7 @@ class Visit:
             "attempt": self.attempt,
             "created_at": timestamp(services.clock.now()),
         }
-        given = self.template
+        given = self.given
         return Request(given.payload, given.context, MappingProxyType(metadata), given.sources, given.handling)
 
     def _declared(self) -> SideEffects:

@@ -43,16 +43,17 @@ class IdSource(Protocol):
         ...
 
 
+#: The digit whose two highest bits say which layout the UUID has, for each random one.
+_VARIANT: Final = {f"{number:x}": f"{number & 3 | 8:x}" for number in range(16)}
+
+
 class SystemIds:
     """Random version-4 UUIDs."""
 
     def uuid(self) -> str:
         # As `uuid.uuid4` does, without building its object: every block attempt takes one.
-        bits = bytearray(os.urandom(16))
-        bits[6] = bits[6] & 0x0F | 0x40
-        bits[8] = bits[8] & 0x3F | 0x80
-        digits = bits.hex()
-        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        digits = os.urandom(16).hex()
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
 class SequenceIds:

@@ -15,6 +15,7 @@ from console.model.home import mission_rows, preview_rows, run_header, run_row
 from console.model.reasons import launch_reason, toggle_watch_reason
 from console.model.rows import Row, piece
 from console.panels.lines import LinesPanel
+from console.screens.graph import GraphScreen
 from console.screens.launch import LaunchScreen
 from console.screens.onrun import OnRunScreen
 from runtime.events.facts import RunSummary
@@ -29,6 +30,7 @@ class HomeScreen(OnRunScreen):
     HELP = "Missions and runs. Select a mission and press n to launch it; enter on a run opens its dashboard."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "launch", "New run", id="mission.launch"),
+        Binding("b", "graph", "Graph", show=False, id="mission.graph"),
         Binding("r", "resume", "Resume", id="run.resume"),
         Binding("t", "toggle_watch", "Watch", id="mission.watch"),
         Binding("H", "app.history", "Runs", id="home.history"),
@@ -120,7 +122,7 @@ class HomeScreen(OnRunScreen):
     # -- actions ------------------------------------------------------------------------------------------------
 
     def off_here(self, action: str, choice: str) -> str | None:
-        if action == "launch":
+        if action in ("launch", "graph"):
             return launch_reason(self.selected_mission())
         if action == "toggle_watch":
             return toggle_watch_reason(self.selected_mission(), self.console_app.home)
@@ -130,6 +132,11 @@ class HomeScreen(OnRunScreen):
         mission = self.selected_mission()
         if mission is not None:
             self.app.push_screen(LaunchScreen(mission))
+
+    def action_graph(self) -> None:
+        mission = self.selected_mission()
+        if mission is not None:
+            self.app.push_screen(GraphScreen(mission))
 
     def action_toggle_watch(self) -> None:
         """Watch the selected mission with its default inputs, or let it go."""

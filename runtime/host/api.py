@@ -266,6 +266,13 @@ class Deck(Protocol):
         """
         ...
 
+    async def graph(self, path: str) -> str:
+        """The blocks of the mission at ``path`` and where each leads, as lines of text; runs nothing.
+
+        Raises `MissionInvalid`.
+        """
+        ...
+
     async def launch(self, intent: Launch) -> RunSummary:
         """Return once the run is journalled (or refused: status ``refused`` with its code)."""
         ...

@@ -108,6 +108,14 @@ class StoreReads:
         mission = await asyncio.to_thread(load, Path(path))
         return estimate_mission(mission, await self._store.past_work.of(mission.name, mission.spec.version))
 
+    async def graph(self, path: str) -> str:
+        from runtime.host.authoring import (  # of the block room, which other reads do not need
+            graph_picture,
+            mission_graph,
+        )
+
+        return await asyncio.to_thread(lambda: graph_picture(mission_graph(Path(path)), "text"))
+
     async def trusted_packs(self) -> tuple[TrustedPack, ...]:
         from runtime.host.pack_trust import read_trust  # of the block room, which other reads do not need
 

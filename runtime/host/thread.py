@@ -98,6 +98,9 @@ class ThreadedDeck:
     async def estimate(self, path: str) -> MissionEstimate:
         return await self._there(self._deck.estimate(path))
 
+    async def graph(self, path: str) -> str:
+        return await self._there(self._deck.graph(path))
+
     async def launch(self, intent: Launch) -> RunSummary:
         return await self._there(self._deck.launch(intent))
 

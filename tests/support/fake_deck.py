@@ -94,6 +94,7 @@ class FakeDeck:
     refusals: dict[str, QuarterdeckError] = field(default_factory=dict)
     """By the name of the method that raises it."""
     expected: MissionEstimate | None = None
+    picture: str = "hello: dataflow\n  * greet [template] once string -> once string\n"
     closed: bool = False
     reads: list[tuple[int, int]] = field(default_factory=list)
 
@@ -117,6 +118,10 @@ class FakeDeck:
     async def estimate(self, path: str) -> MissionEstimate:
         self._refuse("estimate")
         return self.expected or MissionEstimate(mission=path, version="1")
+
+    async def graph(self, path: str) -> str:
+        self._refuse("graph")
+        return self.picture
 
     async def launch(self, intent: Launch) -> RunSummary:
         self.intents.append(("launch", intent))

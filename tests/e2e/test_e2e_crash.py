@@ -159,7 +159,7 @@ links:
   - folder -> LINKS
 """
 #: So many that the run cannot end before the kill arrives, however late a loaded machine sends it.
-COUNT = 40
+COUNT = 26
 
 
 def many_writes(folder: Path) -> str:
@@ -181,7 +181,7 @@ def contents(root: Path) -> dict[str, bytes]:
     return {name: body for name, (kind, _, body) in tree(root).items() if kind == "file"}
 
 
-@pytest.mark.parametrize("victim", [0, 7, 15, 22])
+@pytest.mark.parametrize("victim", [0, 7, 15])
 def test_killed_between_a_write_and_its_receipt(deck: Deckhand, tmp_path: Path, victim: int) -> None:
     """Each round dies while another write is announced and not proven; the odd one may have just been proven."""
     root, step = tmp_path / "tree", f"write{victim:02}"

@@ -190,7 +190,7 @@ async def recorded_end(paced: RecordedRunner, call: NodeCall) -> Response:
     if end.code is None:
         return recorded_response(call.request, value=await restored(end.outputs.get("value")))
     output = await restored(end.outputs["output"]) if "output" in end.outputs else None
-    return recorded_response(call.request, code=end.code, message=end.message, output=output)
+    return recorded_response(call.request, code=end.code, message=end.message, output=output, recovery=end.recovery)
 
 
 def _at_that_moment(call: NodeCall, given: Mapping[str, Any]) -> Request:

@@ -16,7 +16,8 @@ from runtime.blocks.errors import BlockInputError, BlockRuntimeError, BlockValid
 from runtime.blocks.running import NodeCall, NodeOptions
 from runtime.blocks.values import BlockValue
 from runtime.egress.scopes import CancelTree, Fenced, Scope, ScopeKind
-from runtime.execution.attempt_world import AttemptWorld, Undo
+from runtime.execution.attempt_undo import Undo
+from runtime.execution.attempt_world import AttemptWorld
 from runtime.execution.pause import PauseGate
 from runtime.execution.questions import Reply
 from runtime.execution.stream_keeper import DataItem, TextItem

@@ -148,6 +148,10 @@ class Scope:
         for path, number in visits.items():
             self._visits[path, tick] = max(number, self._visits.get((path, tick), 0))
 
+    def begin_run(self) -> None:
+        """A scope that served an earlier run starts anew."""
+        self.root, self.stop_requested, self._visits = None, False, {}
+
     def begin_tick(self, tick: int) -> None:
         """Ticks that are over are no longer counted in."""
         self._visits = {key: number for key, number in self._visits.items() if key[1] >= tick}

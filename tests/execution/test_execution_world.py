@@ -317,6 +317,16 @@ async def test_undoing_a_workflow_includes_everything_inside_it(tmp_path: Path) 
     assert stage.executor.undone == ["1", "0"]
 
 
+async def test_ticks_that_are_over_are_neither_undone_nor_kept(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    for tick in (1, 2):
+        stage.undo.note(("a", tick, 1, 1), receipt(str(tick), effect="write"))
+        stage.undo.leave(("a", tick, 1, 1), SideEffects.NON_IDEMPOTENT)
+    stage.undo.begin_tick(2)
+    assert [await stage.undo.attempt(stage.call, ("a", tick, 1, 1)) for tick in (1, 2)] == [NONE, NEVER]
+    assert stage.executor.undone == ["2"]
+
+
 async def test_emitted_items_go_to_their_edge_under_the_attempts_name(tmp_path: Path) -> None:
     stage = Stage(tmp_path, key=("a", 1, 2, 3))
     await stage.world.send(BlockValue.of({"n": 1}))

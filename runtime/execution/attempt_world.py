@@ -135,12 +135,19 @@ class AttemptWorld:
         return (str(kind), str(command)) if kind else None
 
     async def wait(
-        self, prompt: str, *, kinds: Sequence[str] = (), choices: Sequence[str] = (), subject: BlockValue | None = None
+        self,
+        prompt: str,
+        *,
+        kinds: Sequence[str] = (),
+        choices: Sequence[str] = (),
+        subject: BlockValue | None = None,
+        index: str | None = None,
     ) -> BlockValue:
-        """Ask a human and return the chosen answer as text; a MAP with ``notes`` when there are some."""
+        """Ask a human; returns a MAP ``{choice, by, notes}``. ``index`` names the question, else it is counted."""
         path, tick, visit, attempt = self._key
-        index = f"ask{self._asked}"
-        self._asked += 1
+        if index is None:
+            index = f"ask{self._asked}"
+            self._asked += 1
         try:
             reply = await self._questions.ask(
                 question_id=operation_id(path, index, tick=tick, visit=visit, attempt=attempt),

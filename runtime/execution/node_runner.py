@@ -149,6 +149,12 @@ class TurnRunner:
         except (JournalError, StorageError) as error:
             raise Halted(error.code, error.message) from error
 
+    async def ask(
+        self, call: NodeCall, index: str, prompt: str, kinds: Sequence[str], choices: Sequence[str]
+    ) -> BlockValue:
+        """What somebody who looks at a failed attempt asks; a run told again asks under the same name."""
+        return await self._world(call, nullcontext).wait(prompt, kinds=kinds, choices=choices, index=index)
+
     # -- a fresh attempt ----------------------------------------------------------------------------------------
 
     async def _execute(self, call: NodeCall) -> Response:

@@ -145,6 +145,11 @@ class RecordedRunner:
         finally:
             self.order.ended(key)
 
+    async def ask(
+        self, call: NodeCall, index: str, prompt: str, kinds: Sequence[str], choices: Sequence[str]
+    ) -> BlockValue:
+        return await self._inner.ask(call, index, prompt, kinds, choices)
+
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
         return await self._inner.undo(call, failure)
 

@@ -11,16 +11,28 @@ from typing import Any, cast
 import pytest
 
 from runtime.blocks.builtin.shaping import Echo
+from runtime.blocks.debug import DebugSession
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.envelope import Request
 from runtime.blocks.errors import BlockRuntimeError
+from runtime.blocks.policies import DebugAction, DebugPolicy
 from runtime.blocks.running import NodeCall, NodeOptions
 from runtime.execution.node_runner import TurnRunner
-from runtime.host.api import Answer, Launch, RunStatus
+from runtime.host.api import Answer, Launch, Replay, RunStatus
 from runtime.host.runtime_host import RuntimeHost
 from runtime.kernel.errors import StorageError
 from tests.support.blocks_kit import respond, step
-from tests.support.hosting import entries, hosting, live, plain, question, run_to_end, until, write_mission
+from tests.support.hosting import (
+    entries,
+    hosting,
+    live,
+    open_questions,
+    plain,
+    question,
+    run_to_end,
+    until,
+    write_mission,
+)
 from tests.support.web_server import PostOffice, Site, serving
 
 WRITES = """\
@@ -254,6 +266,42 @@ async def test_what_an_attempt_left_outside_before_a_crash_still_forbids_another
             await host.resume(run_id)
             done = await host.wait(run_id)
             assert (done.status, len(busy.seen)) == (RunStatus.FAILED, requests), done
+
+
+async def test_a_debug_hook_asks_like_any_block_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its question has a name of its own, also beside one the block asked; told again, it is answered as it was."""
+    real = Echo.run
+
+    def broken_unless_mended(self: Any, input: Any, ctx: Any) -> Any:
+        if input.to_python() != "mended":
+            raise BlockRuntimeError("demo.broken", "broke")
+        return real(self, input, ctx)
+
+    def hook(session: DebugSession) -> DebugAction:
+        if session.answer is None:
+            return DebugAction.WAIT
+        session.replace_payload("mended")
+        return DebugAction.RESUME
+
+    monkeypatch.setattr(Echo, "run", broken_unless_mended)
+    monkeypatch.setattr(Echo, "get_policy_stack", lambda self, kind: (DebugPolicy(hook=hook),))
+    blocks = "  say: {type: echo}\n  end: {type: approval, message: Enough?}"
+    path = plain(tmp_path / "m", blocks, "[say -> end]", more='outputs: {said: "${outputs.say}"}\n')
+    async with hosting(tmp_path / "store") as host:
+        run_id = (await host.launch(Launch(path=path))).run_id
+        asked = await question(host, run_id)
+        assert (asked.step_id, asked.escalation_id) == ("say", f"{run_id}/say.debug0")
+        await host.answer(Answer(escalation_id=asked.escalation_id, resolution="approved"))
+        await until(lambda: [item.step_id for item in open_questions(host, run_id)] == ["end"])
+    async with hosting(tmp_path / "store") as host:
+        await host.resume(run_id)
+        asked = await question(host, run_id)
+        assert asked.step_id == "end"
+        await host.answer(Answer(escalation_id=asked.escalation_id, resolution="approved"))
+        done = await host.wait(run_id)
+        assert (done.status, done.outputs) == (RunStatus.SUCCEEDED, {"said": "mended"})
+        assert (await host.verify(run_id)).ok
+        assert (await host.replay(Replay(run_id=run_id))).comparison.equivalent
 
 
 TWICE = """\

@@ -92,6 +92,8 @@ def _settle_level(
             graph.commit(name, response)
             mismatch = _deliver(graph.plan.nodes[name], response, deliveries)
             if mismatch is not None:
+                outcome = graph.outcomes[name]  # its visit went well, but the fault is put down to it
+                outcome.status, outcome.code = "failed", mismatch.code
                 ended[name] = mismatch
         else:
             ended[name] = response

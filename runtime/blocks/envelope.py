@@ -158,10 +158,12 @@ def recorded_response(
     reason: str | None = None,
     output: BlockValue | None = None,
     phase: str = "run",
+    recovery: Mapping[str, str] | None = None,
 ) -> Response:
     """Rebuild the response of an attempt from its journal record, for resume and recorded replay (ruling R19).
 
     With ``code`` it is a failure (``skip.*`` codes a skip) whose class is chosen by code prefix; else a success.
+    ``recovery`` is what was recorded of `recovery_marks`.
     """
     if code is None:
         return succeeded({**request.metadata, "duration_ms": 0.0}, Once(value if value is not None else NULL))
@@ -169,7 +171,7 @@ def recorded_response(
     if code.startswith("skip."):
         error = BlockSkip(message, code=code)
     else:
-        error = error_for(code, clean_text(message), reason=reason, output=output)
+        error = error_for(code, clean_text(message), reason=reason, output=output, recovery=recovery)
     return replace(failed({**request.metadata, "duration_ms": 0.0}, error, phase), error_type=None)
 
 

@@ -186,12 +186,23 @@ def engine_error(kind: type[E], code: str, message: str, **fields: Any) -> E:
     return kind(code, message, reason=ENGINE_REASONS.get(code, code), **fields)
 
 
-def error_for(code: str, message: str, *, reason: str | None = None, output: Any = None) -> BlockError:
-    """Rebuild an error from its recorded text, choosing the class by code prefix (blocks spec §14.2)."""
-    kind = class_for_code(code)
+def error_for(
+    code: str, message: str, *, reason: str | None = None, output: Any = None, recovery: Mapping[str, Any] | None = None
+) -> BlockError:
+    """Rebuild an error from its recorded text, choosing the class by code prefix (blocks spec §14.2).
+
+    ``recovery`` has what `recovery_marks` said of it.
+    """
+    kind, marks = class_for_code(code), recovery or {}
     if kind is OperationFailed:
-        return OperationFailed(code, message, output=output)
-    return kind(code, message, reason=reason)
+        return OperationFailed(code, message, output=output, **marks)
+    return kind(code, message, reason=reason, **marks)
+
+
+def recovery_marks(error: BlockError, *, harmless: bool) -> dict[str, str]:
+    """What recovery asks of a failure beside its code, to be recorded with it; ``harmless``: its attempt left nothing."""
+    marks = {} if error.retry_disposition is None else {"retry_disposition": str(error.retry_disposition)}
+    return {**marks, "effects": "none"} if harmless or error.effects == "none" else marks
 
 
 def class_for_code(code: str) -> type[BlockError]:

@@ -132,13 +132,17 @@ class GraphRun:
         return response
 
     def begin_tick(self, tick: int) -> None:
-        """From here on everything belongs to ``tick``: visits count anew, the ledger stays."""
+        """From here on everything belongs to ``tick``: visits count anew, the ledger's state stays."""
         self.tick = tick
         self.level_floor = self.ledger.length
         self.scope.begin_tick(tick)
         self.child_metadata = {**self.child_metadata, "tick": tick}
         for outcome in self.outcomes.values():
             outcome.before = outcome.visits
+
+    def forget_ticks(self) -> None:
+        """The tick has its item: what the ledger's log tells of ticks that are over shrinks to the state they left."""
+        self.level_floor = self.ledger.forget(self.level_floor)
 
     def checkpoint_before(self, name: str, visit: int) -> str:
         """The id of the checkpoint taken before that visit of a node; later ticks say which they are."""

@@ -148,6 +148,19 @@ class Ledger:
         for name in list(self._checkpoints)[: max(0, surplus)]:
             del self._checkpoints[name]
 
+    def forget(self, position: int) -> int:
+        """Let the log begin with the state it had after ``position`` operations, as one operation per key.
+
+        Returns how many those are; older checkpoints are gone. For recurring runs, whose log would grow without end.
+        """
+        restated = [LedgerOp(0, LedgerOpKind.APPEND, key, entry) for key, entry in replay(self._log[:position]).items()]
+        ops = (*restated, *self._log[position:])
+        self._log = [op._replace(seq=seq) for seq, op in enumerate(ops, 1)]
+        shift = len(restated) - position
+        self._checkpoints = {name: at + shift for name, at in self._checkpoints.items() if at > position}
+        self._used = {op.checkpoint_id for op in self._log if op.op is LedgerOpKind.CHECKPOINT and op.checkpoint_id}
+        return len(restated)
+
     @property
     def checkpoints(self) -> tuple[str, ...]:
         """Valid checkpoint ids, oldest first."""

@@ -66,6 +66,8 @@ async def _run_ticks(graph: GraphRun, entry: _Entry) -> Response:
         item = await entry.item()
         if item.code in STREAM_ENDS:
             break
+        if tick > 1:
+            graph.forget_ticks()
         if item.success or item.skipped:
             graph.observe("tick.started", {"tick": tick})
         response = (await walk(graph, item)).with_metadata(tick=tick)

@@ -76,7 +76,7 @@ class RunHandle:
         self._scope = scope
         services = scope.services
         scope.workflow_id = scope.workflow_id or workflow.block_name
-        scope.root, scope.stop_requested = None, False  # a scope that served an earlier run starts anew
+        scope.begin_run()
         if attended and scope.desk is None:
             scope.desk = WaitDesk(services.clock)
         metadata = completed_metadata(request, workflow, services.clock, services.ids)

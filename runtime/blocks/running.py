@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from runtime.blocks.contracts import BlockMode
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.services import Services
+from runtime.blocks.waits import put, wait_id_of
 from runtime.kernel.model import OperationResult
 
 if TYPE_CHECKING:
@@ -148,6 +149,10 @@ class Scope:
         for path, number in visits.items():
             self._visits[path, tick] = max(number, self._visits.get((path, tick), 0))
 
+    def begin_run(self) -> None:
+        """A scope that served an earlier run starts anew."""
+        self.root, self.stop_requested, self._visits = None, False, {}
+
     def begin_tick(self, tick: int) -> None:
         """Ticks that are over are no longer counted in."""
         self._visits = {key: number for key, number in self._visits.items() if key[1] >= tick}
@@ -254,6 +259,15 @@ class NodeRunner(Protocol):
         """
         ...
 
+    async def ask(
+        self, call: NodeCall, index: str, prompt: str, kinds: Sequence[str], choices: Sequence[str]
+    ) -> BlockValue:
+        """Ask a person about an attempt that has ended; ``index`` tells the questions about it apart.
+
+        Raises like `AttemptHost.wait`, and `BlockRuntimeError` ``runtime.no_operator``.
+        """
+        ...
+
 
 class DirectRunner:
     """Runs attempts in place; nothing is recorded, so nothing can be undone."""
@@ -269,3 +283,9 @@ class DirectRunner:
 
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
         return None
+
+    async def ask(
+        self, call: NodeCall, index: str, prompt: str, kinds: Sequence[str], choices: Sequence[str]
+    ) -> BlockValue:
+        wait_id = wait_id_of(call.request.metadata, index)
+        return await put(call.scope or Scope(), self._host, wait_id, call.node_path, prompt, kinds, choices)

@@ -16,7 +16,7 @@ from runtime.blocks.running import NodeCall
 from runtime.blocks.sanitise import clean_text
 from runtime.blocks.telemetry import emit
 from runtime.blocks.values import BlockValue
-from runtime.blocks.waits import put, suspended, wait_id_of
+from runtime.blocks.waits import suspended
 from runtime.kernel.clock import timestamp
 
 if TYPE_CHECKING:
@@ -187,11 +187,10 @@ class Visit:
 
     async def ask(self, prompt: str, kinds: Sequence[str], choices: Sequence[str]) -> BlockValue:
         """Ask the operator about this node. Raises `BlockRuntimeError` ``runtime.no_operator``."""
-        scope, host = self._graph.scope, self._graph.attempt.host
-        wait_id = wait_id_of(self.request.metadata, f"debug{self.asked}")
+        index = f"debug{self.asked}"
         self.asked += 1
-        with suspended(scope):
-            return await put(scope, host, wait_id, self.path, prompt, kinds, choices)
+        with suspended(self._graph.scope):
+            return await self._graph.runner.ask(self._call, index, prompt, kinds, choices)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 

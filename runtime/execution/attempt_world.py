@@ -7,17 +7,17 @@ new keys while a resumed attempt repeats the same keys and is answered from its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
-from runtime.blocks.effects import SideEffects, worst
 from runtime.blocks.errors import BlockRuntimeError, BlockValidationError
 from runtime.blocks.projection import project
 from runtime.blocks.running import NodeCall, no_pause
 from runtime.blocks.sanitise import redact
 from runtime.blocks.values import BlockValue
+from runtime.execution.attempt_undo import AttemptKey, Executes, Undo
 from runtime.execution.leavings import left_by
 from runtime.execution.pause import PauseGate
 from runtime.execution.questions import Asks
@@ -25,112 +25,10 @@ from runtime.execution.stream_keeper import TELEMETRY, DataItem, TextItem
 from runtime.flow.streams import StreamEdges, StreamStalled
 from runtime.kernel.errors import Halted, JournalError, ModelError, StorageError
 from runtime.kernel.ids import operation_id
-from runtime.kernel.model import (
-    CompensationType,
-    Effect,
-    Envelope,
-    ExecutionContext,
-    Operation,
-    OperationReceipt,
-    OperationResult,
-)
+from runtime.kernel.model import CompensationType, Envelope, ExecutionContext, Operation, OperationResult
 from runtime.kernel.outcomes import block_code
 from runtime.kernel.redaction import Redactor
-from runtime.orchestration.operation_ports import OnOutput, Waiting, unnoticed
 from runtime.orchestration.operations import InvalidCompensation
-from runtime.orchestration.undo import CompensationOutcome
-
-#: step path, tick, visit, attempt
-AttemptKey = tuple[str, int, int, int]
-
-
-class Executes(Protocol):
-    """Who answers operations: `OperationExecutor` in a run, the record in a recorded replay (ruling R19)."""
-
-    async def execute(
-        self,
-        operation: Operation,
-        ctx: ExecutionContext,
-        stack: Sequence[Envelope],
-        *,
-        fill_default: bool = False,
-        on_output: OnOutput | None = None,
-        waiting: Waiting = unnoticed,
-    ) -> OperationResult:
-        """Raises `InvalidCompensation`, `Halted`, `JournalError`; everything else is returned."""
-        ...
-
-    async def compensate_all(self, receipts: Sequence[OperationReceipt]) -> tuple[CompensationOutcome, ...]:
-        """Undo last to first; stops at the first undo that is not verified."""
-        ...
-
-
-class Undo:
-    """What each attempt did, so that a failed one can be taken back before anything goes on (ruling R14).
-
-    Receipts of successful attempts stay too, because the workflow around them may still be repeated; their number
-    is bounded by the run's operations.
-    """
-
-    def __init__(self, executor: Executes) -> None:
-        self._executor = executor
-        self._receipts: dict[AttemptKey, dict[str, tuple[int, OperationReceipt]]] = {}
-        self._left: dict[AttemptKey, SideEffects] = {}
-        self._entered: dict[AttemptKey, Mapping[str, int]] = {}
-        self._noted = 0
-
-    def note(self, key: AttemptKey, receipt: OperationReceipt) -> None:
-        """Remember what one operation did; a receipt that is handed out again counts once."""
-        self._noted += 1
-        self._receipts.setdefault(key, {}).setdefault(receipt.receipt_hash, (self._noted, receipt))
-
-    def leave(self, key: AttemptKey, left: SideEffects) -> None:
-        """Remember what one operation left where nothing is undone."""
-        if left is not SideEffects.NONE:
-            self._left[key] = worst(left, self._left.get(key, SideEffects.NONE))
-
-    def enter(self, call: NodeCall, key: AttemptKey) -> None:
-        """A composite begins an attempt: what was visited inside it before belongs to earlier ones."""
-        path, tick, visit, attempt = key
-        if (visit, attempt) != (1, 1) and call.scope is not None:
-            self._entered[key] = call.scope.visits_below(path, tick)
-
-    async def attempt(self, call: NodeCall, key: AttemptKey) -> SideEffects:
-        """Compensate the attempt's successful writes, last to first, and say which class remains.
-
-        A declared class can only worsen what the receipts say. Raises `Halted` ``COMP_FAILED`` when an undo could
-        not be verified.
-        """
-        before = self._entered.pop(key, {})
-        receipts = self._taken(_within(self._receipts, call, key, before))
-        writes = [item for item in receipts if item.status == "success" and item.effect == Effect.WRITE.value]
-        for outcome in await self._executor.compensate_all(writes):
-            if not outcome.verified:
-                raise Halted(outcome.code or "COMP_FAILED", f"an effect of {key[0]} could not be undone")
-        declared = None if call.block.is_workflow else call.block.declared_side_effects
-        left = [self._left.pop(item) for item in _within(self._left, call, key, before)]
-        return worst(*left, *(() if declared is None else (declared,)))
-
-    def _taken(self, keys: Sequence[AttemptKey]) -> list[OperationReceipt]:
-        """Their receipts, oldest first."""
-        found = [numbered for item in keys for numbered in self._receipts.pop(item).values()]
-        return [receipt for _, receipt in sorted(found, key=lambda numbered: numbered[0])]
-
-
-def _within(keys: Iterable[AttemptKey], call: NodeCall, key: AttemptKey, before: Mapping[str, int]) -> list[AttemptKey]:
-    """The attempt itself; for a nested workflow, everything this attempt did inside it, too.
-
-    ``before`` says how often each node inside had been visited when the attempt began.
-    """
-    path, tick = f"{key[0]}/", key[1]
-    return [
-        item
-        for item in keys
-        if item == key
-        or (
-            call.block.is_workflow and item[0].startswith(path) and item[1] == tick and item[2] > before.get(item[0], 0)
-        )
-    ]
 
 
 class AttemptWorld:
@@ -237,12 +135,19 @@ class AttemptWorld:
         return (str(kind), str(command)) if kind else None
 
     async def wait(
-        self, prompt: str, *, kinds: Sequence[str] = (), choices: Sequence[str] = (), subject: BlockValue | None = None
+        self,
+        prompt: str,
+        *,
+        kinds: Sequence[str] = (),
+        choices: Sequence[str] = (),
+        subject: BlockValue | None = None,
+        index: str | None = None,
     ) -> BlockValue:
-        """Ask a human and return the chosen answer as text; a MAP with ``notes`` when there are some."""
+        """Ask a human; returns a MAP ``{choice, by, notes}``. ``index`` names the question, else it is counted."""
         path, tick, visit, attempt = self._key
-        index = f"ask{self._asked}"
-        self._asked += 1
+        if index is None:
+            index = f"ask{self._asked}"
+            self._asked += 1
         try:
             reply = await self._questions.ask(
                 question_id=operation_id(path, index, tick=tick, visit=visit, attempt=attempt),

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.envelope import Response, recorded_response
+from runtime.blocks.errors import BlockError, recovery_marks
 from runtime.blocks.execute import declared_class
 from runtime.blocks.projection import project, restore
 from runtime.blocks.running import NodeCall, Pull
@@ -28,7 +29,8 @@ from runtime.blocks.workflow import Workflow
 from runtime.egress.fence import EgressFence, Output
 from runtime.egress.scopes import CancelTree, Scope, ScopeKind
 from runtime.events.envelope import Lane
-from runtime.execution.attempt_world import AttemptWorld, Executes, Undo
+from runtime.execution.attempt_undo import Executes, Undo
+from runtime.execution.attempt_world import AttemptWorld
 from runtime.execution.pause import PauseGate
 from runtime.execution.pool import ExecutionPool, Task
 from runtime.execution.questions import Asks
@@ -41,7 +43,7 @@ from runtime.kernel.model import Envelope, ExecutionContext, thawed
 from runtime.kernel.outcomes import block_code, operation_code
 from runtime.kernel.ports import ArtifactStore
 from runtime.kernel.redaction import Redactor
-from runtime.orchestration.journal_history import FinishedStep, History, step_of_operation
+from runtime.orchestration.journal_history import FinishedStep, History
 from runtime.orchestration.mission_journal import MissionJournal
 
 #: The fence's reason when the process goes and the run stays resumable (ruling R35).
@@ -83,9 +85,7 @@ class TurnRunner:
         self._undo = Undo(services.executor)
         self._streaming: AttemptWorld | None = None  # of the recurring entry
         if services.history is not None:
-            # Attempts answered from the journal left their writes in this life's world.
-            for receipt in services.journal.operations.successful_writes():
-                self._undo.note(step_of_operation(receipt.step_id, receipt.operation_id), receipt)
+            self._undo.remember(services.journal.operations, services.artifacts)
 
     async def attempt(self, call: NodeCall) -> Response:
         """Answer from the journal, or wait for lane and slot and execute."""
@@ -97,6 +97,7 @@ class TurnRunner:
 
     async def tick(self, call: NodeCall, pull: Pull) -> Response:
         """Answer from the journal, or wait for the item and record it as the entry's step of that tick."""
+        self._undo.begin_tick(call.tick)
         try:
             known = self._finished(call)
             return await (self._item(call, pull) if known is None else self._answer(call, known))
@@ -143,7 +144,16 @@ class TurnRunner:
         """
         if not call.block.is_workflow and declared_class(call.block, failure) is SideEffects.NONE:
             call = replace(call, block=call.block.node_variant(side_effects=SideEffects.NONE))
-        return await self._undo.attempt(call, _key(call))
+        try:
+            return await self._undo.attempt(call, _key(call))
+        except (JournalError, StorageError) as error:
+            raise Halted(error.code, error.message) from error
+
+    async def ask(
+        self, call: NodeCall, index: str, prompt: str, kinds: Sequence[str], choices: Sequence[str]
+    ) -> BlockValue:
+        """What somebody who looks at a failed attempt asks; a run told again asks under the same name."""
+        return await self._world(call, nullcontext).wait(prompt, kinds=kinds, choices=choices, index=index)
 
     # -- a fresh attempt ----------------------------------------------------------------------------------------
 
@@ -283,13 +293,20 @@ class TurnRunner:
             self._finish(call, "skipped", {}, response.code, response.message)
         else:
             outputs = {} if response.output.is_null else self._projected("output", response.output)
-            self._finish(call, "failed", outputs, response.code, response.message)
+            self._finish(call, "failed", outputs, response.code, response.message, **_marks(call, response))
 
     def _finish(
-        self, call: NodeCall, status: str, outputs: Mapping[str, Any], code: str | None, message: str | None
+        self,
+        call: NodeCall,
+        status: str,
+        outputs: Mapping[str, Any],
+        code: str | None,
+        message: str | None,
+        **extra: Any,
     ) -> None:
         stream = self._services.kept.finished(_key(call))
-        extra: dict[str, Any] = {} if stream is None else {"stream": stream}
+        if stream is not None:
+            extra["stream"] = stream
         self._services.journal.complete_step(
             call.node_path,
             status,
@@ -324,7 +341,8 @@ class TurnRunner:
         if known.code is None:
             return recorded_response(call.request, value=await self._restored(outputs.get("value")))
         output = await self._restored(outputs["output"]) if "output" in outputs else None
-        return recorded_response(call.request, code=known.code, message=known.record.error_message or "", output=output)
+        message = known.record.error_message or ""
+        return recorded_response(call.request, code=known.code, message=message, output=output, recovery=known.recovery)
 
     async def _restored(self, projected: Any) -> BlockValue:
         # Journal entries are read-only views; a value is rebuilt from plain JSON.
@@ -345,6 +363,17 @@ def _step_type(call: NodeCall) -> str:
         return "mission"
     type_id = call.block.spec.type_id
     return HUMAN if type_id == "approval" else type_id
+
+
+def _marks(call: NodeCall, response: Response) -> dict[str, Any]:
+    """What the end of a failed attempt says so that recovery decides the same when the run is told again."""
+    error = response.error
+    if not isinstance(error, BlockError) or error.ends_run:  # those end the run whenever they are told
+        return {}
+    feared = not call.block.is_workflow and call.block.side_effects is not SideEffects.NONE
+    harmless = feared and declared_class(call.block, response) is SideEffects.NONE
+    marks = recovery_marks(error, harmless=harmless)
+    return {"recovery": marks} if marks else {}
 
 
 def _accepts(accept: Sequence[str], code: str | None) -> bool:

@@ -157,7 +157,6 @@ def _take_over(journal: MissionJournal, step: FinishedStep) -> None:
     """Start and end of an attempt an earlier run executed, so that this journal is complete by itself (ruling R19)."""
     record = step.record
     place: dict[str, Any] = {"attempt": record.attempt, "visit": record.visit, "tick": record.tick}
-    end = place if step.stream is None else {**place, "stream": step.stream}
     journal.record_step(
         record.step_id,
         operation_type=record.operation_type,
@@ -174,5 +173,6 @@ def _take_over(journal: MissionJournal, step: FinishedStep) -> None:
         code=step.code,
         accepted=step.accepted,
         reused_from=step.reused_from,
-        **end,
+        **place,
+        **step.extras,
     )

@@ -25,7 +25,7 @@ from runtime.host.prepared import Prepared
 from runtime.host.settlement import Settlement
 from runtime.host.words import without_secrets
 from runtime.kernel.clock import Clock
-from runtime.kernel.errors import ContractError, Halted, JournalError, QuarterdeckError, StorageError
+from runtime.kernel.errors import ContractError, Halted, JournalError, QuarterdeckError, Refused, StorageError
 from runtime.kernel.ids import IdSource
 from runtime.kernel.outcomes import RunStatus
 from runtime.missions.build import run_outputs
@@ -167,7 +167,16 @@ class LiveRun:
         )
 
     def end_after_tick(self, *, reason: str, actor: str) -> bool:
-        """Let a recurring run finish its current tick and end. False when it is to end already."""
+        """Let a recurring run finish its current tick and end. False when it is to end already.
+
+        Raises `Refused` ``RUN_NOT_RECURRING``.
+        """
+        if not self.recurring:
+            raise Refused(
+                "RUN_NOT_RECURRING",
+                f"{self.summary.mission} does not recur: it ends by itself",
+                hint="`quarterdeck cancel` ends it now and undoes what it did",
+            )
         if self.stopping or self._blocks.stop_requested:
             return False
         self._operator(arbiter.LAST_TICK, actor, reason)

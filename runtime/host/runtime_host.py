@@ -265,12 +265,6 @@ class RuntimeHost(StoreReads):
         run = self._live(run_id)
         if run is None:
             return await self._not_live(run_id, "stop")
-        if not run.recurring:
-            raise Refused(
-                "RUN_NOT_RECURRING",
-                f"{run.summary.mission} does not recur: it ends by itself",
-                hint="`quarterdeck cancel` ends it now and undoes what it did",
-            )
         done = run.end_after_tick(reason=plain_words(reason), actor="operator")
         message = "it ends when its current tick is done" if done else "it is ending already"
         return Ack(done=done, run_id=run_id, message=message)
@@ -280,11 +274,8 @@ class RuntimeHost(StoreReads):
         if run is None:
             return await self._not_live(run_id, "pause")
         done = run.pause(reason=plain_words(reason), actor="operator")
-        return Ack(
-            done=done,
-            run_id=run_id,
-            message="paused: running work finishes" if done else "it is paused or stopping already",
-        )
+        message = "paused: running work finishes" if done else "it is paused or stopping already"
+        return Ack(done=done, run_id=run_id, message=message)
 
     async def resume(self, run_id: str, reason: str = "", *, unattended: bool | None = None) -> Ack:
         run = self._live(run_id)

@@ -112,7 +112,7 @@ class StepFold:
 @dataclass(frozen=True, slots=True)
 class FinishedStep:
     """One finished block attempt with its outputs. ``code`` is the failure's; ``accepted`` says it was expected;
-    ``stream`` names the Data items it emitted.
+    ``stream`` names the Data items it emitted, ``recovery`` what recovery asks of a failure beside its code.
 
     ``reused_from`` is the run that executed it when this one only took its result over: it has no operations here,
     and whoever executes the journal again must answer the step from this record.
@@ -123,6 +123,13 @@ class FinishedStep:
     accepted: bool = False
     reused_from: str | None = None
     stream: Mapping[str, Any] | None = None
+    recovery: Mapping[str, str] | None = None
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """Members of the entry that are there only when they say something."""
+        told = {"stream": self.stream, "recovery": self.recovery}
+        return {name: value for name, value in told.items() if value}
 
 
 def finished_step(entry: Mapping[str, Any]) -> FinishedStep:
@@ -133,6 +140,7 @@ def finished_step(entry: Mapping[str, Any]) -> FinishedStep:
         entry.get("accepted", False),
         entry.get("reused_from"),
         entry.get("stream"),
+        entry.get("recovery"),
     )
 
 

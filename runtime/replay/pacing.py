@@ -145,6 +145,11 @@ class RecordedRunner:
         finally:
             self.order.ended(key)
 
+    async def ask(
+        self, call: NodeCall, index: str, prompt: str, kinds: Sequence[str], choices: Sequence[str]
+    ) -> BlockValue:
+        return await self._inner.ask(call, index, prompt, kinds, choices)
+
     async def undo(self, call: NodeCall, failure: Response) -> SideEffects | None:
         return await self._inner.undo(call, failure)
 
@@ -190,7 +195,7 @@ async def recorded_end(paced: RecordedRunner, call: NodeCall) -> Response:
     if end.code is None:
         return recorded_response(call.request, value=await restored(end.outputs.get("value")))
     output = await restored(end.outputs["output"]) if "output" in end.outputs else None
-    return recorded_response(call.request, code=end.code, message=end.message, output=output)
+    return recorded_response(call.request, code=end.code, message=end.message, output=output, recovery=end.recovery)
 
 
 def _at_that_moment(call: NodeCall, given: Mapping[str, Any]) -> Request:

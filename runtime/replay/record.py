@@ -53,6 +53,7 @@ class RecordedEnd:
     message: str
     outputs: Mapping[str, Any]
     reused: bool
+    recovery: Mapping[str, str] | None = None
 
 
 class Record:
@@ -157,6 +158,7 @@ class Record:
                     message=str(entry.get("error_message") or ""),
                     outputs=entry["outputs"],
                     reused="reused_from" in entry,
+                    recovery=entry.get("recovery"),
                 )
             case "escalation" if "subject_digest" in entry and (entry.get("blocking") or entry["phase"] == "answered"):
                 self._question(entry)

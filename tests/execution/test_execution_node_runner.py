@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,16 +10,30 @@ from typing import Any, cast
 
 import pytest
 
+from runtime.blocks.builtin.shaping import Echo
+from runtime.blocks.debug import DebugSession
 from runtime.blocks.effects import SideEffects
 from runtime.blocks.envelope import Request
 from runtime.blocks.errors import BlockRuntimeError
+from runtime.blocks.policies import DebugAction, DebugPolicy
 from runtime.blocks.running import NodeCall, NodeOptions
 from runtime.execution.node_runner import TurnRunner
-from runtime.host.api import Answer, Launch, RunStatus
+from runtime.host.api import Answer, Launch, Replay, RunStatus
 from runtime.host.runtime_host import RuntimeHost
 from runtime.kernel.errors import StorageError
 from tests.support.blocks_kit import respond, step
-from tests.support.hosting import entries, hosting, live, plain, question, run_to_end, until, write_mission
+from tests.support.hosting import (
+    entries,
+    hosting,
+    live,
+    open_questions,
+    plain,
+    question,
+    run_to_end,
+    until,
+    write_mission,
+)
+from tests.support.web_server import PostOffice, Site, serving
 
 WRITES = """\
 mission: writes
@@ -167,3 +182,177 @@ async def test_a_failure_that_changed_nothing_is_safe_to_repeat(effects: str, le
     block = step("mail", refuse, effects="non_idempotent")
     call = NodeCall(node_name="mail", node_path="mail", block=block, request=Request(), options=NodeOptions())
     assert await runner.undo(call, await respond(block)) is left
+
+
+RETRIED = """\
+mission: retried
+version: "1"
+inputs: {root: {type: string}}
+workspace: {root: "${inputs.root}", kind: folder}
+envelope: {allowed_paths: [made, "made/**"], allowed_tools: [filesystem.write_file]}
+blocks:
+  part: {type: child_workflow, mission: part.yaml, retry: {max_attempts: 2}}
+"""
+PART = """\
+mission: part
+version: "1"
+blocks:
+  write: {type: tool_invoke, tool: filesystem.write_file, path: made/x, content: x, create_parents: true}
+  maybe: {type: echo}
+  ask: {type: approval, message: Really?}
+links: [write -> maybe -> ask]
+"""
+
+
+async def test_a_failed_attempt_of_a_composite_told_again_takes_back_nothing_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the second attempt wrote before the crash is answered from the journal, so it has to stand."""
+    real, faults = Echo.run, [BlockRuntimeError("demo.broken", "broke")]
+
+    def run(self: Any, input: Any, ctx: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return real(self, input, ctx)
+
+    monkeypatch.setattr(Echo, "run", run)
+    root = tmp_path / "tree"
+    root.mkdir()
+    path = write_mission(tmp_path / "m", RETRIED, {"part.yaml": PART})
+    async with hosting(tmp_path / "store") as host:
+        run_id = (await host.launch(Launch(path=path, inputs={"root": str(root)}))).run_id
+        await question(host, run_id)
+    async with hosting(tmp_path / "store") as host:
+        await host.resume(run_id)
+        asked = await question(host, run_id)
+        await host.answer(Answer(escalation_id=asked.escalation_id, resolution="approved"))
+        assert (await host.wait(run_id)).status is RunStatus.SUCCEEDED
+        assert (root / "made" / "x").exists()
+        undone = [item["receipt"] for item in await entries(host, run_id, "receipt") if item["receipt"]["compensates"]]
+        assert [item["operation_id"] for item in undone] == ["part/write.0"]
+
+
+POSTS = """\
+mission: posts
+version: "1"
+workspace: {kind: none}
+envelope: {allowed_paths: [], allowed_tools: [http.request]}
+sandbox: {hosts: ["127.0.0.1:PORT"]}
+blocks:
+  post:
+    {type: tool_invoke, tool: http.request, method: METHOD, url: "http://127.0.0.1:PORT/", retry: {max_attempts: 2, initial: 0}}
+"""
+
+
+@pytest.mark.parametrize(("method", "requests"), [("POST", 1), ("GET", 2)])
+async def test_what_an_attempt_left_outside_before_a_crash_still_forbids_another(
+    method: str, requests: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = Site({"/": b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"})
+    undo, asked = TurnRunner.undo, asyncio.Event()
+
+    async def never(*_: Any) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async with serving(busy.talk) as port:
+        text = POSTS.replace("PORT", str(port)).replace("METHOD", method)
+        monkeypatch.setattr(TurnRunner, "undo", never)
+        async with hosting(tmp_path / "store") as host:
+            run_id = (await host.launch(Launch(path=write_mission(tmp_path / "m", text)))).run_id
+            await asyncio.wait_for(asked.wait(), 20)
+        monkeypatch.setattr(TurnRunner, "undo", undo)
+        async with hosting(tmp_path / "store") as host:
+            await host.resume(run_id)
+            done = await host.wait(run_id)
+            assert (done.status, len(busy.seen)) == (RunStatus.FAILED, requests), done
+
+
+async def test_a_debug_hook_asks_like_any_block_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its question has a name of its own, also beside one the block asked; told again, it is answered as it was."""
+    real = Echo.run
+
+    def broken_unless_mended(self: Any, input: Any, ctx: Any) -> Any:
+        if input.to_python() != "mended":
+            raise BlockRuntimeError("demo.broken", "broke")
+        return real(self, input, ctx)
+
+    def hook(session: DebugSession) -> DebugAction:
+        if session.answer is None:
+            return DebugAction.WAIT
+        session.replace_payload("mended")
+        return DebugAction.RESUME
+
+    monkeypatch.setattr(Echo, "run", broken_unless_mended)
+    monkeypatch.setattr(Echo, "get_policy_stack", lambda self, kind: (DebugPolicy(hook=hook),))
+    blocks = "  say: {type: echo}\n  end: {type: approval, message: Enough?}"
+    path = plain(tmp_path / "m", blocks, "[say -> end]", more='outputs: {said: "${outputs.say}"}\n')
+    async with hosting(tmp_path / "store") as host:
+        run_id = (await host.launch(Launch(path=path))).run_id
+        asked = await question(host, run_id)
+        assert (asked.step_id, asked.escalation_id) == ("say", f"{run_id}/say.debug0")
+        await host.answer(Answer(escalation_id=asked.escalation_id, resolution="approved"))
+        await until(lambda: [item.step_id for item in open_questions(host, run_id)] == ["end"])
+    async with hosting(tmp_path / "store") as host:
+        await host.resume(run_id)
+        asked = await question(host, run_id)
+        assert asked.step_id == "end"
+        await host.answer(Answer(escalation_id=asked.escalation_id, resolution="approved"))
+        done = await host.wait(run_id)
+        assert (done.status, done.outputs) == (RunStatus.SUCCEEDED, {"said": "mended"})
+        assert (await host.verify(run_id)).ok
+        assert (await host.replay(Replay(run_id=run_id))).comparison.equivalent
+
+
+TWICE = """\
+mission: twice
+version: "1"
+workspace: {kind: none}
+envelope: {allowed_paths: [], allowed_tools: [mail.send]}
+blocks:
+  mail: {type: send_email, to: me@x.example, subject: Hi, retry: {max_attempts: 2, initial: 0}}
+  may: {type: echo, retry: {max_attempts: 2, initial: 0}, optional: true}
+  end: {type: approval, message: Enough?}
+links: [mail -> may -> end]
+"""
+
+
+class Busy(PostOffice):
+    """Takes no mail the first time."""
+
+    visits = 0
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.visits += 1
+        self.says = {"MAIL": "450 later"} if self.visits == 1 else {}
+        await super().talk(reader, writer)
+
+
+async def test_recovery_decides_the_same_about_failures_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mail that was not taken was safe to send again, and a veto forbade another attempt: so they are after a crash."""
+    calls: list[Any] = []
+
+    def refuse(self: Any, input: Any, ctx: Any) -> Any:
+        calls.append(input)
+        raise BlockRuntimeError("demo.broken", "it makes no sense", retry_disposition="never")
+
+    monkeypatch.setattr(Echo, "run", refuse)
+    post = Busy()
+    async with serving(post.talk) as port:
+        for name, value in {"SMTP_PORT": str(port), "SMTP_SECURE": "false", "EMAIL_FROM": "deck@x.example"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("SMTP_HOST", "127.0.0.1")
+        async with hosting(tmp_path / "store") as host:
+            run_id = (await host.launch(Launch(path=write_mission(tmp_path / "m", TWICE)))).run_id
+            await question(host, run_id)
+        async with hosting(tmp_path / "store") as host:
+            await host.resume(run_id)
+            asked = await question(host, run_id)
+            await host.answer(Answer(escalation_id=asked.escalation_id, resolution="approved"))
+            assert (await host.wait(run_id)).status is RunStatus.SUCCEEDED
+            ended = [(item["step_id"], item["attempt"]) for item in await entries(host, run_id, "step_finished")]
+            assert ended == [("mail", 1), ("mail", 2), ("may", 1), ("end", 1)]
+            assert (await host.verify(run_id)).ok
+    assert (post.visits, len(calls)) == (2, 1)

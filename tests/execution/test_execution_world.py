@@ -16,7 +16,8 @@ from runtime.blocks.errors import BlockInputError, BlockRuntimeError, BlockValid
 from runtime.blocks.running import NodeCall, NodeOptions
 from runtime.blocks.values import BlockValue
 from runtime.egress.scopes import CancelTree, Fenced, Scope, ScopeKind
-from runtime.execution.attempt_world import AttemptWorld, Undo
+from runtime.execution.attempt_undo import Undo
+from runtime.execution.attempt_world import AttemptWorld
 from runtime.execution.pause import PauseGate
 from runtime.execution.questions import Reply
 from runtime.execution.stream_keeper import DataItem, TextItem
@@ -314,6 +315,16 @@ async def test_undoing_a_workflow_includes_everything_inside_it(tmp_path: Path) 
         stage.undo.note((path, 1, 1, 1), receipt(str(number), effect="write"))
     await stage.undo.attempt(call(block=single(step("inner"))), KEY)
     assert stage.executor.undone == ["1", "0"]
+
+
+async def test_ticks_that_are_over_are_neither_undone_nor_kept(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    for tick in (1, 2):
+        stage.undo.note(("a", tick, 1, 1), receipt(str(tick), effect="write"))
+        stage.undo.leave(("a", tick, 1, 1), SideEffects.NON_IDEMPOTENT)
+    stage.undo.begin_tick(2)
+    assert [await stage.undo.attempt(stage.call, ("a", tick, 1, 1)) for tick in (1, 2)] == [NONE, NEVER]
+    assert stage.executor.undone == ["2"]
 
 
 async def test_emitted_items_go_to_their_edge_under_the_attempts_name(tmp_path: Path) -> None:

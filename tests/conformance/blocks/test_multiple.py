@@ -56,6 +56,7 @@ async def test_a_mismatch_is_charged_to_the_producer_and_told_its_handlers() -> 
     workflow.link(source, step("a")).link(source, step("b")).on_error(source, handler)
     report = await workflow.start().result()
     assert report.response.metadata["failure_path"] == ["many"]
+    assert (report.nodes["many"].status, report.nodes["many"].code) == ("failed", "runtime.fanout_mismatch")
     assert handler.calls[0]["code"] == BlockValue.of("runtime.fanout_mismatch")
     assert report.ledger is not None
     assert report.ledger["many"].to_python() == [1, 2, 3]

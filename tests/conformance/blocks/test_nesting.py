@@ -28,6 +28,14 @@ async def test_values_go_in_and_out_and_the_ids_tell_the_nesting() -> None:
     assert len({item["span_id"] for item in by_path.values()}) == 5
 
 
+async def test_a_scope_that_serves_a_second_run_counts_its_visits_anew() -> None:
+    again, runner = scope(), Recorder()
+    outer = Workflow("outer").link(step("first"), Workflow("inner").add(step("a")))
+    for _ in range(2):
+        await outer.run_async(scope=again, runner=runner)
+    assert runner.sequence()[3:] == runner.sequence()[:3]
+
+
 async def test_a_nested_failure_bubbles_untouched_and_records_the_way_in() -> None:
     inner = Workflow("inner").link(step("x"), failing("y", code="http.timeout", details={"n": 1}))
     handler = step("handler")

@@ -13,9 +13,11 @@ from runtime.blocks.block import Block
 from runtime.blocks.conditions import otherwise, when
 from runtime.blocks.contexts import BlockContext, BlockValidateContext
 from runtime.blocks.contracts import BlockValueContract, recurring
+from runtime.blocks.debug import DebugSession
 from runtime.blocks.envelope import Request, Response
 from runtime.blocks.errors import BlockInputError, BlockRuntimeError, BlockSkip, WorkflowRunFailed
-from runtime.blocks.policies import RetryPolicy
+from runtime.blocks.ledger import replay
+from runtime.blocks.policies import DebugAction, DebugPolicy, RetryPolicy
 from runtime.blocks.results import Recurring
 from runtime.blocks.running import NodeCall, Scope
 from runtime.blocks.state import BlockPhase
@@ -170,11 +172,51 @@ async def test_the_ledger_persists_across_ticks_and_entries_tell_their_tick() ->
     assert report.ledger is not None
     told = {key: entry.metadata.get("tick") for key in report.ledger if (entry := report.ledger.get_entry(key))}
     assert told == {"$input": None, "source": 3, "look": 3, "late": 3}
-    log = report.ledger.log()
-    assert [op.seq for op in log] == list(range(1, len(log) + 1))
-    marks = [op.checkpoint_id for op in log if op.checkpoint_id]
-    assert len(marks) == len(set(marks))
-    assert {"pre:look:1", "pre:look:1:2", "pre:look:1:3"} <= set(marks)
+
+
+async def test_the_log_of_a_tick_that_is_over_shrinks_to_the_state_it_left() -> None:
+    """However many ticks there were: no gap, the state is what the log replays to, and it tells the last tick whole."""
+    reports = [
+        await Workflow("w", seed={"late": 0})
+        .link(items(*range(ticks)), step("look"), step("end"))
+        .configure("end", store_as="late")
+        .run_async()
+        for ticks in (3, 40)
+    ]
+    logs = [report.ledger.log() for report in reports if report.ledger is not None]
+    assert len(logs[0]) == len(logs[1])
+    assert [op.seq for op in logs[1]] == list(range(1, len(logs[1]) + 1))
+    assert {key: entry.value.payload for key, entry in replay(logs[1]).items()} == {
+        key: value.payload for key, value in (reports[1].ledger or {}).items()
+    }
+    marks = [op.checkpoint_id for op in logs[1] if op.checkpoint_id]
+    assert marks == ["pre:source:1:40", "pre:look:1:40", "pre:end:1:40", "pre:source:1:41"]
+
+
+async def test_a_debug_hook_of_a_later_tick_rolls_back_to_its_own_tick_only() -> None:
+    refused: list[str] = []
+    faults = [BlockRuntimeError("demo.broken", "no")]
+
+    def once_in_the_third(value: BlockValue, ctx: BlockContext) -> Any:
+        if ctx.tick == 3 and faults:
+            raise faults.pop()
+        return value
+
+    def hook(session: DebugSession) -> DebugAction:
+        for checkpoint in ("pre:look:1:2", "pre:source:1:3"):
+            try:
+                session.rollback(checkpoint)
+            except BlockRuntimeError as error:
+                refused.append(error.code)
+        session.rollback()
+        return DebugAction.RESUME
+
+    workflow = Workflow("w").link(items(1, 2, 3), step("look", once_in_the_third))
+    workflow.configure("look", recovery={BlockRuntimeError: (DebugPolicy(hook=hook),)})
+    report = await workflow.run_async()
+    assert (report.value.payload, refused) == (3, ["ledger.unknown_checkpoint"] * 2)
+    assert report.ledger is not None
+    assert {key: value.payload for key, value in report.ledger.items()} == {"$input": None, "source": 3, "look": 3}
 
 
 async def test_every_item_is_checked_against_the_declared_kinds() -> None:

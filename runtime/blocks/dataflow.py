@@ -36,13 +36,7 @@ async def run_dataflow(graph: GraphRun, item: Response | None = None) -> Respons
         if graph.scope.observer is not None:
             graph.observe("level.started", {"index": index, "nodes": list(level)})
         given = None if index else item
-        if given is not None:
-            responses = {level[0]: given}
-        elif len(level) == 1:
-            name = level[0]
-            responses = {name: await graph.execute_node(name, *_input(graph, plan.nodes[name], deliveries))}
-        else:
-            responses = await _run_level(graph, level, deliveries)
+        responses = {level[0]: given} if given is not None else await _run_level(graph, level, deliveries)
         ended = _settle_level(graph, level, responses, deliveries)
         if graph.scope.observer is not None:
             graph.observe("level.completed", {"index": index, "nodes": list(level)})
@@ -56,6 +50,9 @@ async def run_dataflow(graph: GraphRun, item: Response | None = None) -> Respons
 
 async def _run_level(graph: GraphRun, level: Sequence[str], deliveries: Deliveries) -> dict[str, Response]:
     graph.level_floor = graph.ledger.length
+    if len(level) == 1:
+        name = level[0]
+        return {name: await graph.execute_node(name, *_input(graph, graph.plan.nodes[name], deliveries))}
 
     def start(name: str) -> Coroutine[Any, Any, Response]:
         value, sources = _input(graph, graph.plan.nodes[name], deliveries)

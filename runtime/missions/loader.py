@@ -187,7 +187,9 @@ class _Finish:
         }
         files = {**loaded.files, **dict(child_files(loaded))}
         # By content: two packs may have one name.
-        used = {pack.digest: pack for pack in (*(each for item in children.values() for each in item.packs), *loaded.packs)}
+        used = {
+            pack.digest: pack for pack in (*(each for item in children.values() for each in item.packs), *loaded.packs)
+        }
         packs = tuple(sorted(used.values(), key=lambda pack: (pack.name, pack.digest)))
         definition = {
             "schema": "mission-definition/1",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Self
 
 from runtime.blocks.packs.links import PackLink
-from runtime.blocks.packs.report import FoundPack, Trust
+from runtime.blocks.packs.report import FoundPack, Trust, how_to_trust
 from runtime.blocks.registry import BlockRegistry
 from runtime.execution.pack_process import ProcessLink
 from runtime.execution.pack_transforms import is_transform, pack_transform
@@ -87,7 +87,7 @@ def _check_trust(pack: UsedPack, trust: PackTrust) -> None:
             "plugin.untrusted",
             f"nobody trusts the pack {pack.name} {pack.version} as it is ({pack.digest}), so none of its code runs",
             where=pack.path,
-            hint=f"look at it, then: quarterdeck packs trust {pack.path}",
+            hint=how_to_trust(pack.path),
         )
 
 

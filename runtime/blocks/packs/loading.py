@@ -18,9 +18,10 @@ from runtime.blocks.packs.imports import import_installed, import_symbol, live
 from runtime.blocks.packs.links import PackLink
 from runtime.blocks.packs.local import LocalLink
 from runtime.blocks.packs.manifest import PackError, PackManifest, decode_manifest
+from runtime.blocks.packs.members import written
 from runtime.blocks.packs.pack import Pack
 from runtime.blocks.packs.packed import packed_class
-from runtime.blocks.packs.report import FoundPack, PackNote, PluginReport, SkippedPack, Trust
+from runtime.blocks.packs.report import FoundPack, PackNote, PluginReport, SkippedPack, Trust, how_to_trust
 from runtime.blocks.registry import BlockRegistry, add_former_names
 from runtime.blocks.running import Observer
 from runtime.blocks.sanitise import clean_text
@@ -149,7 +150,7 @@ class _Loading:
             places = _places(folder)
         except OSError as error:
             text = f"{folder} cannot be listed: {error.strerror}"
-            self._skip(str(folder), "plugin.manifest_missing", text, _Step())
+            self._skip(str(folder), "plugin.manifest_missing", written(text), _Step())
             return
         for place in places:
             self.folder(place, folder)
@@ -188,8 +189,7 @@ class _Loading:
         if trust is Trust.NONE:
             raise PackError(
                 "plugin.untrusted",
-                f"nobody trusts {folder.path} as it is ({folder.digest}); look at it,"
-                f" then: quarterdeck packs trust {folder.path}",
+                f"nobody trusts {folder.path} as it is ({folder.digest}); {how_to_trust(folder.path)}",
             )
         return trust
 
@@ -235,6 +235,7 @@ class _Loading:
 
     def _skip(self, path: str, code: str, message: str, step: _Step) -> None:
         name, type_ids = ("", ()) if step.manifest is None else (step.manifest.name, step.manifest.type_ids)
+        path = written(path)
         skipped = SkippedPack(
             path=path, code=code, message=message, name=name, digest=step.digest, type_ids=tuple(type_ids)
         )
@@ -263,7 +264,7 @@ def _packed(manifest: PackManifest, link: PackLink) -> list[type[Block]]:
 
 
 def _top_package(module: str) -> Path:
-    """The folder, or the single file, of an installed package; found without importing it."""
+    """The one folder, or the single file, of an installed package; found without importing it."""
     from importlib.util import find_spec  # slow to import, and most never ask
 
     top = module.partition(".")[0]
@@ -272,7 +273,13 @@ def _top_package(module: str) -> Path:
     except (ImportError, ValueError) as error:
         raise PackError("plugin.import_failed", f"the package {top!r} cannot be found: {error}") from error
     if spec is not None and spec.submodule_search_locations:
-        return Path(next(iter(spec.submodule_search_locations))).resolve()
+        first, *more = spec.submodule_search_locations
+        if more:
+            text = (
+                f"the package {top!r} is spread over several folders, {first} and {more[0]}: no digest covers its code"
+            )
+            raise PackError("plugin.import_failed", text)
+        return Path(first).resolve()
     if spec is None or spec.origin is None or not spec.has_location:
         raise PackError("plugin.import_failed", f"there is no package {top!r}")
     return Path(spec.origin).resolve()

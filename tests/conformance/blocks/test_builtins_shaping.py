@@ -268,6 +268,30 @@ async def test_ordinary_templates_have_room_enough() -> None:
     assert len((await answer("template", {"rows": rows}, template=template)).data.text()) > 100_000
 
 
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        (f"<author>{'a' * 100_000} (</author>", "a person is named"),
+        ("<a " + " ".join(f"a{number}=''" for number in range(1000)) + "/>", "attributes"),
+        ("".join(f"<n{number}:a xmlns:n{number}='{number}'/>" for number in range(1000)), "name spaces"),
+    ],
+)
+async def test_a_feed_cannot_occupy_the_program(item: str, told: str) -> None:
+    """The feed library would take a minute or more for each of these, and for the first let nobody else work."""
+    response = await answer("rss_parse", f"<rss version='2.0'><channel><item>{item}</item></channel></rss>")
+    assert (response.code, told in (response.message or "")) == ("transform.parse_failed", True)
+
+
+async def test_markup_that_is_declared_in_each_item_is_no_burden() -> None:
+    item = "<item><author>a@b.c (Ada)</author><description><div xmlns='http://www.w3.org/1999/xhtml'>x</div></description></item>"
+    response = await answer("rss_parse", f"<rss version='2.0'><channel>{item * 300}</channel></rss>")
+    assert len(response.data.expect_list()) == 300
+
+
+async def test_a_text_is_not_split_into_any_number_of_outputs() -> None:
+    assert (await answer("split_lines", "a\n" * 100_001)).code == "transform.invalid_input"
+
+
 @pytest.mark.parametrize("drawn", ["{{ [1, 2]|random }}", "{{ lipsum() }}"])
 async def test_templates_draw_nothing_by_lot(drawn: str) -> None:
     assert (await answer("template", {"template": drawn})).code in ("template.invalid", "template.render_failed")

@@ -238,6 +238,13 @@ async def test_of_two_packs_with_one_name_each_needs_its_own_trust(tmp_path: Pat
             assert f"blocks/{other}" in (refused.message or "")
 
 
+def test_no_pack_takes_the_place_of_what_missions_are_made_of(tmp_path: Path) -> None:
+    folder = Path(write_mission(tmp_path / "m", OUTER.replace("EACH", "{type: echo}")))
+    write_pack(pack_of(folder), "sample", HEALTHY.replace("sample_flip", "map_over"))
+    assert load(folder).packs == ()
+    assert lint(folder, trust=lambda digest: Trust.NONE) == ()
+
+
 def test_lint_reads_manifests_only(tmp_path: Path, mission: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (pack_of(mission) / "sample.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     assert lint(mission) == ()

@@ -7,7 +7,7 @@ of a file system. Manifests are read freely; code runs only once the digest of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -60,14 +60,16 @@ def load_packs(
     link_for: Callable[[FoundPack], PackLink] | None = None,
     byte_path: bool = False,
     observe: Observer | None = None,
+    reserved: Collection[str] = (),
 ) -> PluginReport:
     """Register the types of every pack that can be loaded; blocking, and never raises for a bad pack.
 
     ``folders`` hold one folder per pack; one that is missing holds none. ``trust`` is asked with a folder's digest.
     ``link_for`` links packs that are trusted to run confined, and may raise `PackError`. ``byte_path`` makes packs of
-    this process speak bytes, too, instead of registering their classes as they are.
+    this process speak bytes, too, instead of registering their classes as they are. No pack may offer the types that are
+    ``reserved``: they mean something already.
     """
-    loading = _Loading(registry, trust, link_for, byte_path, observe)
+    loading = _Loading(registry, trust, link_for, byte_path, observe, frozenset(reserved))
     if builtin is not None:
         loading.builtin(builtin)
         add_former_names(registry)
@@ -109,6 +111,7 @@ class _Loading:
         link_for: Callable[[FoundPack], PackLink] | None,
         byte_path: bool,
         observe: Observer | None,
+        reserved: frozenset[str],
     ) -> None:
         self.loaded: list[FoundPack] = []
         self.skipped: list[SkippedPack] = []
@@ -118,6 +121,7 @@ class _Loading:
         self._link_for = link_for
         self._byte_path = byte_path
         self._observe = observe
+        self._reserved = reserved
 
     # -- the three sources -------------------------------------------------------------------------------------
 
@@ -201,7 +205,7 @@ class _Loading:
     def _admit(self, step: _Step, found: FoundPack, bring: Bring) -> None:
         """Run its code, if that is trusted, and register its types."""
         step.manifest = manifest = found.manifest
-        taken = [type_id for type_id in manifest.type_ids if type_id in self._registry]
+        taken = [type_id for type_id in manifest.type_ids if type_id in self._registry or type_id in self._reserved]
         if taken:
             text = f"{', '.join(taken)} is registered already, by {self._owner(taken[0])}"
             raise PackError("plugin.type_conflict", text)

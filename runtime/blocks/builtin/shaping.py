@@ -16,7 +16,7 @@ from runtime.blocks.sanitise import clean_text
 from runtime.blocks.values import NULL, BlockValue
 from runtime.kernel.clock import timestamp
 
-#: Outputs one text may be split into.
+#: Outputs one text may be split into. What splits texts works in a thread, because they may be long.
 MAX_PARTS: Final = 100_000
 
 
@@ -163,7 +163,7 @@ class SelectFirst(Pure, input=once("list", "string", "null"), output=once("strin
 
 
 class SplitLines(Pure, input=once("string", "null"), output=multiple("string"), inline=False):
-    """Split a text into several outputs, one per line; in a thread, because texts may be long."""
+    """Split a text into several outputs, one per line."""
 
     delimiter: str = field(default="\n", metadata={"help": "What separates the parts; empty means newline."})
     trim_each: bool = field(default=True, metadata={"help": "Remove white space around each part."})

@@ -63,6 +63,11 @@ class StateView(Mapping[str, BlockValue]):
         raise _not_owner(key)
 
 
+def _one_line(text: str) -> str:
+    """Text for a log, which nobody escapes again on its way to a terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def _not_owner(key: str) -> LedgerOwnershipError:
     return LedgerOwnershipError(
         "runtime.ledger_not_owner", f"a block cannot change {key!r}; return a value and let the workflow store it"
@@ -131,10 +136,12 @@ class BlockValidateContext:
             # In full: what is cut short first can no longer be searched for secrets.
             self._attempt.host.log(level, event, value)
             return
-        safe = redact(value)
+        if not _LOGGER.isEnabledFor(_LEVELS[level]):
+            return
+        line = _one_line(clean_text(str(event))), _one_line(str(redact(value)))
         metadata = self._attempt.metadata
         ids = {key: metadata.get(key) for key in ("run_id", "node_path", "attempt", "trace_id", "span_id")}
-        _LOGGER.log(_LEVELS[level], "%s %s", event, safe, extra={"workflow_id": self._attempt.scope.workflow_id, **ids})
+        _LOGGER.log(_LEVELS[level], "%s %s", *line, extra={"workflow_id": self._attempt.scope.workflow_id, **ids})
 
 
 class _RunContext(BlockValidateContext):

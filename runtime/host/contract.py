@@ -25,7 +25,7 @@ def plan_inputs(
     contract = {
         "mission_hash": mission.mission_hash,
         "files": {item.name: item.digest for item in mission.files.values()},
-        **({"packs": {pack.name: pack.digest for pack in mission.packs}} if mission.packs else {}),
+        **({"packs": {pack.digest: pack.name for pack in mission.packs}} if mission.packs else {}),
         "inputs": dict(inputs),
         "envelope": mission.envelope.record(),
         "block_envelopes": {name: item.record() for name, item in sorted(mission.block_envelopes.items())},

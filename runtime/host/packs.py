@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runtime.blocks.errors import BlockError
 from runtime.blocks.packs.folders import read_folder
+from runtime.blocks.packs.members import written
 from runtime.blocks.packs.report import FoundPack, SkippedPack, Trust
 from runtime.execution.pack_process import ProcessLink
 from runtime.execution.pack_worker import PackPlace
@@ -52,7 +53,7 @@ def look_at(folder: Path) -> PackFacts:
         read = read_folder(folder)
         manifest = read.read_manifest()
     except BlockError as error:
-        raise Refused(error.code, error.message, where=str(folder)) from None
+        raise Refused(error.code, error.message, where=written(str(folder))) from None
     return PackFacts(
         path=str(folder),
         name=manifest.name,

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final, Self
 
-from runtime.blocks.packs.report import FoundPack, Trust
+from runtime.blocks.packs.links import PackLink
+from runtime.blocks.packs.report import FoundPack, Trust, how_to_trust
 from runtime.blocks.registry import BlockRegistry
 from runtime.execution.pack_process import ProcessLink
 from runtime.execution.pack_transforms import is_transform, pack_transform
@@ -15,7 +16,7 @@ from runtime.host.pack_trust import PackTrust
 from runtime.kernel.errors import Refused
 from runtime.kernel.ports import ProcessRunner
 from runtime.missions.loader import Mission
-from runtime.missions.packs import MissionTypes, UsedPack, types_beside
+from runtime.missions.packs import MissionTypes, Nowhere, UsedPack, types_beside
 from runtime.orchestration.handlers.routes import Transform
 
 #: Packs are read, and those trusted with this process imported, within this time, in seconds.
@@ -58,10 +59,12 @@ class RunPacks:
         wanted = {pack.digest for pack in used}
 
         def of(digest: str) -> Trust:
-            # Whatever else lies there is known by name only: nothing of it is imported for this mission.
+            # Whatever else lies there is known by name only: none of its code runs for this mission.
             return trust.of(digest) if digest in wanted else Trust.CONFINED
 
-        def link(found: FoundPack) -> ProcessLink:
+        def link(found: FoundPack) -> PackLink:
+            if found.digest not in wanted:
+                return Nowhere(found.manifest.name)
             place = PackPlace(name=found.manifest.name, folder=found.path.absolute(), digest=found.digest)
             return self._links.setdefault(found.digest, ProcessLink(place, runner))
 
@@ -84,7 +87,7 @@ def _check_trust(pack: UsedPack, trust: PackTrust) -> None:
             "plugin.untrusted",
             f"nobody trusts the pack {pack.name} {pack.version} as it is ({pack.digest}), so none of its code runs",
             where=pack.path,
-            hint=f"look at it, then: quarterdeck packs trust {pack.path}",
+            hint=how_to_trust(pack.path),
         )
 
 

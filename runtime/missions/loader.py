@@ -186,15 +186,17 @@ class _Finish:
             if item.spec is not None
         }
         files = {**loaded.files, **dict(child_files(loaded))}
-        used = {pack.name: pack for item in children.values() for pack in item.packs}
-        used |= {pack.name: pack for pack in loaded.packs}
-        packs = tuple(used[name] for name in sorted(used))
+        # By content: two packs may have one name.
+        used = {
+            pack.digest: pack for pack in (*(each for item in children.values() for each in item.packs), *loaded.packs)
+        }
+        packs = tuple(sorted(used.values(), key=lambda pack: (pack.name, pack.digest)))
         definition = {
             "schema": "mission-definition/1",
             "mission": loaded.data,
             "files": {item.name: item.digest for item in files.values()},
             **({"children": {name: item.mission_hash for name, item in children.items()}} if children else {}),
-            **({"packs": {pack.name: pack.digest for pack in packs}} if packs else {}),
+            **({"packs": {pack.digest: pack.name for pack in packs}} if packs else {}),
         }
         return Mission(
             path=file,

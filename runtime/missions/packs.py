@@ -16,6 +16,7 @@ from runtime.blocks.packs.links import PackHost, PackLink
 from runtime.blocks.packs.loading import installed_packs, load_packs
 from runtime.blocks.packs.report import FoundPack, PluginReport, Trust
 from runtime.blocks.registry import BlockRegistry
+from runtime.missions.parameters import COMPOSITES
 from runtime.missions.types import default_registry
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def types_in(
         folders=there,
         trust=trust or _listed,
         link_for=link_for or _nowhere,
+        reserved=tuple(COMPOSITES),
     )
     return MissionTypes(registry, report)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from runtime.blocks.packs.report import Trust
+from runtime.blocks.packs.report import Trust, how_to_trust
 from runtime.kernel.canonical import digest_bytes
 from runtime.kernel.errors import Refused
 from runtime.missions.checks import check_all
@@ -138,7 +138,7 @@ def _packs(draft: Draft, family: Family) -> tuple[UsedPack, ...]:
                     "plugin.untrusted",
                     f"nobody trusts the pack {pack.name}, so a launch is refused",
                     (*site.where, key),
-                    hint=f"look at it, then: quarterdeck packs trust {pack.path}",
+                    hint=how_to_trust(pack.path),
                     severity="warning",
                 )
     return family.types.used(kind for _, _, kind in chosen)

@@ -24,9 +24,8 @@ MAX_RECIPIENTS: Final = 50
 MAX_SUBJECT: Final = 500
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 MAX_ADDRESS: Final = 320
-_SPEC: Final = (
-    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
-)
+_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_SPEC: Final = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~-]+)*@{_LABEL}(?:\.{_LABEL})*"
 #: Our own pattern: the library's reader of addresses is made for mail that exists, and some texts make it fail.
 _MAILBOX: Final = re.compile(rf"\s*(?:(?P<bare>{_SPEC})|(?P<name>[^<>]*)<(?P<angled>{_SPEC})>)\s*\Z")
 #: Lines end in CRLF, and the body is encoded so that every server takes it.

@@ -26,6 +26,7 @@ _TLS_PORT: Final = 465
 _GOODBYE_SECONDS: Final = 2.0
 _MAX_SAID: Final = 200
 _TEMPORARY: Final = range(400, 500)
+_REFUSED: Final = range(400, 600)
 _T = TypeVar("_T")
 
 
@@ -153,12 +154,14 @@ class _Talk:
             raise MailFailed(code, f"{where} does not offer what is needed: {_said(str(error))}") from None
 
     def _answered(self, code: int, message: str, refused: str) -> MailFailed:
-        """The server said no, so it has taken nothing."""
+        """The server said no, so it has taken nothing; unless what it said about the message is no no at all."""
         if refused == "MAIL_AUTH" and code not in _TEMPORARY:
             # Its text is withheld: some servers repeat what they were given.
             return MailFailed("MAIL_AUTH", f"{self._server} did not accept the login ({code})")
         return MailFailed(
-            "MAIL_TRANSIENT" if code in _TEMPORARY else refused, f"{self._server} said {code} {_said(message)}"
+            "MAIL_TRANSIENT" if code in _TEMPORARY else refused,
+            f"{self._server} said {code} {_said(message)}",
+            taken=self.told and code not in _REFUSED,
         )
 
     def _lost(self, error: BaseException) -> MailFailed:

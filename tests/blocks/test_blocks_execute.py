@@ -147,6 +147,13 @@ async def test_threaded_runs_emit_and_log_on_the_loop() -> None:
     assert response.data != BlockValue.of(loop_thread)
 
 
+async def test_what_is_logged_without_a_host_cannot_reach_a_terminal_raw(caplog: pytest.LogCaptureFixture) -> None:
+    """Python writes warnings nobody collects to standard error; a pack's transform of packets has no host either."""
+    await respond(Threaded(action=lambda value, ctx: ctx.log_warn("\x1b]0;owned\x07\n", "\x1b[31mred ü")))
+    (record,) = caplog.records
+    assert record.getMessage() == "\\x1b]0;owned\\x07\\n \\x1b[31mred ü"
+
+
 class Inline(Block, inline=True, input=multiple(), side_effects="none"):
     """Emits on the lane it is told to."""
 

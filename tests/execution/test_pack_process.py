@@ -27,7 +27,7 @@ from runtime.governance.sandbox import Sandbox
 from runtime.governance.sandbox_backends import Unconfined
 from runtime.kernel.errors import Halted
 from runtime.kernel.ports import ProcessRunner
-from tests.support.packs import BROKEN, HEALTHY, HOSTILE, InLoop, broken, manifest_of, write_pack
+from tests.support.packs import BROKEN, HEALTHY, HOSTILE, LATE_STREAM, InLoop, broken, manifest_of, write_pack
 from tests.support.sandboxing import alive, backend, descriptors, until
 
 
@@ -198,6 +198,15 @@ async def test_a_pack_that_keeps_no_promise_fails_its_attempt_only(opened: Open,
     assert (await attempt(shout)).code == code
     assert runner.going == 0
     assert (await attempt(shout, "")).code == "sample.silence", "built again in a fresh worker"
+
+
+async def test_a_pack_cannot_become_a_stream_after_the_graph_was_planned(opened: Open) -> None:
+    """In the middle of a graph it would be taken for an empty value, and stay open."""
+    runner = InLoop()
+    shout = block(opened("sample", HEALTHY, code=LATE_STREAM, runner=runner), HEALTHY, 2)
+    for _ in range(2):
+        failed = await attempt(shout)
+        assert (failed.code, "recurring" in (failed.message or "")) == ("plugin.manifest_mismatch", True)
 
 
 async def test_a_pack_that_ends_while_it_is_imported_has_failed(opened: Open) -> None:

@@ -35,6 +35,28 @@ outputs: {text: "${outputs.read.content}"}
 SHOUT = "  hi: {type: template, template: hi}\n  say: {type: sample_shout, mark: '?'}"
 
 
+OUTER = """\
+mission: outer
+version: "1"
+workspace: {kind: none}
+envelope: {allowed_paths: [], allowed_tools: []}
+blocks:
+  all: {type: map_over, items: [a, b], each: EACH}
+outputs: {said: "${outputs.all}"}
+"""
+PAGE = """\
+mission: page
+version: "1"
+inputs: {what: {}}
+blocks:
+  hi: {type: template, template: "{{ what }}", data: {what: "${inputs.what}"}}
+  say: {type: sample_shout}
+links: [hi -> say]
+outputs: {said: "${outputs.say}"}
+"""
+CHILD = "{type: child_workflow, mission: page.yaml, inputs: {what: '${item}'}}"
+
+
 @pytest.fixture
 def mission(tmp_path: Path) -> Path:
     """A mission with one block of the pack beside it."""
@@ -170,6 +192,57 @@ async def test_a_run_goes_on_only_with_the_pack_it_began_with(tmp_path: Path) ->
         with pytest.raises(Refused, match="pack it uses") as changed:
             await host.resume(begun.run_id)
         assert changed.value.code == "RECOVERY_MANUAL"
+
+
+@pytest.mark.parametrize(
+    ("each", "place", "said"),
+    [
+        ("{type: sample_shout}", "mission.yaml", ["A!", "B!"]),
+        (CHILD, "page.yaml", [{"said": "A!"}, {"said": "B!"}]),
+    ],
+)
+async def test_a_pack_used_only_inside_composites_is_held_to_the_same(
+    tmp_path: Path, each: str, place: str, said: list[object]
+) -> None:
+    """Hashed, warned about where it is named, refused untrusted, and run trusted."""
+    folder = Path(write_mission(tmp_path / "m", OUTER.replace("EACH", each), {"page.yaml": PAGE}))
+    write_pack(pack_of(folder), "sample", HEALTHY)
+    before = load(folder)
+    assert [pack.name for pack in before.packs] == ["sample"]
+    (warned,) = lint(folder, trust=lambda digest: Trust.NONE)
+    assert (Path(warned.path).name, warned.code, warned.severity) == (place, "plugin.untrusted", "warning")
+    line = (folder / place).read_text().splitlines()[warned.line - 1]
+    assert line[warned.column - 1 :].startswith("sample_shout")
+    async with hosting(tmp_path / "store", sandbox=Sandbox(backend("B"))) as host:
+        assert (await host.launch(Launch(path=str(folder)))).code == "plugin.untrusted"
+        await trust(host, folder)
+        done = await run_to_end(host, str(folder))
+        assert (done.status, done.outputs) == (RunStatus.SUCCEEDED, {"said": said}), done.message
+        assert (await host.replay(Replay(run_id=done.run_id))).comparison.equivalent
+    (pack_of(folder) / "more.py").write_text("")
+    assert load(folder).mission_hash != before.mission_hash
+
+
+async def test_of_two_packs_with_one_name_each_needs_its_own_trust(tmp_path: Path) -> None:
+    """Nothing of the one would run because of the other."""
+    folder = Path(plain(tmp_path / "m", f"{SHOUT}\n  wild: {{type: evil_do, what: print}}", "[hi -> say -> wild]"))
+    write_pack(pack_of(folder), "sample", HEALTHY)
+    write_pack(folder / "blocks" / "sequel", "evil", HOSTILE.replace('Pack("evil"', 'Pack("sample"'))
+    assert sorted(Path(pack.path).name for pack in load(folder).packs) == ["sample", "sequel"]
+    for one, other in (("sample", "sequel"), ("sequel", "sample")):
+        async with hosting(tmp_path / one) as host:
+            pack = look_at(folder / "blocks" / one)
+            await host.trust_pack(pack.path, pack.digest)
+            refused = await host.launch(Launch(path=str(folder)))
+            assert refused.code == "plugin.untrusted"
+            assert f"blocks/{other}" in (refused.message or "")
+
+
+def test_no_pack_takes_the_place_of_what_missions_are_made_of(tmp_path: Path) -> None:
+    folder = Path(write_mission(tmp_path / "m", OUTER.replace("EACH", "{type: echo}")))
+    write_pack(pack_of(folder), "sample", HEALTHY.replace("sample_flip", "map_over"))
+    assert load(folder).packs == ()
+    assert lint(folder, trust=lambda digest: Trust.NONE) == ()
 
 
 def test_lint_reads_manifests_only(tmp_path: Path, mission: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,22 @@ PACK = Broken("sample", "1.0", [Shout, Reach, Flip, Tick], module="sample")
 """
 
 
+#: Says once it is built that its blocks give streams, of which its manifest knows nothing.
+LATE_STREAM: Final = f"""{HEALTHY}
+from runtime.blocks.contracts import once
+from runtime.blocks.packs.frames import OK, STREAM_END, Effective, effective_frame
+
+class Late(Pack):
+    def create(self, request):
+        return super().create(request)[0], effective_frame(Effective(input=once(), output=recurring("any")))
+    async def run(self, handle, value, context, host):
+        yield OK
+        yield STREAM_END
+
+PACK = Late("sample", "1.0", [Shout, Reach, Flip, Tick], module="sample")
+"""
+
+
 class InLoop:
     """A `ProcessRunner` that serves a worker's side on this very loop: the same messages, and no process."""
 

@@ -26,6 +26,13 @@ from runtime.blocks.values import NULL, BlockValue
 MAX_FEED_BYTES: Final = 4 * 1024 * 1024
 MAX_ITEMS: Final = 10_000
 MAX_DEPTH: Final = 100
+#: Of one element, and name spaces of a feed; the feed library compares each with all others.
+MAX_ATTRIBUTES: Final = 100
+#: Characters that name one person, in which the library looks for an address, slowly and letting nobody else work.
+MAX_PERSON: Final = 1000
+_PERSONS: Final = frozenset(
+    {"author", "contributor", "creator", "email", "managingeditor", "name", "owner", "publisher", "webmaster"}
+)
 #: What may stand before a document by mistake; an XML parser would refuse it.
 _LEADING: Final = "\ufeff \t\r\n"
 #: The library would change markup otherwise, slowly for hostile texts, and only part of it.
@@ -105,27 +112,45 @@ def parse_feed(text: str) -> list[dict[str, Any]]:
 
 
 def _check(data: bytes) -> None:
-    parser, depth = expat.ParserCreate(encoding="utf-8"), 0
-
-    def begin(name: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise _failed(f"elements are nested more than {MAX_DEPTH} deep")
-
-    def end(name: str) -> None:
-        nonlocal depth
-        depth -= 1
-
-    def refuse(*declared: object) -> None:
-        raise _failed("it declares a document type; such declarations are refused")
-
-    parser.StartElementHandler, parser.EndElementHandler = begin, end
-    parser.StartDoctypeDeclHandler = refuse
+    parser, check = expat.ParserCreate(encoding="utf-8"), _Check()
+    parser.StartElementHandler, parser.EndElementHandler = check.begin, check.end
+    parser.CharacterDataHandler = check.text
+    parser.StartDoctypeDeclHandler = check.refuse
     try:
         parser.Parse(data, True)
     except expat.ExpatError as error:
         raise _failed(str(error)) from None
+
+
+class _Check:
+    """What the feed library must not see. ``person`` is the depth of the element that names one, 0 outside."""
+
+    def __init__(self) -> None:
+        self.depth = self.person = self.named = 0
+        self.spaces: set[tuple[str, str]] = set()
+
+    def begin(self, name: str, attributes: dict[str, str]) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _failed(f"elements are nested more than {MAX_DEPTH} deep")
+        self.spaces.update(item for item in attributes.items() if item[0].startswith("xmlns"))
+        if max(len(attributes), len(self.spaces)) > MAX_ATTRIBUTES:
+            raise _failed(f"an element has more than {MAX_ATTRIBUTES} attributes, or the feed more name spaces")
+        if not self.person and name.rpartition(":")[2].lower() in _PERSONS:
+            self.person, self.named = self.depth, 0
+
+    def end(self, name: str) -> None:
+        if self.person == self.depth:
+            self.person = 0
+        self.depth -= 1
+
+    def text(self, data: str) -> None:
+        self.named += len(data)
+        if self.person and self.named > MAX_PERSON:
+            raise _failed(f"a person is named with more than {MAX_PERSON} characters")
+
+    def refuse(self, *declared: object) -> None:
+        raise _failed("it declares a document type; such declarations are refused")
 
 
 def _failed(why: str) -> BlockRuntimeError:

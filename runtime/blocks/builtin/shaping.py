@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import field
-from typing import Literal
+from typing import Final, Literal
 
 from runtime.blocks.block import Block
 from runtime.blocks.contexts import BlockContext, BlockValidateContext
@@ -15,6 +15,9 @@ from runtime.blocks.results import Multiple
 from runtime.blocks.sanitise import clean_text
 from runtime.blocks.values import NULL, BlockValue
 from runtime.kernel.clock import timestamp
+
+#: Outputs one text may be split into. What splits texts works in a thread, because they may be long.
+MAX_PARTS: Final = 100_000
 
 
 class Pure(Block, abstract=True, side_effects="none", inline=True):
@@ -98,7 +101,7 @@ class Merge(Pure, input=multiple(), output=once("string")):
         return self.separator.join(source.text() for source in sources_of(input, ctx))
 
 
-class SplitByKeys(Pure, input=once("map", "string", "null"), output=multiple()):
+class SplitByKeys(Pure, input=once("map", "string", "null"), output=multiple(), inline=False):
     """Give each of several members of a map its own output; a text is read as JSON."""
 
     keys: list[str] = field(metadata={"help": "The members, in the order of the outputs; absent ones are null."})
@@ -159,7 +162,7 @@ class SelectFirst(Pure, input=once("list", "string", "null"), output=once("strin
         return max(plain) if self.strategy == "latest" else plain[0 if self.strategy == "first" else -1]
 
 
-class SplitLines(Pure, input=once("string", "null"), output=multiple("string")):
+class SplitLines(Pure, input=once("string", "null"), output=multiple("string"), inline=False):
     """Split a text into several outputs, one per line."""
 
     delimiter: str = field(default="\n", metadata={"help": "What separates the parts; empty means newline."})
@@ -169,6 +172,8 @@ class SplitLines(Pure, input=once("string", "null"), output=multiple("string")):
     def run(self, input: BlockValue, ctx: BlockContext) -> Multiple:
         text = input.as_string
         parts = [] if text is None else text.split(self.delimiter or "\n")
+        if len(parts) > MAX_PARTS:
+            raise BlockInputError("transform.invalid_input", f"{len(parts)} parts are more than {MAX_PARTS}")
         if self.trim_each:
             parts = [part.strip() for part in parts]
         return Multiple([part for part in parts if part or not self.skip_empty])

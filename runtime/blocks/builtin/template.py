@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, Final
 
-from jinja2 import ChainableUndefined, DictLoader, Template, TemplateSyntaxError, meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import ChainableUndefined, DictLoader, Template, TemplateSyntaxError, meta
 
 from runtime.blocks.builtin.addressing import Addressing
+from runtime.blocks.builtin.template_limits import LimitedSandbox, Purse, purse
 from runtime.blocks.contexts import BlockingContext, BlockValidateContext
 from runtime.blocks.contracts import multiple, once
 from runtime.blocks.errors import BlockInputError, BlockRuntimeError, BlockValidationError
@@ -26,48 +25,6 @@ from runtime.blocks.values import BlockValue
 
 #: Rendered text is limited to what one frame may hold with room to spare.
 MAX_OUTPUT: Final = 4 * 1024 * 1024
-#: Longest text or list that ``*`` may build inside an expression.
-MAX_REPEAT: Final = 100_000
-#: Turns all loops of one rendering may take together: a second or two of work.
-MAX_TURNS: Final = 250_000
-_turns: ContextVar[list[int]] = ContextVar("turns")
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """The stock sandbox, which bounds ranges but not repetition, powers and loops within loops."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**":
-            raise OverflowError("the power operator is not available in templates")
-        if _product(left, right) > MAX_REPEAT:
-            raise OverflowError(f"repetition is limited to {MAX_REPEAT} elements")
-        return super().call_binop(context, operator, left, right)
-
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree = super()._parse(source, name, filename)
-        for loop in tree.find_all(nodes.For):
-            count = nodes.Call(nodes.EnvironmentAttribute("count_turn"), [], [], None, None)
-            statement = nodes.ExprStmt(count, lineno=loop.lineno)
-            loop.body.insert(0, statement.set_lineno(loop.lineno).set_environment(self))
-        return tree
-
-    def count_turn(self) -> None:
-        """What every turn of a loop calls first."""
-        left = _turns.get()
-        left[0] -= 1
-        if left[0] < 0:
-            raise OverflowError(f"loops are limited to {MAX_TURNS} turns")
-
-
-def _product(left: Any, right: Any) -> int:
-    for sequence, count in ((left, right), (right, left)):
-        if isinstance(sequence, str | list | tuple) and isinstance(count, int):
-            return len(sequence) * count
-    return 0
-
-
 #: What makes text into markup: code, emphasis, links, pictures and HTML.
 _MARKDOWN: Final = re.compile(r"[\\`*\[<]")
 
@@ -88,7 +45,7 @@ class _Compiled:
 @lru_cache(maxsize=256)
 def _compiled(text: str, partials: tuple[tuple[str, str], ...]) -> _Compiled:
     """Raises `BlockValidationError` ``template.invalid``."""
-    environment = _Sandbox(
+    environment = LimitedSandbox(
         undefined=ChainableUndefined, autoescape=False, keep_trailing_newline=True, loader=DictLoader(dict(partials))
     )
     environment.filters["markdown"] = markdown
@@ -185,7 +142,7 @@ def variables(data: object) -> dict[str, Any]:
 
 def _limited(template: Template, names: Mapping[str, Any]) -> str:
     parts, size = [], 0
-    _turns.set([MAX_TURNS])
+    purse.set(Purse())
     for part in template.generate(names):
         size += len(part)
         if size > MAX_OUTPUT:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.blocks.packs.manifest import MAX_MANIFEST, PackError, PackManifest, decode_manifest
+from runtime.blocks.packs.members import written
 
 MANIFEST_FILE: Final = "pack.bin"
 CACHE: Final = "__pycache__"
@@ -54,9 +55,13 @@ def read_folder(folder: Path, *, inside: Path | None = None, sealed: bool = Fals
     """Read a whole pack, or a pack that is a single Python file. ``sealed``: nothing is read unless it has a manifest.
 
     Raises `PackError` ``plugin.path_escape`` when it, or a link in it, leads out of ``inside`` or of the folder itself, or
-    when it holds something that is neither file nor folder; ``plugin.manifest_invalid`` for one that is too large or
-    cannot be read.
+    when it holds something that is neither file nor folder; ``plugin.manifest_invalid`` for one that is too large, cannot be
+    read, or has a name that is no text.
     """
+    if written(str(folder)) != str(folder):
+        raise PackError(
+            "plugin.manifest_invalid", f"the name of {folder} is no text in UTF-8, and is kept with each run"
+        )
     try:
         check_inside(folder, inside or folder.parent)
         if folder.is_file():

@@ -7,7 +7,7 @@ of a file system. Manifests are read freely; code runs only once the digest of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -18,9 +18,10 @@ from runtime.blocks.packs.imports import import_installed, import_symbol, live
 from runtime.blocks.packs.links import PackLink
 from runtime.blocks.packs.local import LocalLink
 from runtime.blocks.packs.manifest import PackError, PackManifest, decode_manifest
+from runtime.blocks.packs.members import written
 from runtime.blocks.packs.pack import Pack
 from runtime.blocks.packs.packed import packed_class
-from runtime.blocks.packs.report import FoundPack, PackNote, PluginReport, SkippedPack, Trust
+from runtime.blocks.packs.report import FoundPack, PackNote, PluginReport, SkippedPack, Trust, how_to_trust
 from runtime.blocks.registry import BlockRegistry, add_former_names
 from runtime.blocks.running import Observer
 from runtime.blocks.sanitise import clean_text
@@ -59,14 +60,16 @@ def load_packs(
     link_for: Callable[[FoundPack], PackLink] | None = None,
     byte_path: bool = False,
     observe: Observer | None = None,
+    reserved: Collection[str] = (),
 ) -> PluginReport:
     """Register the types of every pack that can be loaded; blocking, and never raises for a bad pack.
 
     ``folders`` hold one folder per pack; one that is missing holds none. ``trust`` is asked with a folder's digest.
     ``link_for`` links packs that are trusted to run confined, and may raise `PackError`. ``byte_path`` makes packs of
-    this process speak bytes, too, instead of registering their classes as they are.
+    this process speak bytes, too, instead of registering their classes as they are. No pack may offer the types that are
+    ``reserved``: they mean something already.
     """
-    loading = _Loading(registry, trust, link_for, byte_path, observe)
+    loading = _Loading(registry, trust, link_for, byte_path, observe, frozenset(reserved))
     if builtin is not None:
         loading.builtin(builtin)
         add_former_names(registry)
@@ -108,6 +111,7 @@ class _Loading:
         link_for: Callable[[FoundPack], PackLink] | None,
         byte_path: bool,
         observe: Observer | None,
+        reserved: frozenset[str],
     ) -> None:
         self.loaded: list[FoundPack] = []
         self.skipped: list[SkippedPack] = []
@@ -117,6 +121,7 @@ class _Loading:
         self._link_for = link_for
         self._byte_path = byte_path
         self._observe = observe
+        self._reserved = reserved
 
     # -- the three sources -------------------------------------------------------------------------------------
 
@@ -149,7 +154,7 @@ class _Loading:
             places = _places(folder)
         except OSError as error:
             text = f"{folder} cannot be listed: {error.strerror}"
-            self._skip(str(folder), "plugin.manifest_missing", text, _Step())
+            self._skip(str(folder), "plugin.manifest_missing", written(text), _Step())
             return
         for place in places:
             self.folder(place, folder)
@@ -188,8 +193,7 @@ class _Loading:
         if trust is Trust.NONE:
             raise PackError(
                 "plugin.untrusted",
-                f"nobody trusts {folder.path} as it is ({folder.digest}); look at it,"
-                f" then: quarterdeck packs trust {folder.path}",
+                f"nobody trusts {folder.path} as it is ({folder.digest}); {how_to_trust(folder.path)}",
             )
         return trust
 
@@ -201,7 +205,7 @@ class _Loading:
     def _admit(self, step: _Step, found: FoundPack, bring: Bring) -> None:
         """Run its code, if that is trusted, and register its types."""
         step.manifest = manifest = found.manifest
-        taken = [type_id for type_id in manifest.type_ids if type_id in self._registry]
+        taken = [type_id for type_id in manifest.type_ids if type_id in self._registry or type_id in self._reserved]
         if taken:
             text = f"{', '.join(taken)} is registered already, by {self._owner(taken[0])}"
             raise PackError("plugin.type_conflict", text)
@@ -235,6 +239,7 @@ class _Loading:
 
     def _skip(self, path: str, code: str, message: str, step: _Step) -> None:
         name, type_ids = ("", ()) if step.manifest is None else (step.manifest.name, step.manifest.type_ids)
+        path = written(path)
         skipped = SkippedPack(
             path=path, code=code, message=message, name=name, digest=step.digest, type_ids=tuple(type_ids)
         )
@@ -263,7 +268,7 @@ def _packed(manifest: PackManifest, link: PackLink) -> list[type[Block]]:
 
 
 def _top_package(module: str) -> Path:
-    """The folder, or the single file, of an installed package; found without importing it."""
+    """The one folder, or the single file, of an installed package; found without importing it."""
     from importlib.util import find_spec  # slow to import, and most never ask
 
     top = module.partition(".")[0]
@@ -272,7 +277,13 @@ def _top_package(module: str) -> Path:
     except (ImportError, ValueError) as error:
         raise PackError("plugin.import_failed", f"the package {top!r} cannot be found: {error}") from error
     if spec is not None and spec.submodule_search_locations:
-        return Path(next(iter(spec.submodule_search_locations))).resolve()
+        first, *more = spec.submodule_search_locations
+        if more:
+            text = (
+                f"the package {top!r} is spread over several folders, {first} and {more[0]}: no digest covers its code"
+            )
+            raise PackError("plugin.import_failed", text)
+        return Path(first).resolve()
     if spec is None or spec.origin is None or not spec.has_location:
         raise PackError("plugin.import_failed", f"there is no package {top!r}")
     return Path(spec.origin).resolve()

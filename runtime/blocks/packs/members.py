@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from runtime.blocks.errors import BlockValidationError
 from runtime.blocks.values import BlockValue
@@ -10,6 +11,14 @@ from runtime.blocks.values import BlockValue
 
 class PackError(BlockValidationError):
     """A pack cannot be used; ``code`` is one of the ``plugin.*`` codes (blocks spec §20.6)."""
+
+    def __init__(self, code: str, message: str, **fields: Any) -> None:
+        super().__init__(code, written(message), **fields)
+
+
+def written(text: str) -> str:
+    """The text with what is no character of a file's name replaced: no store, pipe or terminal could take it."""
+    return text.encode(errors="replace").decode()
 
 
 class Members:

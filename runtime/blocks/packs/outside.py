@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, Final
 
 from runtime.blocks.contexts import BlockContext, offer, send
 from runtime.blocks.errors import BlockError, BlockInputError, BlockRuntimeError
@@ -15,6 +15,9 @@ from runtime.blocks.wire import FrameType
 from runtime.kernel.clock import timestamp
 
 _LEVELS = frozenset({"debug", "info", "warn", "error"})
+#: What a pack tells unasked is kept in memory, and is told without end: bytes of one entry, annotations of one attempt.
+MAX_ENTRY: Final = 256 * 1024
+MAX_ANNOTATIONS: Final = 64
 
 
 def told(ctx: BlockContext) -> PackContext:
@@ -49,6 +52,9 @@ class OutsideHost:
         self._ctx = ctx
 
     def log(self, entry: bytes) -> None:
+        if len(entry) > MAX_ENTRY:
+            self._ctx.log_warn("pack_entry_dropped", {"why": f"it has more than {MAX_ENTRY} bytes"})
+            return
         try:
             self._take(payload_of(entry, FrameType.VALUE)[1].to_python())
         except (BlockError, KeyError, TypeError) as error:
@@ -68,6 +74,9 @@ class OutsideHost:
             case {"kind": "log", "level": str(level), "event": str(event), "value": value} if level in _LEVELS:
                 getattr(self._ctx, f"log_{level}")(event, value)
             case {"kind": "annotate", "key": str(key), "value": value}:
+                known = self._ctx.attempt_state.annotations or {}
+                if key not in known and len(known) >= MAX_ANNOTATIONS:
+                    raise BlockInputError("plugin.bad_frame", f"an attempt has at most {MAX_ANNOTATIONS} annotations")
                 self._ctx.annotate(key, value)
             case {"kind": "offer", "value": value}:
                 offer(self._ctx.attempt_state, BlockValue.of(value))

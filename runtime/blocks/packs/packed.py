@@ -20,7 +20,7 @@ from runtime.blocks.config import ConfigField
 from runtime.blocks.contexts import BlockContext, BlockValidateContext
 from runtime.blocks.contracts import BlockValueContract
 from runtime.blocks.effects import SideEffects
-from runtime.blocks.errors import BlockError
+from runtime.blocks.errors import BlockError, BlockInternalError, engine_error
 from runtime.blocks.execute import Attempt
 from runtime.blocks.packs.frames import (
     Effective,
@@ -90,6 +90,8 @@ class _Held:
         self._request = request
         self._turn = asyncio.Lock()
         created = link.create_now(request)
+        #: Built after the graph was planned, with what the manifest says.
+        self.late = created is None
         if created is not None:
             self._take(*created)
 
@@ -166,12 +168,25 @@ class _Packed(Block, abstract=True):
         attempt, held = ctx.attempt_state, self.__dict__["_packed_held"]
         attempt.phase = "validate"
         handle = await held.ready()
+        if held.late and self.output_contract.mode is not self.spec.output.mode:
+            raise _unplanned(self.spec.output, self.output_contract)
         value, context = encode_value(input), context_frame(told(ctx))
         kind, answer = reply(await held.link.validate(handle, value, context), FrameType.OK, FrameType.ERROR)
         if kind is FrameType.ERROR:
             raise_told(answer)
         attempt.phase = "run"
         return await _result(held.link.run(handle, value, context, OutsideHost(ctx)), attempt)
+
+
+def _unplanned(planned: BlockValueContract, now: BlockValueContract) -> BlockError:
+    """Nobody downstream expects what this would give; a stream would be taken for nothing at all."""
+    return engine_error(
+        BlockInternalError,
+        "plugin.manifest_mismatch",
+        f"the manifest says that the block gives {planned}, and the pack that built it says {now}",
+        retry_disposition="never",
+        effects="none",
+    )
 
 
 async def _result(frames: AsyncIterator[bytes], attempt: Attempt) -> BlockRunResult:

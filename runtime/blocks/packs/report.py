@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -16,6 +17,11 @@ class Trust(Enum):
     NONE = "none"
     CONFINED = "confined"  # its code runs in a confined process
     IN_PROCESS = "in_process"
+
+
+def how_to_trust(path: Path | str) -> str:
+    """What to do about a pack nobody trusts. Its folder may be called anything: the command can be pasted all the same."""
+    return f"look at it, then: quarterdeck packs trust {shlex.quote(str(path))}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runtime.blocks.builtin import template as template_module
+from runtime.blocks.builtin import template_limits
 from runtime.blocks.builtin.transform import TRANSFORMS, CustomTransform, TransformRegistry
 from runtime.blocks.contracts import once
 from runtime.blocks.envelope import Response
@@ -213,16 +213,88 @@ def test_partials_are_checked_when_the_block_is_made(config: dict[str, Any], tol
 
 
 async def test_a_template_of_the_input_cannot_run_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_module, "MAX_TURNS", 1000)
+    monkeypatch.setattr(template_limits, "MAX_TURNS", 1000)
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     for template in (
         loops,
         "{% set x %}" + loops + "{% endset %}",
         "{% macro m() %}" + loops + "{% endmacro %}{{ m() }}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(30) }}",
     ):
         response = await answer("template", {"template": template})
         assert response.code == "template.render_failed"
         assert "loops are limited" in response.message
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'a'|center(9999999999) }}",
+        "{{ ('a\n' * 40000)|indent(40000)|length }}",
+        "{{ [1]|tojson(indent=9999999999) }}",
+        "{{ [1]|batch(9999999999, 1)|first }}",
+        "{{ 1.5|round(999999999) }}",
+        "{{ '%09999999999d' % 1 }}",
+        "{{ '%*d'|format(999999999, 1) }}",
+        "{{ '{:>9999999999}'.format(1) }}",
+        "{{ '{:>{n}}'.format(1, n=9999999999) }}",
+        "{{ 'a'.ljust(9999999999) }}",
+        "{% set x = 'a' * 99999 %}{{ x.replace('a', x)|length }}",
+        "{% set x = 'a' * 99999 %}{{ x|replace('a', x)|length }}",
+        "{{ (['a' * 99999] * 1000)|join|length }}",
+        "{{ ('b' * 99999).join(['a'] * 1000)|length }}",
+        "{{ ([[1] * 1000] * 1000)|sum(start=[])|length }}",
+        "{% set n = namespace(x='aa') %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x|length }}",
+        "{% set n = namespace(x='aa') %}{% for i in range(40) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x|length }}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(40) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n }}",
+        "{% set n = namespace(x=99) %}{% for i in range(40) %}{% set n.x = n.x * n.x %}{% endfor %}{{ n.x }}",
+        "{% set x %}{% for i in range(9999) %}" + "a" * 9999 + "{% endfor %}{% endset %}{{ x|length }}",
+    ],
+)
+async def test_a_template_of_the_input_cannot_grow_for_ever(template: str) -> None:
+    """Judged before anything is made: none of these takes a noticeable time, or memory."""
+    response = await answer("template", {"template": template})
+    assert response.code == "template.render_failed"
+    assert "OverflowError" in (response.message or "")
+
+
+async def test_ordinary_templates_have_room_enough() -> None:
+    rows = [{"name": f"n{number}", "price": number / 7} for number in range(5000)]
+    template = (
+        "{% for row in rows|sort(attribute='name') %}{{ row.name|upper ~ ':' }} {{ '%8.2f'|format(row.price) }}"
+        " {{ '{:>4}'.format(loop.index) }} {{ row.name.replace('n', 'N')|e }}\n{% endfor %}"
+        "{{ rows|map(attribute='name')|join(', ') }}"
+    )
+    assert len((await answer("template", {"rows": rows}, template=template)).data.text()) > 100_000
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        (f"<author>{'a' * 100_000} (</author>", "a person is named"),
+        ("<a " + " ".join(f"a{number}=''" for number in range(1000)) + "/>", "attributes"),
+        ("".join(f"<n{number}:a xmlns:n{number}='{number}'/>" for number in range(1000)), "name spaces"),
+    ],
+)
+async def test_a_feed_cannot_occupy_the_program(item: str, told: str) -> None:
+    """The feed library would take a minute or more for each of these, and for the first let nobody else work."""
+    response = await answer("rss_parse", f"<rss version='2.0'><channel><item>{item}</item></channel></rss>")
+    assert (response.code, told in (response.message or "")) == ("transform.parse_failed", True)
+
+
+async def test_markup_that_is_declared_in_each_item_is_no_burden() -> None:
+    item = "<item><author>a@b.c (Ada)</author><description><div xmlns='http://www.w3.org/1999/xhtml'>x</div></description></item>"
+    response = await answer("rss_parse", f"<rss version='2.0'><channel>{item * 300}</channel></rss>")
+    assert len(response.data.expect_list()) == 300
+
+
+async def test_a_text_is_not_split_into_any_number_of_outputs() -> None:
+    assert (await answer("split_lines", "a\n" * 100_001)).code == "transform.invalid_input"
+
+
+@pytest.mark.parametrize("drawn", ["{{ [1, 2]|random }}", "{{ lipsum() }}"])
+async def test_templates_draw_nothing_by_lot(drawn: str) -> None:
+    assert (await answer("template", {"template": drawn})).code in ("template.invalid", "template.render_failed")
 
 
 # -- approval with a form -------------------------------------------------------------------------------------------

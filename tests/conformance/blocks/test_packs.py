@@ -399,6 +399,43 @@ def test_nothing_of_an_untrusted_installed_pack_runs(installed: Path) -> None:
         assert "qd_alpha" in report.skipped[0].path
 
 
+def test_an_installed_pack_in_two_places_is_refused(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest of the one would vouch for the code of the other."""
+    for name in ("one", "two"):
+        (tmp_path / name / "spread").mkdir(parents=True)
+        monkeypatch.syspath_prepend(tmp_path / name)
+    (tmp_path / "one" / "spread" / "code.py").write_text(pack_text("spread"))
+    point = EntryPoint("spread", "spread.code:PACK", "quarterdeck.blocks")
+    report = load_packs(BlockRegistry(), entry_points=[point], trust=everybody)
+    assert [(pack.code, "several folders" in pack.message) for pack in report.skipped] == [
+        ("plugin.import_failed", True)
+    ]
+    assert "spread" not in sys.modules
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Its name goes into stores, pipes and terminals, which would fail on it."""
+    write_pack(tmp_path, "mine")
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff"))
+    (tmp_path / "mine").rename(odd)
+    with pytest.raises(PackError) as refused:
+        read_folder(odd)
+    assert refused.value.code == "plugin.manifest_invalid"
+    _, report = load(tmp_path)
+    (skipped,) = report.skipped
+    assert skipped.code == "plugin.manifest_invalid"
+    (skipped.path + skipped.message).encode()
+
+
+def test_how_to_trust_a_pack_can_be_pasted_whatever_it_is_called(tmp_path: Path) -> None:
+    write_pack(tmp_path, "mine")
+    (tmp_path / "mine").rename(tmp_path / "a; touch b")
+    _, report = load(tmp_path, trust=lambda digest: Trust.NONE)
+    assert report.skipped[0].message.endswith(f"packs trust '{tmp_path}/a; touch b'")
+
+
 def test_an_entry_point_to_nothing_is_skipped(installed: Path) -> None:
     (installed / "qd_single.py").write_text(pack_text("qd_single"))
     points = [

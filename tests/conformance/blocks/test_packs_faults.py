@@ -29,7 +29,7 @@ from runtime.blocks.packs.frames import (
     value_frame,
 )
 from runtime.blocks.packs.local import LocalLink
-from runtime.blocks.packs.outside import OutsideHost
+from runtime.blocks.packs.outside import MAX_ANNOTATIONS, MAX_ENTRY, OutsideHost
 from runtime.blocks.packs.pack import Pack
 from runtime.blocks.packs.packed import packed_class
 from runtime.blocks.registry import BlockRegistry
@@ -217,6 +217,18 @@ async def test_what_a_pack_tells_unasked_is_checked() -> None:
         ("error", "e")
     ]
     assert response.metadata["demo.ok"] == 1
+
+
+async def test_what_a_pack_tells_unasked_is_bounded() -> None:
+    async def run(host: OutsideHost) -> bytes:
+        host.log(value_frame(FrameType.VALUE, {"kind": "annotate", "key": "demo.long", "value": "x" * MAX_ENTRY}))
+        for number in (*range(1000), 0):
+            host.log(value_frame(FrameType.VALUE, {"kind": "annotate", "key": f"demo.{number}", "value": number}))
+        return value_frame(FrameType.ONCE, {})
+
+    response = await spoken_to(Hand(run=run)).create("where", {}).execute(Request(), host=FakeHost())
+    told = [key for key in response.metadata if key.startswith("demo.")]
+    assert told == [f"demo.{number}" for number in range(MAX_ANNOTATIONS)]
 
 
 @pytest.mark.parametrize("registry", [FAST, BYTES])

@@ -36,7 +36,8 @@ def check_block(draft: Draft, site: Site) -> None:
 def check_recurring(draft: Draft, graph: Graph) -> None:
     """A recurring block starts its mission, and nothing leads back to it (blocks spec §10, P7)."""
     for name, block in draft.blocks.items():
-        if graph.loose or block.get("type") not in draft.recurring:
+        kind = block.get("type")
+        if graph.loose or not isinstance(kind, str) or kind not in draft.recurring:
             continue
         where: Where = ("blocks", name)
         if name in graph.handlers.values():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from runtime.missions.loader import Mission, load_bytes
@@ -40,6 +40,7 @@ _TREES = st.recursive(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(["blocks", "links", "branches", "on_error", "inputs", "envelope", "outputs",
                                         "provider", "commands", "prompts", "workspace", "mission"]), _TREES))  # fmt: skip
+@example({"blocks": {"a": {"type": []}}})
 def test_any_tree_loads_or_is_explained(data: dict[str, Any]) -> None:
     _load_or_explain(json.dumps(data, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 

@@ -5,6 +5,9 @@ BIN  := $(VENV)/bin
 # One more than there are cores: many tests wait for a process or a quiet terminal.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
+# Some environments forbid keeping bytecode; then every worker would compile product and tests anew: nine seconds each.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup run test torture check format snapshots bench bench-blocks clean
 
 setup: $(VENV)/.ok

@@ -427,7 +427,7 @@ def test_no_git(deck: Deckhand, tmp_path: Path) -> None:
 
 
 def test_no_terminal_for_the_console(deck: Deckhand) -> None:
-    done = deck.run()
+    done = deck.run(installed=True)
     assert done.code == 2, done
     assert "terminal" in done.err
     assert "--help" in done.err

@@ -44,7 +44,7 @@ def deck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deckhand]:
 
 
 def test_hello_greets(deck: Deckhand) -> None:
-    done = deck.run("run", str(SAMPLES / "hello"), "--input", "name=Ada", "--json")
+    done = deck.run("run", str(SAMPLES / "hello"), "--input", "name=Ada", "--json", installed=True)
     assert done.code == 0, done
     assert done.done["outputs"] == {"greeting": "Hello, Ada. The deck is yours."}
     assert done.launch["run_id"] == done.done["run_id"]

@@ -1,6 +1,6 @@
 """Drives the ``quarterdeck`` command the way an operator does: own processes, own store, own home.
 
-`Deckhand.run` starts a real process, `Deckhand.inline` runs the same command line in this process when a start-up
+`Deckhand.run` starts a real process (forked from one that has imported the command, unless ``installed``), `Deckhand.inline` runs the same command line in this process when a start-up
 second would buy nothing. Either way nothing may look like a traceback, and no crash file may appear.
 """
 
@@ -24,6 +24,7 @@ from typing import Any, Final, TypeVar
 from unittest import mock
 
 from console.cli import main
+from tests.support.prestarted import Prestarted, starter
 
 T = TypeVar("T")
 
@@ -90,10 +91,18 @@ class Done:
 class Going:
     """A command that is still running. Its output goes to files, so nothing ever blocks on a pipe."""
 
-    def __init__(self, hand: Deckhand, arguments: Sequence[str], env: Mapping[str, str], number: int) -> None:
+    def __init__(
+        self, hand: Deckhand, arguments: Sequence[str], env: Mapping[str, str], number: int, *, installed: bool
+    ) -> None:
         self._hand = hand
         self.command = "quarterdeck " + " ".join(arguments)
         self._out, self._err = hand.folder / f"{number}.out", hand.folder / f"{number}.err"
+        self.process: subprocess.Popen[bytes] | Prestarted
+        for path in (self._out, self._err):
+            path.touch()
+        if not installed:
+            self.process = starter().start(arguments, env, ROOT, self._out, self._err)
+            return
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 [str(COMMAND), *arguments],
@@ -169,15 +178,21 @@ class Deckhand:
             "QUARTERDECK_HOME": str(self.store),
         }
 
-    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Going:
-        """Begin a command in its own process."""
-        going = Going(self, arguments, {**self.env, **(env or {})}, len(self._started))
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None, installed: bool = False) -> Going:
+        """Begin a command in its own process; ``installed``: by the installed command, from an interpreter's start."""
+        going = Going(self, arguments, {**self.env, **(env or {})}, len(self._started), installed=installed)
         self._started.append(going)
         return going
 
-    def run(self, *arguments: str, env: Mapping[str, str] | None = None, limit: float = PATIENCE) -> Done:
+    def run(
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        limit: float = PATIENCE,
+        installed: bool = False,
+    ) -> Done:
         """A command in its own process, to its end."""
-        return self.start(*arguments, env=env).finish(limit=limit)
+        return self.start(*arguments, env=env, installed=installed).finish(limit=limit)
 
     def inline(self, *arguments: str, env: Mapping[str, str] | None = None) -> Done:
         """The same command line in this process."""

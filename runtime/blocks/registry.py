@@ -18,7 +18,6 @@ from runtime.blocks.effects import SideEffects
 from runtime.blocks.errors import BlockError, BlockValidationError, RegistryError
 from runtime.blocks.policies import RetryPolicy
 
-
 _FORMER_NAMES: Final = {"template_handlebars": "template"}
 
 

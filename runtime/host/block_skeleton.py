@@ -11,6 +11,7 @@ from typing import Final
 from runtime.blocks.packs.export import write_manifest
 from runtime.blocks.packs.folders import MANIFEST_FILE
 from runtime.kernel.errors import QuarterdeckError
+from runtime.missions.types import default_registry, shapes
 
 #: What a type id, a Python module and a folder may all be called.
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
@@ -77,6 +78,8 @@ def create_block(name: str, folder: Path) -> list[Path]:
             f"{name!r} cannot name a block",
             hint="use lower-case letters, digits and _, beginning with a letter, and no word of Python's own",
         )
+    if name in shapes(default_registry()):
+        raise QuarterdeckError("INIT_NAME", f"{name} is a block type that is built in", hint="choose another name")
     home = folder / "blocks" / name
     words = {"name": name, "cls": "".join(part.capitalize() for part in name.split("_")), "folder": home.as_posix()}
     files = write_new({home / f"{name}.py": _BLOCK.format(**words), home / f"test_{name}.py": _TEST.format(**words)})

@@ -118,10 +118,60 @@ class Terminal(io.StringIO):
 def test_no_store_is_needed_to_look(tmp_path: Path, deck: Deck) -> None:
     write_pack(tmp_path / "blocks" / "sample", "sample", HEALTHY)
     assert deck("packs", "list", str(tmp_path / "blocks"))[1]["packs"][0]["code"] == "plugin.untrusted"
-    assert deck("packs", "list", str(tmp_path / "none")) == (0, {"packs": []})
+    assert deck("packs", "list", str(tmp_path / "none"))[1]["code"] == "PACK_FOLDER"
     assert not (tmp_path / "store").exists()
     code, refused = deck("packs", "trust", str(tmp_path / "none"), "--yes")
     assert (code, refused["code"]) == (2, "plugin.manifest_invalid")
+
+
+def test_a_pack_is_found_by_its_own_folder_and_by_its_missions(tmp_path: Path, deck: Deck) -> None:
+    for name in ("one", "two"):
+        write_pack(tmp_path / "blocks" / name, name, HEALTHY.replace("sample_", f"{name}_"))
+    for folder, names in ((tmp_path, ["one", "two"]), (tmp_path / "blocks" / "two", ["two"])):
+        listed = deck("packs", "list", str(folder))[1]["packs"]
+        assert [Path(pack["path"]).name for pack in listed] == names
+
+
+def test_an_author_builds_the_manifest_anew(tmp_path: Path, deck: Deck) -> None:
+    assert deck("init", "block", "mark_up", str(tmp_path))[0] == 0
+    home = tmp_path / "blocks" / "mark_up"
+    before, source = pack_digest(home), home / "mark_up.py"
+    text = source.read_text().replace("mark: str", "sign: str").replace("self.mark", "self.sign") + "\nprint('loud')\n"
+    source.write_text(text)
+    code, built = deck("packs", "build", str(home))
+    assert (code, built["types"], built["digest"]) == (0, ["mark_up"], pack_digest(home))
+    assert built["digest"] != before
+    assert b"sign" in (home / "pack.bin").read_bytes()
+    assert {path.name for path in home.iterdir()} == {"mark_up.py", "test_mark_up.py", "pack.bin"}, "nothing is left"
+    # Another name for the module is told once, and kept from then on.
+    source.rename(home / "renamed.py")
+    assert deck("packs", "build", str(home))[1]["code"] == "plugin.missing_symbol"
+    assert deck("packs", "build", str(home), "--module", "renamed")[1]["code"] == "plugin.manifest_mismatch"
+    (home / "renamed.py").write_text(text.replace("[MarkUp])", "[MarkUp], module='renamed')"))
+    assert deck("packs", "build", str(home), "--module", "renamed")[0] == 0
+    assert deck("packs", "build", str(home))[0] == 0
+
+
+def test_building_mends_a_broken_manifest_and_leaves_a_good_one_when_the_code_is_broken(
+    tmp_path: Path, deck: Deck, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "sample"
+    write_pack(home, "sample", HEALTHY)
+    good = (home / "pack.bin").read_bytes()
+    (home / "sample.py").write_text("x = (")
+    code, told = deck("packs", "build", str(home))
+    assert (code, told["code"]) == (2, "plugin.import_failed")
+    assert "sample.py, line 1" in told["message"]
+    assert (home / "pack.bin").read_bytes() == good
+    (home / "pack.bin").write_bytes(b"junk")
+    assert main(["packs", "list", str(home)]) == 0
+    assert f"quarterdeck packs build {home}" in capsys.readouterr().out
+    assert deck("packs", "build", str(home))[1]["code"] == "plugin.import_failed"
+    (home / "sample.py").unlink()
+    write_pack(home, "sample", HEALTHY)
+    (home / "pack.bin").write_bytes(b"junk")
+    assert deck("packs", "build", str(home))[0] == 0
+    assert (home / "pack.bin").read_bytes() == good
 
 
 def test_the_schema_of_a_mission_knows_the_packs_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,12 +23,7 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from runtime.blocks.block import Block
-from runtime.blocks.contexts import BlockingContext, BlockValidateContext
-from runtime.blocks.contracts import once
-from runtime.blocks.errors import BlockInputError
-from runtime.blocks.packs.pack import Pack
-from runtime.blocks.values import BlockValue
+from runtime.blocks.api import Block, BlockingContext, BlockInputError, BlockValidateContext, BlockValue, Pack, once
 
 
 class {cls}(Block, type_id="{name}", input=once("string"), output=once("string"), side_effects="none"):
@@ -54,7 +49,7 @@ _TEST: Final = '''\
 
 from {name} import {cls}
 
-from runtime.blocks.testing import run_block_for_test
+from runtime.blocks.api import run_block_for_test
 
 
 def test_it_marks_a_text() -> None:

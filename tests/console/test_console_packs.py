@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from console.cli import main
+from console.model.home import preview_rows, untrusted_line
 from runtime.blocks.packs.folders import pack_digest
 from runtime.blocks.wire import FrameType, frame
+from runtime.host.api import MissionInfo, MissionPack
 from tests.support.packs import HEALTHY, write_pack
 from tests.support.sandboxing import denied
 
@@ -172,6 +175,27 @@ def test_building_mends_a_broken_manifest_and_leaves_a_good_one_when_the_code_is
     (home / "pack.bin").write_bytes(b"junk")
     assert deck("packs", "build", str(home))[0] == 0
     assert (home / "pack.bin").read_bytes() == good
+
+
+def test_a_mission_shows_the_packs_it_uses_and_whether_they_are_trusted() -> None:
+    packs = [MissionPack(name=name, version="1", path=f"/m/{name}", digest="sha256:00") for name in ("a", "b")]
+    mission = MissionInfo(name="m", path="/m", packs=(replace(packs[0], trust="confined"), packs[1]))
+    shown = ["".join(text for text, _ in row) for row in preview_rows(mission)]
+    assert "packs     a 1: trusted, in a confined process" in shown
+    assert "          b 1: nobody trusts it, so a launch is refused" in shown
+    assert untrusted_line(mission).endswith("quarterdeck packs trust /m/b")
+    assert untrusted_line(replace(mission, packs=mission.packs[:1])) == ""
+
+
+def test_plan_says_that_a_pack_is_not_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pack(tmp_path / "blocks" / "sample", "sample", HEALTHY)
+    (tmp_path / "mission.yaml").write_text(
+        "mission: m\nversion: '1'\nworkspace: {kind: none}\nblocks: {say: {type: sample_shout}}\n"
+    )
+    assert main(["plan", str(tmp_path), "--store", str(tmp_path / "store")]) == 0
+    told = capsys.readouterr()
+    assert "pack sample 1.0: nobody trusts it" in told.out
+    assert f"quarterdeck packs trust {tmp_path / 'blocks' / 'sample'}" in told.err
 
 
 def test_the_schema_of_a_mission_knows_the_packs_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

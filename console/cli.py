@@ -504,7 +504,7 @@ def _authoring_verbs(verbs: Any) -> None:
         "quarterdeck graph sample_missions/hello --format mermaid",
         authoring.graph,
     )
-    graph.add_argument("path", metavar="MISSION", help="mission file, or folder holding mission.yaml")
+    graph.add_argument("path", metavar="PATH", help="mission file, or folder holding mission.yaml")
     graph.add_argument(
         "--format", choices=("text", "mermaid", "json"), default="text", help="the picture's form (default: text)"
     )

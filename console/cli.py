@@ -72,6 +72,8 @@ def report_error(error: QuarterdeckError, *, as_json: bool) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command-line surface."""
+    from console.verbs import packs
+
     parser = argparse.ArgumentParser(
         prog="quarterdeck",
         description="Launch, watch, cancel, resume and verify missions. Without a verb: open the console.",
@@ -89,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     _evidence_verbs(verbs)
     _reading_verbs(verbs)
     _bundle_verbs(verbs)
-    _pack_verbs(verbs)
+    packs.add_verbs(verbs, _verb)
     _authoring_verbs(verbs)
     return parser
 
@@ -475,62 +477,6 @@ def _verifying_verbs(verbs: Any) -> None:
     proof.add_argument("--output", "-o", metavar="FILE", help="target file (default: stdout)")
 
 
-def _pack_verbs(verbs: Any) -> None:
-    from console.verbs import packs
-
-    group = _verb(
-        verbs,
-        "packs",
-        "Packs of blocks beside missions: what there is, and whose code may run (default: list).",
-        "quarterdeck packs list blocks",
-        packs.show,
-    )
-    group.set_defaults(directory=None)
-    inner = group.add_subparsers(dest="packs_verb", metavar="VERB")
-    listed = _verb(
-        inner,
-        "list",
-        "List packs with trust, and why one would not be loaded; runs none of their code.",
-        "quarterdeck packs list my-mission/blocks",
-        packs.show,
-    )
-    verify = _verb(
-        inner,
-        "verify",
-        "The same, with trusted code imported in a confined process. Exit 1 when a pack would not be loaded.",
-        "quarterdeck packs verify my-mission/blocks",
-        packs.verify,
-    )
-    for verb in (listed, verify):
-        verb.add_argument("directory", metavar="DIR", nargs="?", help="folder of packs (default: blocks)")
-    trust = _verb(
-        inner,
-        "trust",
-        "Let missions run the code of a pack as it is now; a changed one needs trust anew.",
-        "quarterdeck packs trust my-mission/blocks/weather",
-        packs.trust,
-    )
-    trust.add_argument("path", metavar="PATH", help="the pack's folder")
-    trust.add_argument("--in-process", action="store_true", help="inside this program, where nothing confines it")
-    trust.add_argument("--yes", action="store_true", help="agree without being asked")
-    untrust = _verb(
-        inner,
-        "untrust",
-        "Take trust in a pack back.",
-        "quarterdeck packs untrust my-mission/blocks/weather",
-        packs.untrust,
-    )
-    untrust.add_argument("pack", metavar="PATH|DIGEST", help="the pack's folder, or the digest that was trusted")
-    export = _verb(
-        inner,
-        "export",
-        "Write the built-in blocks as a pack.",
-        "quarterdeck packs export blocks",
-        packs.export,
-    )
-    export.add_argument("directory", metavar="DIR", help="folder to write it into")
-
-
 def _authoring_verbs(verbs: Any) -> None:
     from console.verbs import authoring, doctor
 
@@ -558,7 +504,7 @@ def _authoring_verbs(verbs: Any) -> None:
         "quarterdeck graph sample_missions/hello --format mermaid",
         authoring.graph,
     )
-    graph.add_argument("path", metavar="MISSION", help="mission file, or folder holding mission.yaml")
+    graph.add_argument("path", metavar="PATH", help="mission file, or folder holding mission.yaml")
     graph.add_argument(
         "--format", choices=("text", "mermaid", "json"), default="text", help="the picture's form (default: text)"
     )

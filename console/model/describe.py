@@ -64,7 +64,7 @@ def _signal(entry: _Entry) -> str:
 
 
 def _step(entry: _Entry) -> str:
-    attempt = f" attempt {entry['attempt']}" if entry.get("attempt", 1) != 1 else ""
+    attempt = "".join(f" {word} {entry[word]}" for word in ("tick", "attempt") if entry.get(word, 1) != 1)
     code = f"  {entry['code']}" if entry.get("code") else ""
     expected = " (expected)" if entry.get("accepted") else ""
     if entry.get("reused_from"):

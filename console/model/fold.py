@@ -60,6 +60,8 @@ _TURN_STATES: Final = {
     "abort": "Terminal",
     "close": "Closed",
 }
+#: The block type that is built in to begin a recurring run.
+_RECURRING: Final = "cron"
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class StepRow:
     completed_at: str | None = None
     operation: str | None = None
     reused_from: str | None = None
+    tick: int = 1
 
 
 @dataclass(slots=True)
@@ -196,6 +199,8 @@ class RunState:
     tries_dropped: int = 0
     writes: deque[Write] = field(default_factory=lambda: deque(maxlen=WRITES_KEPT))
     last_at: str = ""
+    tick: int = 1
+    """How often the run has begun anew; only recurring ones come beyond the first."""
     revision: int = 0
     marks: dict[Part, int] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0))
     _ranked: list[str] = field(default_factory=list)
@@ -249,6 +254,11 @@ class RunState:
     def missing(self) -> bool:
         """True while the store holds entries of this run that were not read yet."""
         return self.behind > self.last_seq
+
+    @property
+    def recurring(self) -> bool:
+        """Does it go on until it is stopped? Blocks of packs show it only once the first tick is over."""
+        return self.tick > 1 or any(node.block_type == _RECURRING and not node.after for node in self.nodes)
 
     @property
     def far_behind(self) -> bool:
@@ -415,7 +425,9 @@ def _step_started(state: RunState, event: EntryAppended, entry: Mapping[str, Any
     row.reused_from = entry.get("reused_from")
     if row.reused_from is None:
         state.attempts[row.lane] = state.attempts.get(row.lane, 0) + 1
-    state._begin_attempt(event, row, int(entry.get("tick", 1)))
+    row.tick = int(entry.get("tick", 1))
+    state.tick = max(state.tick, row.tick)
+    state._begin_attempt(event, row, row.tick)
     state._given[row.step_id] = (entry.get("inputs") or {}).get("value")
     state.touch("steps", "lanes")
 

@@ -22,7 +22,7 @@ from runtime.events.facts import (
     WatchesChanged,
     WatchState,
 )
-from runtime.host.api import MissionInfo
+from runtime.host.api import MissionInfo, MissionPack
 
 RUNS_KEPT: Final = 5000
 LOOKED_UP_KEPT: Final = 64
@@ -345,6 +345,14 @@ def _mission_row(mission: MissionInfo, last: RunSummary | None, width: int) -> R
     return (piece(f"{mission.name:<{width}}  "), state)
 
 
+#: How the code of a pack may run, in words.
+PACK_TRUST: Final[dict[str, tuple[str, Role]]] = {
+    "none": ("nobody trusts it, so a launch is refused", "bad"),
+    "confined": ("trusted, in a confined process", "plain"),
+    "in_process": ("trusted, inside this program", "warn"),
+}
+
+
 def preview_rows(mission: MissionInfo) -> list[Row]:
     """What a mission is and may touch, for the preview beside the list."""
     rows: list[Row] = [(piece(mission.name, "accent"), piece(f"  v{mission.version}", "dim"))]
@@ -370,6 +378,10 @@ def preview_rows(mission: MissionInfo) -> list[Row]:
             *((("watch", ", ".join(mission.watch)),) if mission.watch else ()),
         )
     )
+    rows.extend(
+        (piece(f"{'packs':<10}" if index == 0 else " " * 10, "dim"), _pack(pack))
+        for index, pack in enumerate(mission.packs)
+    )
     rows.append(())
     rows.append((piece(f"blocks ({len(mission.nodes)})", "dim"),))
     rows.extend(
@@ -382,6 +394,17 @@ def preview_rows(mission: MissionInfo) -> list[Row]:
         for node in mission.nodes
     )
     return rows
+
+
+def _pack(pack: MissionPack) -> Piece:
+    words, role = PACK_TRUST[pack.trust]
+    return piece(f"{pack.name} {pack.version}: {words}", role)
+
+
+def untrusted_line(mission: MissionInfo) -> str:
+    """Why a launch would be refused, and what to do; empty when every pack it uses is trusted."""
+    paths = [pack.path for pack in mission.packs if pack.trust == "none"]
+    return f"nobody trusts a pack it uses; look at it, then: quarterdeck packs trust {paths[0]}" if paths else ""
 
 
 def _budget(micros: int) -> str:

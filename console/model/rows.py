@@ -89,6 +89,9 @@ def notice_row(state: RunState) -> Row:
     if run.resumable:
         return (piece(f"{RESUMABLE_GLYPH} nobody holds this run.  ", "warn"), piece("r resume  x cancel", "accent"))
     cause: Row = (piece("cause  ", "dim"), piece(f"{run.cause}   ")) if run.cause else ()
+    if run.status is RunStatus.RUNNING and state.recurring:
+        told = piece(f"recurring, tick {state.tick}   ", "dim")
+        return (*cause, told, piece("s end after this tick  x cancel", "accent"))
     if run.status.value in ("failed", "timed_out", "refused"):
         return (
             piece("✗ ", "bad"),
@@ -172,6 +175,8 @@ def step_row(row: StepRow, width: int, *, held: bool = True) -> Row:
         notes.append(f"attempt {row.attempt}")
     if row.visit > 1:
         notes.append(f"visit {row.visit}")
+    if row.tick > 1:
+        notes.append(f"tick {row.tick}")
     word = REUSED_WORD if reused else "expected" if row.accepted else row.status
     return (
         piece(f"{glyph(row.status, accepted=row.accepted, reused=reused)} ", role),

@@ -18,6 +18,7 @@ from textual.widget import Widget
 from textual.widgets import Checkbox, Input, Label, Select
 
 from console.model.estimates import confidence_line, expected_line
+from console.model.home import untrusted_line
 from console.model.safe import safe
 from console.model.words import status_word
 from runtime.events.facts import RunSummary
@@ -65,7 +66,7 @@ class LaunchScreen(ModalScreen[None]):
                 )
                 yield self._field(item)
             yield Label("", id="launch-problem", classes="problem", markup=False)
-            yield Label("enter or ctrl+s start   esc back", markup=False, classes="keys")
+            yield Label(self._keys(), markup=False, classes="keys")
 
     def _heading(self) -> Iterator[Widget]:
         """What the mission is about; for another run, which one it follows and from where."""
@@ -78,6 +79,11 @@ class LaunchScreen(ModalScreen[None]):
         yield Label(safe(FROM_TEXT), markup=False, classes="field")
         steps = [(Content("the start"), ""), *((Content(safe(step)), step) for step in again.steps)]
         yield Select(steps, id="from-step", value=again.step or "", allow_blank=False)
+
+    def _keys(self) -> str:
+        """On a list of choices enter opens it, and some sheets begin with one."""
+        begins = self._again is not None or any(item.choices for item in self._mission.inputs[:1])
+        return "ctrl+s start   enter opens a list   esc back" if begins else "enter or ctrl+s start   esc back"
 
     def _field(self, item: InputInfo) -> Input | Checkbox | Select[Any]:
         name = f"input-{item.name}"
@@ -104,11 +110,13 @@ class LaunchScreen(ModalScreen[None]):
         shown = self.query_one("#launch-expected", Label)
         expected = "expected" if self._again is None else "expected from the start"
         try:
-            found = await cast("ConsoleApp", self.app).deck.estimate(self._mission.path)
+            deck = cast("ConsoleApp", self.app).deck
+            untrusted = untrusted_line(await deck.mission(self._mission.path))
+            found = await deck.estimate(self._mission.path)
         except QuarterdeckError as error:
             shown.update(safe(f"{expected}: cannot be told: {error.message}"))
             return
-        lines = [f"{expected}: {expected_line(found)}", confidence_line(found), *found.notes]
+        lines = [f"{expected}: {expected_line(found)}", confidence_line(found), *found.notes, untrusted]
         shown.update("\n".join(safe(line) for line in lines if line))
 
     def _values(self) -> Mapping[str, Any]:

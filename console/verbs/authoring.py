@@ -22,11 +22,8 @@ async def lint(options: argparse.Namespace) -> int:
     else:
         for item in problems:
             print(problem_text(item))
-        say(
-            f"{options.path}: {len(errors)} errors, {len(problems) - len(errors)} warnings"
-            if problems
-            else f"{options.path}: ok"
-        )
+        counted = f"{_count(len(errors), 'error')}, {_count(len(problems) - len(errors), 'warning')}"
+        say(f"{options.path}: {counted if problems else 'ok'}")
     return Exit.USAGE if errors else Exit.OK
 
 
@@ -68,7 +65,8 @@ async def init(options: argparse.Namespace) -> int:
         advice = f"next: quarterdeck lint {created[0]} && quarterdeck run {created[0]}"
     elif words[0] == "block" and len(words) < 4:
         created = await asyncio.to_thread(create_block, words[1], Path(words[2] if len(words) > 2 else "."))
-        advice = f"next: pytest {created[0].parent}"
+        home = created[0].parent
+        advice = f"next: pytest {home}; after each change of what it declares: quarterdeck packs build {home}"
     else:
         raise QuarterdeckError(
             "INIT_WORDS", "init takes [DIR], or block NAME [DIR]", hint="see quarterdeck init --help"
@@ -80,3 +78,7 @@ async def init(options: argparse.Namespace) -> int:
             print(safe(path))
         say(advice)
     return Exit.OK
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

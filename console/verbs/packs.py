@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from console.model.safe import safe
 from console.verbs.output import plain, print_json, say
@@ -16,6 +17,8 @@ from runtime.host.api import Exit
 
 if TYPE_CHECKING:
     from runtime.host.packs import PackFacts
+
+_BUILT: Final = ("path", "name", "version", "digest", "types")
 
 
 async def show(options: argparse.Namespace) -> int:
@@ -69,6 +72,21 @@ async def untrust(options: argparse.Namespace) -> int:
     return Exit.OK if ack.done else Exit.FAILED
 
 
+async def build(options: argparse.Namespace) -> int:
+    """``--json``: path, name, version, digest, types. Runs the pack's code; exit 2 when it is none."""
+    from runtime.host.packs import build_pack
+
+    with contextlib.redirect_stdout(sys.stderr):  # what the author's code prints is no data of ours
+        pack = await asyncio.to_thread(build_pack, _absolute(options.path), options.module, options.symbol)
+    if options.json:
+        print_json({key: value for key, value in plain(pack).items() if key in _BUILT})
+        return Exit.OK
+    print(safe(f"{pack.path}: {pack.name} {pack.version}, blocks {', '.join(pack.types)}"))
+    print(pack.digest)
+    say(f"next: quarterdeck packs trust {options.path}")
+    return Exit.OK
+
+
 async def export(options: argparse.Namespace) -> int:
     """``--json``: path. Writes the built-in pack as a folder; an existing one is never overwritten."""
     from runtime.host.packs import export_packs
@@ -81,6 +99,66 @@ async def export(options: argparse.Namespace) -> int:
     return Exit.OK
 
 
+def add_verbs(verbs: Any, verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """``packs`` and its verbs, each made by ``verb`` as `console.cli` makes them."""
+    group = verb(
+        verbs,
+        "packs",
+        "Packs of blocks beside missions: what there is, and whose code may run (default: list).",
+        "quarterdeck packs list my-mission",
+        show,
+    )
+    group.set_defaults(directory=None)
+    inner = group.add_subparsers(dest="packs_verb", metavar="VERB")
+    for name, summary, run in (
+        ("list", "List packs with trust, and why one would not be loaded; runs none of their code.", show),
+        (
+            "verify",
+            "The same, with trusted code imported in a confined process. Exit 1 when a pack would not be loaded.",
+            verify,
+        ),
+    ):
+        listing = verb(inner, name, summary, f"quarterdeck packs {name} my-mission", run)
+        listing.add_argument(
+            "directory",
+            metavar="DIR",
+            nargs="?",
+            help="folder of packs, or of a mission or one pack (default: blocks)",
+        )
+    building = verb(
+        inner,
+        "build",
+        "Write pack.bin, which says what a pack's blocks declare. Runs the pack's code: for its author.",
+        "quarterdeck packs build my-mission/blocks/weather",
+        build,
+    )
+    building.add_argument("path", metavar="PATH", help="the pack's folder")
+    building.add_argument(
+        "--module", metavar="M", help="module of the pack object (default: as before, or PATH's name)"
+    )
+    building.add_argument("--symbol", metavar="S", help="its name in that module (default: as before, or PACK)")
+    trusting = verb(
+        inner,
+        "trust",
+        "Let missions run the code of a pack as it is now; a changed one needs trust anew.",
+        "quarterdeck packs trust my-mission/blocks/weather",
+        trust,
+    )
+    trusting.add_argument("path", metavar="PATH", help="the pack's folder")
+    trusting.add_argument("--in-process", action="store_true", help="inside this program, where nothing confines it")
+    trusting.add_argument("--yes", action="store_true", help="agree without being asked")
+    verb(
+        inner,
+        "untrust",
+        "Take trust in a pack back.",
+        "quarterdeck packs untrust my-mission/blocks/weather",
+        untrust,
+    ).add_argument("pack", metavar="PATH|DIGEST", help="the pack's folder, or the digest that was trusted")
+    verb(
+        inner, "export", "Write the built-in blocks as a pack.", "quarterdeck packs export blocks", export
+    ).add_argument("directory", metavar="DIR", help="folder to write it into")
+
+
 def _absolute(path: str) -> Path:
     return Path(path).absolute()
 
@@ -90,6 +168,8 @@ def _folder(options: argparse.Namespace) -> Path | None:
 
 
 def _print(packs: Sequence[PackFacts], options: argparse.Namespace) -> None:
+    from runtime.host.packs import remedy
+
     if options.json:
         print_json({"packs": [{**plain(pack), "loaded": pack.loaded} for pack in packs]})
         return
@@ -100,6 +180,8 @@ def _print(packs: Sequence[PackFacts], options: argparse.Namespace) -> None:
             print(safe(f"    blocks {', '.join(pack.types)}"))
         if pack.code is not None:
             print(safe(f"    {pack.code}: {pack.message}"))
+            if hint := remedy(pack.code, pack.path):
+                print(safe(f"    {hint}"))
     if not packs:
         say("no packs")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from console.model.estimates import confidence_line, expected_line, step_cells
+from console.model.home import PACK_TRUST, untrusted_line
 from console.model.safe import safe
 from console.verbs.output import plain, print_json, print_table, problem_text, say
 from console.verbs.running import absolute, deck_for
@@ -30,6 +31,10 @@ async def plan(options: argparse.Namespace) -> int:
         return Exit.OK
     print(f"{safe(mission.name)} v{safe(mission.version)}  {safe(mission.description)}")
     print(f"works in: {safe(mission.workspace)}")
+    for pack in mission.packs:
+        print(f"pack {safe(pack.name)} {safe(pack.version)}: {PACK_TRUST[pack.trust][0]}")
+    if told := untrusted_line(mission):
+        say(told)
     steps = {step.node_id: step for step in found.steps}
     print_table(
         ("BLOCK", "TYPE", "AFTER", "EXPECTED TIME", "COST", "CALLS"),

@@ -2,7 +2,7 @@
 
 The data is::
 
-    {"name", "discipline": "dataflow" | "routed", "entry", "output_node", "input", "output", "max_steps",
+    {"name", "discipline": "dataflow" | "routed", "entry", "output_node", "input", "output", "max_steps", "max_parallel",
      "nodes": [{"name", "type", "title", "input", "output", "side_effects", "timeout", "reads", "store_as", "accept",
                 "fallback", "optional", "lane", "workflow"?: {… the same of a nested workflow}}],
      "links": [{"source", "target", "pick", "as"}],
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 #: Longest label in a picture, in characters.
 MAX_LABEL: Final = 120
+_MAPPING: Final = "map_over"
 
 
 def describe(workflow: Workflow) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def describe(workflow: Workflow) -> dict[str, Any]:
         "input": str(workflow.input_contract),
         "output": str(workflow.output_contract),
         "max_steps": workflow.max_steps,
+        "max_parallel": workflow.max_parallel,
         "nodes": [_node(workflow, node) for node in wiring.nodes.values()],
         "links": [
             {"source": edge.source, "target": edge.target, "pick": edge.pick, "as": edge.as_} for edge in wiring.edges
@@ -57,9 +59,10 @@ def describe(workflow: Workflow) -> dict[str, Any]:
 
 def _node(workflow: Workflow, node: Node) -> dict[str, Any]:
     block = node.variant()
+    kind = block.spec.type_id
     picture: dict[str, Any] = {
         "name": node.name,
-        "type": "workflow" if block.is_workflow else block.spec.type_id,
+        "type": "workflow" if block.is_workflow and kind != _MAPPING else kind,
         "title": block.block_name if block.is_workflow else block.spec.display_name,
         "input": str(block.input_contract),
         "output": str(effective_output(workflow.wiring, node)),
@@ -98,7 +101,7 @@ def _chart(data: Mapping[str, Any], prefix: str, indent: str) -> Iterator[str]:
     for node in data["nodes"]:
         own = ids[node["name"]]
         if "workflow" in node and node["workflow"]["nodes"]:
-            yield f"{indent}subgraph {own}[{_quoted(node['name'])}]"
+            yield f"{indent}subgraph {own}[{_quoted(node['name'], *_mapping(node))}]"
             yield from _chart(node["workflow"], f"{own}_", indent + "    ")
             yield f"{indent}end"
             continue
@@ -108,6 +111,11 @@ def _chart(data: Mapping[str, Any], prefix: str, indent: str) -> Iterator[str]:
         if source in ids and target in ids:
             arrow = "-.->" if dotted else "-->"
             yield f"{indent}{ids[source]} {arrow}{f'|{_quoted(label)}|' if label else ''} {ids[target]}"
+
+
+def _mapping(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of a composite that runs what is in it once per item: its kind, and how many at once."""
+    return (f"{_MAPPING}, {node['workflow']['max_parallel']} at once",) if node["type"] == _MAPPING else ()
 
 
 def _quoted(*parts: str) -> str:
@@ -157,7 +165,8 @@ def _nodes(data: Mapping[str, Any], indent: str) -> Iterator[str]:
     arrows = list(_arrows(data))
     for node in data["nodes"]:
         mark = "* " if node["name"] == data["entry"] else "- "
-        yield f"{indent}{mark}{plain_label(node['name'])} [{node['type']}] {_contracts(node)}"
+        kind = "".join(_mapping(node)) if "workflow" in node else ""
+        yield f"{indent}{mark}{plain_label(node['name'])} [{kind or node['type']}] {_contracts(node)}"
         if "workflow" in node:
             yield from _nodes(node["workflow"], indent + "    | ")
         for source, target, label, dotted in arrows:

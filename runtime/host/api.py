@@ -62,6 +62,17 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MissionPack:
+    """A pack a mission uses, as it is now. ``trust`` is none, confined or in_process: with none a launch is refused."""
+
+    name: str
+    version: str
+    path: str
+    digest: str
+    trust: str = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MissionInfo:
     """One mission of the catalogue. ``problems`` is non-empty when the file does not load."""
 
@@ -75,6 +86,7 @@ class MissionInfo:
     workspace: str = "none"
     watch: tuple[str, ...] = ()
     """Patterns of the files whose changes rerun it; empty when it declares none."""
+    packs: tuple[MissionPack, ...] = ()
     problems: tuple[Problem, ...] = ()
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from runtime.blocks.packs.export import write_manifest
 from runtime.blocks.packs.folders import MANIFEST_FILE
 from runtime.kernel.errors import QuarterdeckError
+from runtime.missions.types import default_registry, shapes
 
 #: What a type id, a Python module and a folder may all be called.
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
@@ -22,12 +23,7 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from runtime.blocks.block import Block
-from runtime.blocks.contexts import BlockingContext, BlockValidateContext
-from runtime.blocks.contracts import once
-from runtime.blocks.errors import BlockInputError
-from runtime.blocks.packs.pack import Pack
-from runtime.blocks.values import BlockValue
+from runtime.blocks.api import Block, BlockingContext, BlockInputError, BlockValidateContext, BlockValue, Pack, once
 
 
 class {cls}(Block, type_id="{name}", input=once("string"), output=once("string"), side_effects="none"):
@@ -53,7 +49,7 @@ _TEST: Final = '''\
 
 from {name} import {cls}
 
-from runtime.blocks.testing import run_block_for_test
+from runtime.blocks.api import run_block_for_test
 
 
 def test_it_marks_a_text() -> None:
@@ -77,6 +73,8 @@ def create_block(name: str, folder: Path) -> list[Path]:
             f"{name!r} cannot name a block",
             hint="use lower-case letters, digits and _, beginning with a letter, and no word of Python's own",
         )
+    if name in shapes(default_registry()):
+        raise QuarterdeckError("INIT_NAME", f"{name} is a block type that is built in", hint="choose another name")
     home = folder / "blocks" / name
     words = {"name": name, "cls": "".join(part.capitalize() for part in name.split("_")), "folder": home.as_posix()}
     files = write_new({home / f"{name}.py": _BLOCK.format(**words), home / f"test_{name}.py": _TEST.format(**words)})

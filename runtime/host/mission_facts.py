@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from runtime.host.api import InputInfo, MissionInfo
+from runtime.host.api import InputInfo, MissionInfo, MissionPack
 from runtime.host.authoring import problem_of
 from runtime.missions.catalogue import Catalogue, CatalogueEntry
 from runtime.missions.loader import Mission, load
@@ -13,7 +13,7 @@ from runtime.missions.problems import MissionInvalid, MissionProblem
 
 
 class MissionFacts:
-    """Blocking; one instance remembers what its folders held."""
+    """Blocking; one instance remembers what its folders held. Whom a store trusts is not known here."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._catalogue = Catalogue(folders)
@@ -60,6 +60,10 @@ def _info(mission: Mission) -> MissionInfo:
         envelope=mission.envelope.record(),
         workspace=_workspace_words(mission),
         watch=() if spec.watch is None else spec.watch.paths,
+        packs=tuple(
+            MissionPack(name=pack.name, version=pack.version, path=pack.path, digest=pack.digest)
+            for pack in mission.packs
+        ),
     )
 
 

@@ -10,9 +10,11 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from runtime.blocks.errors import BlockError
-from runtime.blocks.packs.folders import read_folder
+from runtime.blocks.packs.folders import MANIFEST_FILE, read_folder
+from runtime.blocks.packs.manifest import PackManifest
 from runtime.blocks.packs.members import written
 from runtime.blocks.packs.report import FoundPack, SkippedPack, Trust
 from runtime.execution.pack_process import ProcessLink
@@ -26,6 +28,14 @@ from runtime.kernel.clock import SystemClock
 from runtime.kernel.errors import QuarterdeckError, Refused, StorageError
 from runtime.missions.packs import BLOCKS, has_packs, types_in
 from runtime.storage.store import Store
+
+#: A manifest that was damaged, or made for another program or for other code.
+_MANIFEST: Final = frozenset(
+    {
+        *("plugin.bad_magic", "plugin.truncated", "plugin.checksum", "plugin.bad_encoding", "plugin.bad_frame"),
+        *("plugin.abi_mismatch", "plugin.manifest_invalid"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +63,7 @@ def look_at(folder: Path) -> PackFacts:
         read = read_folder(folder)
         manifest = read.read_manifest()
     except BlockError as error:
-        raise Refused(error.code, error.message, where=written(str(folder))) from None
+        raise _refused(error, folder, remedy(error.code, written(str(folder)))) from None
     return PackFacts(
         path=str(folder),
         name=manifest.name,
@@ -61,6 +71,47 @@ def look_at(folder: Path) -> PackFacts:
         digest=read.digest,
         types=manifest.type_ids,
     )
+
+
+def build_pack(folder: Path, module: str | None = None, symbol: str | None = None) -> PackFacts:
+    """Write the manifest of the pack in ``folder`` anew; returns what it is then. Runs its code: for its author.
+
+    ``module`` and ``symbol`` are those of the manifest that is there; without one that can be read, the module is called
+    like the folder and the symbol ``PACK``. Raises `Refused` with a ``plugin.*`` or ``definition.*`` code for code that
+    is no pack, `QuarterdeckError` ``PACK_BUILD`` when nothing can be written.
+    """
+    from runtime.blocks.packs.export import write_manifest  # reads the sources of the built-ins
+
+    try:
+        known = _written(folder)
+        module = module or (folder.name.replace("-", "_") if known is None else known.module)
+        write_manifest(folder, module, symbol or ("PACK" if known is None else known.symbol))
+    except BlockError as error:
+        hint = "--module and --symbol say where the pack object is" if error.code == "plugin.missing_symbol" else ""
+        raise _refused(error, folder, hint) from None
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise QuarterdeckError("PACK_BUILD", f"cannot write {error.filename or folder}: {why}") from None
+    return look_at(folder)
+
+
+def _written(folder: Path) -> PackManifest | None:
+    """The manifest that is there, if it can be read: a broken one is what building mends."""
+    read = read_folder(folder)
+    try:
+        return None if read.manifest is None else read.read_manifest()
+    except BlockError:
+        return None
+
+
+def remedy(code: str, path: str) -> str:
+    """What helps against a broken manifest; nothing for other codes."""
+    return f"its author makes pack.bin anew with: quarterdeck packs build {path}" if code in _MANIFEST else ""
+
+
+def _refused(error: BlockError, folder: Path, hint: str) -> Refused:
+    place = written(str(folder))
+    return Refused(error.code, error.message, where="" if place in error.message else place, hint=hint)
 
 
 async def list_packs(folder: Path | None, store: str | None) -> tuple[PackFacts, ...]:
@@ -117,10 +168,27 @@ async def _listed(folder: Path | None, store: str | None) -> tuple[tuple[PackFac
         # Trusted with this process or not, nothing is imported here.
         return Trust.NONE if trust.of(digest) is Trust.NONE else Trust.CONFINED
 
-    report = (await asyncio.to_thread(types_in, (folder or Path(BLOCKS),), trust=of)).report
+    home, only = _home(folder)
+    report = (await asyncio.to_thread(types_in, (home,), trust=of)).report
     loaded = [pack for pack in report.loaded if pack.digest]
     facts = [*(_of_loaded(pack, trust) for pack in loaded), *(_of_skipped(pack, trust) for pack in report.skipped)]
-    return _by_path(facts), {str(pack.path): _place(pack) for pack in loaded}
+    wanted = (item for item in facts if only is None or item.path == str(only))
+    return _by_path(wanted), {str(pack.path): _place(pack) for pack in loaded}
+
+
+def _home(folder: Path | None) -> tuple[Path, Path | None]:
+    """The folder of packs that is meant, and the one pack of it that is: a pack's own folder and a mission's will do.
+
+    Raises `QuarterdeckError` ``PACK_FOLDER``.
+    """
+    if folder is None:
+        return Path(BLOCKS), None
+    if not folder.is_dir():
+        raise QuarterdeckError("PACK_FOLDER", f"{folder} is no folder", hint="name a folder of packs, such as blocks")
+    if (folder / MANIFEST_FILE).is_file():
+        return folder.parent, folder
+    beside = folder / BLOCKS
+    return (beside if beside.is_dir() and not (beside / MANIFEST_FILE).exists() else folder), None
 
 
 def _by_path(facts: Iterable[PackFacts]) -> tuple[PackFacts, ...]:

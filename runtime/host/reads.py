@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -95,10 +96,19 @@ class StoreReads:
         return await self._store.holder()
 
     async def missions(self) -> tuple[MissionInfo, ...]:
-        return await asyncio.to_thread(self._missions.all)
+        return tuple([await self._trusting(item) for item in await asyncio.to_thread(self._missions.all)])
 
     async def mission(self, path: str) -> MissionInfo:
-        return await asyncio.to_thread(self._missions.one, Path(path))
+        return await self._trusting(await asyncio.to_thread(self._missions.one, Path(path)))
+
+    async def _trusting(self, mission: MissionInfo) -> MissionInfo:
+        """With the store's trust in the packs it uses, if it uses some."""
+        if not mission.packs:
+            return mission
+        from runtime.host.pack_trust import PackTrust
+
+        trust = PackTrust(await self.trusted_packs())
+        return replace(mission, packs=tuple(replace(pack, trust=trust.of(pack.digest).value) for pack in mission.packs))
 
     async def estimate(self, path: str) -> MissionEstimate:
         # As with the list of missions: their loader comes with it.

@@ -85,7 +85,7 @@ def _absent(draft: Draft, block_type: str) -> tuple[str, str]:
             return f"{text}: the pack {pack.name} was skipped, {pack.code}: {pack.message}", "quarterdeck packs list"
     unread = [f"{pack.path} ({pack.code})" for pack in draft.skipped if not pack.type_ids]
     if unread:
-        return text, f"packs that could not be read: {', '.join(unread[:_UNREAD])}"
+        return text, f"packs that could not be read: {', '.join(unread[:_UNREAD])}; quarterdeck packs list says why"
     return text, did_you_mean(block_type, draft.types)
 
 

@@ -32,7 +32,7 @@ _ANYTHING = multiple()
 _OUTPUTS = once("map")
 
 
-class MapItems(MapOver, _engine=True, local=True):
+class MapItems(MapOver, _engine=True, type_id="map_over", local=True):
     """Maps the list its ``items`` name; what links deliver only comes before it."""
 
     def __init__(self, each: Block, *, items: Any, values: Values, keys: tuple[str, ...], **settings: Any) -> None:

@@ -28,7 +28,7 @@ KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One parameter. ``kinds`` are keys of `KINDS`."""
+    """One parameter. ``kinds`` are keys of `KINDS`; ``default`` is for editors, None where there is none to tell."""
 
     name: str
     kinds: tuple[str, ...]
@@ -36,6 +36,7 @@ class Param:
     required: bool = False
     references: bool = True
     choices: tuple[Any, ...] = ()
+    default: Any = None
 
     def fits(self, value: object) -> bool:
         if isinstance(value, bool) and not {"boolean", "any"} & set(self.kinds):

@@ -90,6 +90,8 @@ def _block(name: str, shape: Shape, common: Mapping[str, Any]) -> dict[str, Any]
 
 def _param(param: Param) -> dict[str, Any]:
     described: dict[str, Any] = {"description": param.description}
+    if param.default not in (None, ""):
+        described["default"] = param.default
     if "any" in param.kinds:
         return described
     own: dict[str, Any] = {"enum": list(param.choices)} if param.choices else {"type": _types(param.kinds)}

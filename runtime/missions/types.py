@@ -60,6 +60,7 @@ def _param(type_id: str, item: ConfigField) -> Param:
         required=item.required,
         references=(type_id, item.name) not in _CODE,
         choices=item.choices,
+        default=None if item.required or item.secret else item.default,
     )
 
 

@@ -7,6 +7,7 @@ import re
 from runtime.blocks.conditions import case, otherwise, when
 from runtime.blocks.contracts import multiple, once
 from runtime.blocks.describe import mermaid, text
+from runtime.blocks.map_over import map_over
 from runtime.blocks.workflow import Workflow
 from tests.support.blocks_kit import failing, step
 
@@ -105,6 +106,12 @@ def test_named_links_say_their_name() -> None:
     assert '-->|"as x"|' in drawn
     assert '-->|"as y"|' in drawn
     assert [link["as"] for link in workflow.describe()["links"]] == [None, "x", None, "y"]
+
+
+def test_what_maps_says_so_and_how_many_at_once() -> None:
+    workflow = Workflow("w").link(step("a"), map_over(step("s"), name="many", max_parallel=3))
+    assert "  - many [map_over, 3 at once] once list -> once list\n      | * each [step]" in text(workflow.describe())
+    assert 'subgraph n1["many<br>map_over#44; 3 at once"]' in mermaid(workflow.describe())
 
 
 def test_foreign_text_cannot_leave_its_label() -> None:

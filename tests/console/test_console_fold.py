@@ -9,7 +9,7 @@ from console.model.detail import step_pane
 from console.model.fold import JOURNAL_TAIL, LOG_TAIL, RunState
 from console.model.home import HomeState, title_text
 from console.model.reasons import run_reason
-from console.model.rows import lane_rows
+from console.model.rows import lane_rows, notice_row, step_row
 from runtime.events.facts import (
     Escalation,
     Finding,
@@ -46,6 +46,17 @@ def test_steps_follow_their_entries() -> None:
         ("propose", "running"),
         ("apply", "pending"),
     ]
+
+
+def test_a_recurring_run_tells_its_tick_and_how_to_end_it() -> None:
+    state = begin()
+    state.apply(started(0, "red"))
+    assert not state.recurring
+    assert notice_row(state) == ()
+    state.apply_all([finished(1, "red", "completed"), started(2, "red", tick=2)])
+    assert "".join(text for text, _ in notice_row(state)) == "recurring, tick 2   s end after this tick  x cancel"
+    assert "tick 2" in step_row(state.steps["red"], 3)[-1][0]
+    assert state.journal[-1].text == "step running  red tick 2"
 
 
 def test_steps_inside_a_composite_stand_below_it_items_by_number() -> None:

@@ -107,7 +107,7 @@ def test_init_block_makes_a_block_whose_own_tests_pass(
     assert "INIT_EXISTS" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["Shout", "1st", "a-b", "../x", "class", "json", ""])
+@pytest.mark.parametrize("name", ["Shout", "1st", "a-b", "../x", "class", "json", "echo", "map_over", ""])
 def test_init_block_refuses_what_cannot_be_a_name(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

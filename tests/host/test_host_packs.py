@@ -80,10 +80,12 @@ async def trust(host: RuntimeHost, mission: Path, **how: bool) -> str:
 
 async def test_only_trusted_code_runs(tmp_path: Path, mission: Path) -> None:
     async with hosting(tmp_path / "store", sandbox=Sandbox(backend("B"))) as host:
+        assert [pack.trust for pack in (await host.mission(str(mission))).packs] == ["none"]
         refused = await host.launch(Launch(path=str(mission)))
         assert (refused.status, refused.code, refused.exit_code) == (RunStatus.REFUSED, "plugin.untrusted", 2)
         assert f"quarterdeck packs trust {pack_of(mission)}" in (refused.message or "")
         digest = await trust(host, mission)
+        assert [pack.trust for pack in (await host.mission(str(mission))).packs] == ["confined"]
         done = await run_to_end(host, str(mission))
         assert (done.status, done.code) == (RunStatus.SUCCEEDED, None), done.message
         opened = thawed((await host.entries(done.run_id))[0].entry)

@@ -203,3 +203,9 @@ _SAMPLES = Path(__file__).parents[2] / "sample_missions"
 def test_samples_load_and_are_valid(path: Path) -> None:
     definition = load(path).definition["mission"]
     assert list(refusals(definition, SCHEMA)) == []
+
+
+def test_editors_see_the_defaults_of_a_blocks_parameters() -> None:
+    blocks = SCHEMA["$defs"]
+    assert blocks["block_approval"]["properties"]["choices"]["default"] == ["approved", "rejected"]
+    assert "default" not in blocks["block_approval"]["properties"]["message"]

@@ -67,14 +67,15 @@ class Approval(Block, input=multiple(), output=once("map"), side_effects="none")
             if len(told) == len(self.fields):
                 form = {"fields": {name: told[name] for name in self.fields}} if self.fields else {}
                 return {"approved": True, "choice": choice} | ({"notes": notes} if notes else {}) | form
-            question = self._question(told)
+            question = self._question(told, again=True)
         missing = ", ".join(name for name in self.fields if name not in told)
         raise BlockRuntimeError("approval.missing", f"{self.message} was approved without saying: {missing}")
 
-    def _question(self, told: Mapping[str, str]) -> str:
+    def _question(self, told: Mapping[str, str], *, again: bool = False) -> str:
         """The message, and what the notes must still say."""
         missing = "; ".join(f"{name}: {asked}" for name, asked in self.fields.items() if name not in told)
-        return f"{self.message} Say in the notes: {missing}" if missing else self.message
+        ask = "The answer did not tell; say in the notes:" if again else "Say in the notes:"
+        return f"{self.message} {ask} {missing}" if missing else self.message
 
     def _refused(self, choice: str, notes: str | None) -> BlockRuntimeError:
         details = {"choice": choice} | ({"notes": notes} if notes else {})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.blocks.builtin import catalogue
-from runtime.blocks.packs.folders import MANIFEST_FILE, digest_of, read_folder
+from runtime.blocks.packs.folders import MANIFEST_FILE, PackFolder, digest_of, read_folder
 from runtime.blocks.packs.imports import import_symbol, live
 from runtime.blocks.packs.manifest import PackError, PackManifest, decode_manifest
 
@@ -23,15 +23,35 @@ def write_manifest(folder: Path, module: str, symbol: str = "PACK") -> PackManif
     Raises `PackError` with the code of the loading step that would fail, ``plugin.manifest_mismatch`` when the pack
     object was told another ``module`` or ``symbol``.
     """
-    data: bytes = import_symbol(read_folder(folder), module, symbol, live).manifest()
+    read = read_folder(folder)
+    _must_hold(read, module)
+    data: bytes = import_symbol(read, module, symbol, live).manifest()
     manifest = decode_manifest(data)
     if (manifest.module, manifest.symbol) != (module, symbol):
         raise PackError(
             "plugin.manifest_mismatch",
             f"the pack says it is {manifest.module}:{manifest.symbol}; give Pack(…) module={module!r}, symbol={symbol!r}",
         )
-    (folder / MANIFEST_FILE).write_bytes(data)
+    _write_whole(folder / MANIFEST_FILE, data)
     return manifest
+
+
+def _must_hold(folder: PackFolder, module: str) -> None:
+    """Said before the import, which would name the private root it imports below."""
+    place = module.replace(".", "/")
+    names = (f"{place}.py", f"{place}/__init__.py")
+    if not any(name in folder.sources for name in names):
+        raise PackError("plugin.missing_symbol", f"{folder.path} holds neither {names[0]} nor {names[1]}")
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """A reader sees the old manifest or the new one, whatever happens."""
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.write_bytes(data)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def export_builtin(folder: Path) -> Path:

@@ -1,7 +1,8 @@
 """Packs as folders: what stands in one, its digest, its manifest. Nothing here runs a pack's code (ruling R43).
 
 A folder is read once. Digest, manifest and sources come from the same bytes, so that what is run is what was trusted,
-whoever changes the folder meanwhile. ``__pycache__`` is neither digested nor read: a pack runs from its sources only.
+whoever changes the folder meanwhile. Caches of Python and of an author's tools are neither digested nor read: a pack
+runs from its sources only, and running its tests does not make it another one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from runtime.blocks.packs.manifest import MAX_MANIFEST, PackError, PackManifest,
 from runtime.blocks.packs.members import written
 
 MANIFEST_FILE: Final = "pack.bin"
-CACHE: Final = "__pycache__"
+CACHES: Final = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"})
 #: Bounds of one pack: files and folders, bytes in all.
 MAX_ENTRIES: Final = 10_000
 MAX_BYTES: Final = 256 * 1024 * 1024
@@ -111,7 +112,10 @@ def read_pack(folder: Path) -> PackManifest:
 
 
 def _unsealed(folder: Path) -> PackError:
-    return PackError("plugin.manifest_missing", f"{folder} holds no {MANIFEST_FILE}")
+    return PackError(
+        "plugin.manifest_missing",
+        f"{folder} holds no {MANIFEST_FILE}; its author makes it with: quarterdeck packs build {folder}",
+    )
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path]]:
@@ -125,7 +129,7 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
             path = Path(entry.path)
             if seen > MAX_ENTRIES:
                 raise PackError("plugin.manifest_invalid", f"{root} holds more than {MAX_ENTRIES} files and folders")
-            if entry.name == CACHE and entry.is_dir():
+            if entry.name in CACHES and entry.is_dir():
                 continue
             if entry.is_symlink():
                 check_inside(path, root)

@@ -71,7 +71,8 @@ def live(pack: Any, manifest: bytes | None = None) -> Any:
         raise PackError("plugin.manifest_mismatch", f"asking the pack for its manifest raised {told}") from error
     if version != ABI or (manifest is not None and told != manifest):
         raise PackError(
-            "plugin.manifest_mismatch", "the code tells another manifest than pack.bin; write pack.bin again"
+            "plugin.manifest_mismatch",
+            "the code tells another manifest than pack.bin; its author makes it anew with: quarterdeck packs build",
         )
     return pack
 

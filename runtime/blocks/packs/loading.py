@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from runtime.blocks.block import Block
 from runtime.blocks.errors import BlockError
-from runtime.blocks.packs.folders import CACHE, PackFolder, read_folder
+from runtime.blocks.packs.folders import CACHES, PackFolder, read_folder
 from runtime.blocks.packs.imports import import_installed, import_symbol, live
 from runtime.blocks.packs.links import PackLink
 from runtime.blocks.packs.local import LocalLink
@@ -93,7 +93,7 @@ def import_pack(folder: Path) -> Any:
 def _places(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    found = (item for item in folder.iterdir() if not item.name.startswith(".") and item.name != CACHE)
+    found = (item for item in folder.iterdir() if not item.name.startswith(".") and item.name not in CACHES)
     return sorted((item for item in found if item.is_dir() or item.is_symlink()), key=lambda item: item.name)
 
 
@@ -207,7 +207,7 @@ class _Loading:
         step.manifest = manifest = found.manifest
         taken = [type_id for type_id in manifest.type_ids if type_id in self._registry or type_id in self._reserved]
         if taken:
-            text = f"{', '.join(taken)} is registered already, by {self._owner(taken[0])}"
+            text = f"{', '.join(taken)} is registered already, by {self._owner(taken[0])}; rename one"
             raise PackError("plugin.type_conflict", text)
         if found.trust is Trust.IN_PROCESS:
             bring(lambda pack: self._register(manifest, lambda: self._classes(manifest, pack)))

@@ -246,18 +246,19 @@ def test_nothing_of_an_untrusted_pack_runs(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_the_digest_covers_everything_but_the_cache(tmp_path: Path) -> None:
+def test_the_digest_covers_everything_but_caches(tmp_path: Path) -> None:
     place = write_pack(tmp_path, "alpha")
     first = pack_digest(place)
-    (place / "__pycache__").mkdir()
-    (place / "__pycache__" / "alpha.cpython-311.pyc").write_bytes(b"junk")
+    for cache in ("__pycache__", ".pytest_cache"):
+        (place / cache).mkdir()
+        (place / cache / "alpha.cpython-311.pyc").write_bytes(b"junk")
     assert pack_digest(place) == first
     for name in ("data.txt", "sub/__init__.py"):
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_text("")
         assert pack_digest(place) != first
         (place / name).unlink()
-    assert pack_digest(place) == first == digest_of({path.name: path.read_bytes() for path in place.glob("*.*")})
+    assert pack_digest(place) == first == digest_of({path.name: path.read_bytes() for path in place.glob("[!.]*.*")})
     (place / "alpha.py").rename(place / "beta.py")
     assert pack_digest(place) != first
 

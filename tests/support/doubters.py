@@ -59,7 +59,10 @@ class Product:
         states = following.states
         inside = {item.name: copy.copy(getattr(states, item.name)) for item in fields(states)}
         following.states = replace(states, **inside)
-        following._marks = copy.deepcopy(following._marks)
+        marks = following._marks = copy.copy(following._marks)
+        for name in ("at", "_wanted", "_recent"):  # what is inside never changes
+            setattr(marks, name, copy.copy(getattr(marks, name)))
+        marks._tree = copy.deepcopy(marks._tree)
         return type(self)(following, self._lines)
 
     @property

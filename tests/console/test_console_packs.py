@@ -167,7 +167,7 @@ def test_building_mends_a_broken_manifest_and_leaves_a_good_one_when_the_code_is
     assert "sample.py, line 1" in told["message"]
     assert (home / "pack.bin").read_bytes() == good
     (home / "pack.bin").write_bytes(b"junk")
-    assert main(["packs", "list", str(home)]) == 0
+    assert main(["packs", "list", str(home), "--store", str(tmp_path / "store")]) == 0
     assert f"quarterdeck packs build {home}" in capsys.readouterr().out
     assert deck("packs", "build", str(home))[1]["code"] == "plugin.import_failed"
     (home / "sample.py").unlink()

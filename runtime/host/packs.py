@@ -38,10 +38,15 @@ _MANIFEST: Final = frozenset(
 )
 
 
+#: What is found a second time is there: no failure.
+_ALREADY: Final = "plugin.already_loaded"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackFacts:
     """One pack. ``name``, ``version`` and ``types`` are empty when its manifest cannot be read, and ``digest`` when its
-    folder cannot; ``code`` and ``message`` say why a pack is not loaded. ``trust`` is none, confined or in_process."""
+    folder cannot; ``code`` and ``message`` say why a pack is not loaded, or that it is there already. ``trust``
+    is none, confined or in_process."""
 
     path: str
     name: str = ""
@@ -54,7 +59,7 @@ class PackFacts:
 
     @property
     def loaded(self) -> bool:
-        return self.code is None
+        return self.code in (None, _ALREADY)
 
 
 def look_at(folder: Path) -> PackFacts:
@@ -172,6 +177,10 @@ async def _listed(folder: Path | None, store: str | None) -> tuple[tuple[PackFac
     report = (await asyncio.to_thread(types_in, (home,), trust=of)).report
     loaded = [pack for pack in report.loaded if pack.digest]
     facts = [*(_of_loaded(pack, trust) for pack in loaded), *(_of_skipped(pack, trust) for pack in report.skipped)]
+    facts += [
+        PackFacts(path=note.path, name=Path(note.path).name, code=note.code, message=note.message)
+        for note in report.notes
+    ]
     wanted = (item for item in facts if only is None or item.path == str(only))
     return _by_path(wanted), {str(pack.path): _place(pack) for pack in loaded}
 

@@ -212,4 +212,3 @@ def test_the_built_ins_are_written_as_a_pack_that_is_the_same(tmp_path: Path, de
     assert deck("packs", "export", str(tmp_path / "blocks"))[0] == 2, "nothing is overwritten"
     code, told = deck("packs", "verify", str(tmp_path / "blocks"))
     assert (code, told["packs"][0]["code"], told["packs"][0]["loaded"]) == (0, "plugin.already_loaded", True)
-    assert deck("packs", "list", str(tmp_path / "blocks"))[1]["packs"] == []

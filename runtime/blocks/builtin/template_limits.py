@@ -26,6 +26,8 @@ MAX_REPEAT: Final = 100_000
 MAX_TURNS: Final = 250_000
 #: Characters and elements all steps of one rendering may make together, intermediate ones included.
 MAX_WORK: Final = 64 * 1024 * 1024
+#: What looking at one value costs, in characters: it takes as long as copying some. Two million values are a second or two.
+_LOOK: Final = 32
 #: Digits of whole numbers, in bits.
 _MAX_BITS: Final = 1024
 #: Widths in a format, which say how long the text becomes: of ``%`` and of ``{}``; those from outside are ``*`` and ``{``.
@@ -85,10 +87,12 @@ def weight(value: object) -> int:
 
 def _own(item: object) -> int:
     if isinstance(item, int):
-        return 1 + item.bit_length() // 3
+        return _LOOK + item.bit_length() // 3
     if isinstance(item, Namespace):
-        return 1 + weight(object.__getattribute__(item, "__dict__"))  # its own look-up finds what templates put there
-    return 1 + (len(item) if isinstance(item, Sized) else 0)
+        return _LOOK + weight(
+            object.__getattribute__(item, "__dict__")
+        )  # its own look-up finds what templates put there
+    return _LOOK + (len(item) if isinstance(item, Sized) else 0)
 
 
 class LimitedSandbox(ImmutableSandboxedEnvironment):

@@ -8,7 +8,7 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Some environments forbid keeping bytecode; then every worker would compile product and tests anew: nine seconds each.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup run test torture check format snapshots bench bench-blocks clean
+.PHONY: setup run test torture check format snapshots bench bench-blocks coverage clean
 
 setup: $(VENV)/.ok
 
@@ -28,6 +28,11 @@ test: setup
 torture: setup
 	QUARTERDECK_RACE_ROUNDS=333334 $(BIN)/python -m pytest -q -s -n0 --timeout 3600 tests/torture \
 		tests/governance/test_governance_races.py::test_fifty_thousand_swaps_lead_nowhere
+
+# The block model's conformance suite holds at least 95 % of its branches.
+coverage: setup
+	$(BIN)/python -m pytest -q -n $(WORKERS) tests/conformance/blocks --cov=runtime.blocks --cov-branch \
+		--cov-report=term:skip-covered --cov-fail-under=95
 
 check: setup
 	$(BIN)/ruff check .

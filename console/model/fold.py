@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, Self
 
 from console.model.describe import amount, describe_entry, emitted
 from console.model.safe import SafeText, safe
+from console.model.step_tree import as_tree
 from runtime.events.facts import (
     EntryAppended,
     Escalation,
@@ -154,15 +155,6 @@ class LogLine:
     text: SafeText
 
 
-def _rank(step_id: str, seen: Mapping[str, int]) -> tuple[tuple[int, int], ...]:
-    """Where a step stands in the tree of steps: each part by number, or else by when it was first seen."""
-    parts = step_id.split("/")
-    ways = ("/".join(parts[: size + 1]) for size in range(len(parts)))
-    return tuple(
-        (0, int(part)) if part.isdecimal() else (1, seen.get(way, 0)) for part, way in zip(parts, ways, strict=True)
-    )
-
-
 @dataclass(slots=True)
 class RunState:
     """Everything the screens of one run show."""
@@ -237,8 +229,7 @@ class RunState:
         if len(self.steps) == len(self.nodes):
             return list(self.steps.values())
         if len(self._ranked) != len(self.steps):
-            seen = {step_id: place for place, step_id in enumerate(self.steps)}
-            self._ranked = sorted(self.steps, key=lambda step_id: _rank(step_id, seen))
+            self._ranked = as_tree(tuple(self.steps))
         return [self.steps[step_id] for step_id in self._ranked]
 
     def inside(self, step_id: str) -> list[StepRow]:
